@@ -1,0 +1,433 @@
+#include <olm/autograd/tape.h>
+
+#include <algorithm>
+#include <memory>
+#include <queue>
+#include <unordered_map>
+
+#include <olm/engine/raw.h>
+
+namespace olm {
+namespace {
+
+struct Node;
+
+/// What hangs on a tensor that takes part in a graph: a leaf's gradient, or its place in a node.
+struct Meta final : AutogradSlot {
+  bool leaf_wanted = false;
+  Tensor grad;
+  std::vector<std::function<void(const Tensor&)>> hooks;
+  std::shared_ptr<Node> node;
+  int output = 0;
+};
+
+/// From a node to what one of its inputs was: a result of another node, a leaf, or neither.
+struct Edge {
+  std::shared_ptr<Node> node;
+  int output = 0;
+  std::shared_ptr<Meta> leaf;
+  Shape shape;
+  DType dtype = f32;
+  Device device;
+  bool wanted() const { return node || leaf; }
+};
+
+struct Output {
+  Shape shape;
+  DType dtype = f32;
+  Device device;
+};
+
+struct Node {
+  const char* op = "";
+  uint64_t number = 0;
+  bool spent = false;
+  std::vector<Edge> inputs;
+  std::vector<Output> outputs;
+  BackwardMany backward;
+  ~Node();
+};
+
+/// Chains of nodes are destroyed by a loop, not by recursion: a graph may be very deep.
+Node::~Node() {
+  thread_local std::vector<std::shared_ptr<Node>>* doomed = nullptr;
+  std::vector<std::shared_ptr<Node>> mine;
+  const bool outermost = doomed == nullptr;
+  if (outermost) doomed = &mine;
+  for (Edge& edge : inputs)
+    if (edge.node) doomed->push_back(std::move(edge.node));
+  if (!outermost) return;
+  while (!mine.empty()) {
+    std::shared_ptr<Node> next = std::move(mine.back());
+    mine.pop_back();
+    next.reset();
+  }
+  doomed = nullptr;
+}
+
+thread_local bool recording = true;
+thread_local uint64_t last_number = 0;
+thread_local const char* running_op = nullptr;  // for messages of Saved::get
+
+std::shared_ptr<Meta> meta_of(const Tensor& t) {
+  return t.defined() ? std::static_pointer_cast<Meta>(t.impl().autograd) : nullptr;
+}
+
+Meta& make_meta(const Tensor& t) {
+  auto& slot = t.impl().autograd;
+  if (!slot) slot = std::make_shared<Meta>();
+  return static_cast<Meta&>(*slot);
+}
+
+Edge edge_to(const Tensor& t) {
+  const auto meta = meta_of(t);
+  if (!meta || (!meta->node && !meta->leaf_wanted)) return {};
+  Edge edge{.shape = t.shape(), .dtype = t.dtype(), .device = t.device()};
+  if (meta->node) {
+    edge.node = meta->node;
+    edge.output = meta->output;
+  } else {
+    edge.leaf = meta;
+  }
+  return edge;
+}
+
+/// True where nobody else can see the tensor's memory, so it may be added into or handed on.
+bool owned_alone(const Tensor& t) {
+  return t.handle().use_count() == 1 && t.impl().storage.use_count() == 1 && t.is_contiguous();
+}
+
+/// One pass over a graph: counts uses, then runs nodes whose uses have all delivered.
+class Pass {
+ public:
+  Pass(const Tensors& ys, const Tensors& dys, bool retain) : retain_(retain) {
+    for (const Tensor& y : ys) roots_.push_back(edge_to(y));
+    count_uses();
+    root_grads_ = dys;
+  }
+
+  /// Gradients of this leaf or result are kept here instead of in the leaf.
+  void capture(const Tensor& wrt, Tensor pending) {
+    const Edge edge = edge_to(wrt);
+    require(edge.leaf != nullptr, "gradients: wanted leaves that require a gradient, got ",
+            wrt.shape());
+    Leaf& leaf = leaves_[edge.leaf.get()];
+    leaf.lent = pending.defined();
+    leaf.pending = std::move(pending);
+    leaf.captured = true;
+  }
+  Tensor captured(const Tensor& wrt) { return leaves_[edge_to(wrt).leaf.get()].pending; }
+
+  void run() {
+    NoGrad guard;
+    try {
+      for (size_t i = 0; i < roots_.size(); ++i) deliver("backward", roots_[i], root_grads_[i]);
+      root_grads_.clear();
+      while (!ready_.empty()) {
+        const std::shared_ptr<Node> node = ready_.top().node;
+        ready_.pop();
+        run_node(*node);
+      }
+    } catch (...) {
+      abandon();
+      throw;
+    }
+  }
+
+ private:
+  struct Leaf {
+    int uses = 0;
+    bool started = false, captured = false;
+    bool lent = false;  // `pending` is the caller's, to be added into
+    Tensor pending;
+    bool writable() const { return pending.defined() && (lent || owned_alone(pending)); }
+  };
+  struct Pending {
+    int uses = 0;
+    Tensors grads;
+  };
+  struct Ready {
+    std::shared_ptr<Node> node;
+    bool operator<(const Ready& other) const { return node->number < other.node->number; }
+  };
+
+  void count_uses() {
+    std::vector<const Edge*> stack;
+    for (const Edge& root : roots_) stack.push_back(&root);
+    while (!stack.empty()) {
+      const Edge& edge = *stack.back();
+      stack.pop_back();
+      if (edge.leaf) ++leaves_[edge.leaf.get()].uses;
+      if (!edge.node) continue;
+      Node& node = *edge.node;
+      require(!node.spent, "backward: the graph of ", node.op,
+              " was used by an earlier backward; pass {.retain_graph = true} to that one");
+      Pending& state = nodes_[&node];
+      if (state.uses++ > 0) continue;
+      state.grads.resize(node.outputs.size());
+      for (const Edge& input : node.inputs) stack.push_back(&input);
+    }
+  }
+
+  Sink sink_for(const Edge& edge) {
+    Sink sink{.needed = edge.wanted(), .pending = {}};
+    if (edge.leaf) {
+      Leaf& leaf = leaves_[edge.leaf.get()];
+      start(*edge.leaf, leaf);
+      if (leaf.writable()) sink.pending = leaf.pending;
+    }
+    return sink;
+  }
+
+  /// The leaf's gradient from earlier passes is what this one adds to.
+  static void start(Meta& meta, Leaf& leaf) {
+    if (leaf.started) return;
+    leaf.started = true;
+    if (!leaf.captured) leaf.pending = std::move(meta.grad), meta.grad = {};
+  }
+
+  void run_node(Node& node) {
+    Pending& state = nodes_[&node];
+    Grads results(node.inputs.size());
+    const bool reached = std::any_of(state.grads.begin(), state.grads.end(),
+                                     [](const Tensor& g) { return g.defined(); });
+    if (reached) {
+      for (size_t i = 0; i < state.grads.size(); ++i) {
+        const Output& o = node.outputs[i];
+        if (!state.grads[i].defined() && is_float(o.dtype))
+          state.grads[i] = zeros(o.shape, {o.dtype, o.device});
+      }
+      results = call(node, state.grads);
+    }
+    state.grads.clear();
+    if (!retain_) node.backward = nullptr, node.spent = true;
+    for (size_t i = 0; i < node.inputs.size(); ++i) {
+      Tensor g = std::move(results[i]);
+      deliver(node.op, node.inputs[i], std::move(g));
+    }
+  }
+
+  Grads call(Node& node, const Tensors& dys) {
+    std::vector<Sink> sinks;
+    sinks.reserve(node.inputs.size());
+    for (const Edge& edge : node.inputs) sinks.push_back(sink_for(edge));
+    const char* outer = std::exchange(running_op, node.op);
+    Grads results;
+    try {
+      results = node.backward(dys, sinks);
+    } catch (...) {
+      running_op = outer;
+      throw;
+    }
+    running_op = outer;
+    require(results.size() == node.inputs.size(), node.op, " backward: returned ", results.size(),
+            " gradients for ", node.inputs.size(), " inputs");
+    return results;
+  }
+
+  void deliver(const char* op, const Edge& edge, Tensor g) {
+    if (!edge.wanted()) return;
+    if (g.defined())
+      require(g.shape() == edge.shape && g.dtype() == edge.dtype, op, " backward: gradient ",
+              g.dtype(), " ", g.shape(), " does not fit its input ", edge.dtype, " ", edge.shape);
+    if (edge.leaf) {
+      Leaf& leaf = leaves_[edge.leaf.get()];
+      start(*edge.leaf, leaf);
+      add(leaf.pending, std::move(g), leaf.lent);
+      if (--leaf.uses == 0) finish(*edge.leaf, leaf);
+    } else {
+      Pending& state = nodes_[edge.node.get()];
+      add(state.grads[size_t(edge.output)], std::move(g), false);
+      if (--state.uses == 0) ready_.push({edge.node});
+    }
+  }
+
+  static void add(Tensor& total, Tensor g, bool lent) {
+    if (!g.defined() || g.is_same(total)) return;
+    if (!total.defined()) {
+      total = std::move(g);
+      return;
+    }
+    if (!lent && !owned_alone(total)) total = raw::clone(total);
+    raw::add_(total, g);
+  }
+
+  static void finish(Meta& meta, Leaf& leaf) {
+    if (!leaf.pending.defined() || leaf.lent) return;
+    if (!owned_alone(leaf.pending)) leaf.pending = raw::clone(leaf.pending);
+    if (leaf.captured) return;
+    meta.grad = std::move(leaf.pending);
+    leaf.pending = {};
+    for (const auto& hook : meta.hooks) hook(meta.grad);
+  }
+
+  /// After an exception: the graph is spent, gradients of earlier passes go back to their leaves.
+  void abandon() noexcept {
+    for (auto& [node, state] : nodes_) node->backward = nullptr, node->spent = true;
+    for (auto& [meta, leaf] : leaves_)
+      if (leaf.started && !leaf.captured && !meta->grad.defined())
+        meta->grad = std::move(leaf.pending);
+  }
+
+  bool retain_;
+  std::vector<Edge> roots_;
+  Tensors root_grads_;
+  std::unordered_map<Node*, Pending> nodes_;
+  std::unordered_map<Meta*, Leaf> leaves_;
+  std::priority_queue<Ready> ready_;
+};
+
+std::shared_ptr<Node> make_node(const char* op, const Tensors& inputs) {
+  auto node = std::make_shared<Node>();
+  node->op = op;
+  uint64_t number = last_number;
+  bool wanted = false;
+  for (const Tensor& input : inputs) {
+    Edge edge = edge_to(input);
+    if (edge.node) number = std::max(number, edge.node->number);
+    wanted = wanted || edge.wanted();
+    node->inputs.push_back(std::move(edge));
+  }
+  if (!wanted) return nullptr;
+  node->number = last_number = number + 1;
+  return node;
+}
+
+void attach(Tensor& y, const std::shared_ptr<Node>& node) {
+  if (y.impl().autograd) y = raw::alias(y);
+  Meta& meta = make_meta(y);
+  meta.node = node;
+  meta.output = int(node->outputs.size());
+  node->outputs.push_back({y.shape(), y.dtype(), y.device()});
+}
+
+}  // namespace
+
+Tensor Sink::pending_or_empty(const Tensor& like) const {
+  const bool fits = pending.defined() && pending.shape() == like.shape() &&
+                    pending.dtype() == like.dtype() && pending.device() == like.device();
+  return fits ? pending : empty(like.shape(), options_of(like));
+}
+
+Tensor record(const char* op, Tensor y, const Tensors& inputs, Backward backward) {
+  auto node = recording ? make_node(op, inputs) : nullptr;
+  if (!node) return y.impl().autograd ? raw::alias(y) : y;
+  node->backward = [backward = std::move(backward)](const Tensors& dys, Sinks into) {
+    return backward(dys[0], into);
+  };
+  attach(y, node);
+  return y;
+}
+
+Tensors record(const char* op, Tensors ys, const Tensors& inputs, BackwardMany backward) {
+  auto node = recording ? make_node(op, inputs) : nullptr;
+  if (!node) {
+    for (Tensor& y : ys)
+      if (y.impl().autograd) y = raw::alias(y);
+    return ys;
+  }
+  node->backward = std::move(backward);
+  for (Tensor& y : ys) {
+    if (is_float(y.dtype()))
+      attach(y, node);
+    else
+      node->outputs.push_back({y.shape(), y.dtype(), y.device()});
+  }
+  return ys;
+}
+
+Backward no_derivative(const char* op) {
+  return [op](const Tensor&, Sinks) -> Grads { fail(op, " has no derivative"); };
+}
+
+Saved::Saved(const Tensor& t) {
+  if (!t.defined()) return;
+  alias_ = raw::alias(t);
+  version_ = t.version();
+}
+
+const Tensor& Saved::get() const {
+  if (alias_.defined())
+    require(alias_.version() == version_, running_op ? running_op : "op", " backward: a saved ",
+            alias_.dtype(), " tensor ", alias_.shape(), " was modified in place (version ",
+            alias_.version(), ", saved at ", version_, ")");
+  return alias_;
+}
+
+void set_requires_grad(const Tensor& leaf, bool wanted) {
+  require(!wanted || is_float(leaf.dtype()), "set_requires_grad: only float tensors have gradients, got ",
+          leaf.dtype());
+  require(is_leaf(leaf), "set_requires_grad: the tensor is the result of an op; detach it first");
+  make_meta(leaf).leaf_wanted = wanted;
+}
+
+bool requires_grad(const Tensor& t) {
+  const auto meta = meta_of(t);
+  return meta && (meta->node || meta->leaf_wanted);
+}
+
+bool is_leaf(const Tensor& t) {
+  const auto meta = meta_of(t);
+  return !meta || !meta->node;
+}
+
+Tensor grad(const Tensor& leaf) {
+  const auto meta = meta_of(leaf);
+  require(!meta || !meta->node, "grad: only leaves keep a gradient");
+  return meta ? meta->grad : Tensor();
+}
+
+void set_grad(const Tensor& leaf, Tensor gradient) {
+  if (gradient.defined())
+    require(gradient.shape() == leaf.shape() && gradient.dtype() == leaf.dtype(),
+            "set_grad: gradient ", gradient.dtype(), " ", gradient.shape(), " does not fit ",
+            leaf.dtype(), " ", leaf.shape());
+  make_meta(leaf).grad = std::move(gradient);
+}
+
+void zero_grad(const Tensor& leaf) {
+  if (const auto meta = meta_of(leaf)) meta->grad = {};
+}
+
+Tensor detach(const Tensor& t) { return raw::alias(t); }
+
+void on_grad(const Tensor& leaf, std::function<void(const Tensor&)> fn) {
+  require(is_leaf(leaf), "on_grad: only leaves keep a gradient");
+  make_meta(leaf).hooks.push_back(std::move(fn));
+}
+
+void backward(const Tensor& y, BackwardOptions options) {
+  require(requires_grad(y), "backward: ", y.shape(), " does not depend on anything that requires a gradient");
+  if (!options.gradient.defined()) {
+    require(y.numel() == 1, "backward: ", y.shape(), " is no scalar; give {.gradient = …}");
+    options.gradient = ones_like(y);
+  }
+  require(options.gradient.shape() == y.shape() && options.gradient.dtype() == y.dtype(),
+          "backward: gradient ", options.gradient.dtype(), " ", options.gradient.shape(),
+          " does not fit ", y.dtype(), " ", y.shape());
+  Pass(Tensors{y}, Tensors{std::move(options.gradient)}, options.retain_graph).run();
+}
+
+Tensors gradients(const Tensors& ys, const Tensors& dys, const Tensors& wrt, Sinks into) {
+  require(ys.size() == dys.size(), "gradients: ", dys.size(), " weights for ", ys.size(), " results");
+  Pass pass(ys, dys, false);
+  for (size_t i = 0; i < wrt.size(); ++i)
+    pass.capture(wrt[i], i < into.size() ? into[i].pending : Tensor());
+  pass.run();
+  Tensors results;
+  for (const Tensor& t : wrt) results.push_back(pass.captured(t));
+  return results;
+}
+
+bool grad_enabled() { return recording; }
+NoGrad::NoGrad() : previous_(std::exchange(recording, false)) {}
+NoGrad::~NoGrad() { recording = previous_; }
+EnableGrad::EnableGrad() : previous_(std::exchange(recording, true)) {}
+EnableGrad::~EnableGrad() { recording = previous_; }
+
+void require_no_grad(const char* op, const Tensor& t) {
+  require(!recording || !requires_grad(t), op,
+          ": in-place operations on tensors that require a gradient need a NoGrad guard");
+}
+
+}  // namespace olm

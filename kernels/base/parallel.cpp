@@ -1,0 +1,72 @@
+#include <olm/kernels/base/parallel.h>
+
+#include <tbb/info.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+
+namespace olm {
+namespace {
+
+struct Pool {
+  explicit Pool(int n) : threads(n), arena(n) {}
+  int threads;
+  tbb::task_arena arena;
+};
+
+int default_threads() {
+  if (const char* text = std::getenv("OLM_NUM_THREADS")) {
+    const int n = std::atoi(text);
+    if (n >= 1) return n;
+  }
+  return std::max(1, tbb::info::default_concurrency());
+}
+
+std::mutex pool_mutex;
+
+std::shared_ptr<Pool>& pool_slot() {
+  static std::shared_ptr<Pool> pool = std::make_shared<Pool>(default_threads());
+  return pool;
+}
+
+std::shared_ptr<Pool> current_pool() {
+  std::lock_guard lock(pool_mutex);
+  return pool_slot();
+}
+
+}  // namespace
+
+void set_threads(int n) {
+  require(n >= 1 && n <= 4096, "set_threads: wanted 1 to 4096 threads, got ", n);
+  auto pool = std::make_shared<Pool>(n);
+  std::lock_guard lock(pool_mutex);
+  pool_slot().swap(pool);
+}
+
+int num_threads() { return current_pool()->threads; }
+
+namespace kernels {
+
+void parallel_for(int64_t n, int64_t grain, RangeFunction body) {
+  if (n <= 0) return;
+  grain = std::max<int64_t>(grain, 1);
+  const int64_t ranges = (n + grain - 1) / grain;
+  const auto call = [&](int64_t i) { body(i * grain, std::min(n, (i + 1) * grain)); };
+  if (ranges == 1) return call(0);
+  const std::shared_ptr<Pool> pool = current_pool();
+  pool->arena.execute([&] {
+    if (pool->threads == 1) {
+      for (int64_t i = 0; i < ranges; ++i) call(i);
+      return;
+    }
+    tbb::parallel_for(tbb::blocked_range<int64_t>(0, ranges), [&](const auto& part) {
+      for (int64_t i = part.begin(); i != part.end(); ++i) call(i);
+    });
+  });
+}
+
+}  // namespace kernels
+}  // namespace olm
