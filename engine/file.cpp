@@ -1,0 +1,189 @@
+#include <olm/engine/file.h>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+
+namespace olm {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string text_of(int error) { return std::generic_category().message(error); }
+
+std::string folder_of(const std::string& path) {
+  const std::string folder = fs::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+/// Closes a descriptor when the scope ends.
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
+  // Non-blocking, so that a named pipe is refused below and not waited for.
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.fd < 0) throw FileError(path, ": cannot be opened: ", text_of(errno));
+  struct stat info {};
+  if (::fstat(file.fd, &info) != 0) throw FileError(path, ": cannot be examined: ", text_of(errno));
+  if (S_ISDIR(info.st_mode)) throw FileError(path, ": is a folder, a file was wanted");
+  if (!S_ISREG(info.st_mode))
+    throw FileError(path, ": is a device or pipe, a regular file was wanted");
+  const size_t size = size_t(info.st_size);
+  std::byte* data = nullptr;
+  if (size > 0) {
+    void* map =
+        ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
+    if (map == MAP_FAILED) throw FileError(path, ": cannot be mapped: ", text_of(errno));
+    data = static_cast<std::byte*>(map);
+  }
+  return std::shared_ptr<const MappedFile>(new MappedFile(path, data, size));
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(data_, size_);
+}
+
+FileWriter::FileWriter(const std::string& path) : path_(path) {
+  static std::atomic<unsigned> counter{0};
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    throw FileError(path, ": cannot be written: it is ",
+                    S_ISDIR(info.st_mode) ? "a folder" : "not a regular file");
+  for (int attempt = 0; attempt < 100 && file_ < 0; ++attempt) {
+    aside_ = path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+    file_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file_ < 0 && errno != EEXIST) break;
+  }
+  if (file_ < 0) throw FileError(path, ": cannot be created: ", text_of(errno));
+}
+
+FileWriter::~FileWriter() {
+  if (file_ < 0) return;
+  ::close(file_);
+  ::unlink(aside_.c_str());
+}
+
+void FileWriter::fail_with(const char* doing, int error) {
+  if (file_ >= 0) ::close(file_);
+  file_ = -1;
+  ::unlink(aside_.c_str());
+  throw FileError(path_, ": ", doing, " failed after ", written_, " bytes: ", text_of(error),
+                  " (what was there before is unchanged)");
+}
+
+void FileWriter::write(const void* bytes, size_t n) {
+  require(file_ >= 0, path_, ": written to after the file was closed");
+  const char* at = static_cast<const char*>(bytes);
+  while (n > 0) {
+    const ssize_t done = ::write(file_, at, std::min(n, size_t(1) << 30));
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) fail_with("writing", errno);
+    if (done == 0) fail_with("writing", ENOSPC);
+    at += done;
+    n -= size_t(done);
+    written_ += size_t(done);
+  }
+}
+
+void FileWriter::commit() {
+  require(file_ >= 0, path_, ": committed after the file was closed");
+  if (::fsync(file_) != 0) fail_with("syncing", errno);
+  const int file = file_;
+  file_ = -1;
+  if (::close(file) != 0) fail_with("closing", errno);
+  if (::rename(aside_.c_str(), path_.c_str()) != 0) fail_with("renaming", errno);
+  sync_folder(folder_of(path_));
+}
+
+void write_file(const std::string& path, std::string_view bytes) {
+  FileWriter file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+std::string read_file(const std::string& path) {
+  return std::string(MappedFile::open(path)->text());
+}
+
+std::vector<std::string> list_files(const std::string& folder) {
+  std::vector<std::string> files;
+  std::error_code error;
+  auto hidden = [](const fs::path& path) { return path.filename().string().starts_with("."); };
+  fs::recursive_directory_iterator at(folder, error);
+  for (; !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
+    if (hidden(at->path())) {
+      at.disable_recursion_pending();
+      continue;
+    }
+    std::error_code gone;  // a link to nothing is no file
+    if (at->is_regular_file(gone)) files.push_back(at->path().string());
+  }
+  if (error) throw FileError(folder, ": cannot be listed: ", error.message());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+bool file_exists(const std::string& path) {
+  std::error_code error;
+  return fs::is_regular_file(path, error);
+}
+
+bool folder_exists(const std::string& path) {
+  std::error_code error;
+  return fs::is_directory(path, error);
+}
+
+void make_directories(const std::string& path) {
+  if (folder_exists(path)) return;
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) throw FileError(path, ": folder cannot be made: ", error.message());
+  if (!folder_exists(path))
+    throw FileError(path, ": folder cannot be made: a file of this name exists");
+}
+
+void move_into_place(const std::string& from, const std::string& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0)
+    throw FileError(from, ": cannot be renamed to ", to, ": ", text_of(errno));
+  sync_folder(folder_of(to));
+}
+
+void remove_all(const std::string& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) throw FileError(path, ": cannot be removed: ", error.message());
+}
+
+void sync_folder(const std::string& folder) {
+  const Descriptor opened{::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  if (opened.fd < 0) throw FileError(folder, ": cannot be opened: ", text_of(errno));
+  // Some file systems do not sync folders and say so with EINVAL.
+  if (::fsync(opened.fd) != 0 && errno != EINVAL)
+    throw FileError(folder, ": cannot be synced: ", text_of(errno));
+}
+
+std::string hash_hex(std::string_view bytes) {
+  const uint64_t hash = XXH3_64bits(bytes.data(), bytes.size());
+  std::string hex(16, '0');
+  for (int i = 0; i < 16; ++i) hex[size_t(i)] = "0123456789abcdef"[(hash >> (60 - 4 * i)) & 15];
+  return hex;
+}
+
+}  // namespace olm

@@ -1,0 +1,76 @@
+#pragma once
+// Tensors by name in a file: the safetensors format (8 bytes of header length, a JSON header,
+// data).
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <olm/engine/tensor.h>
+
+namespace olm {
+
+/// What the header says of one tensor. `dtype` is the format's own name, such as "BF16".
+struct SafetensorsEntry {
+  std::string name;
+  std::string dtype;
+  Shape shape;
+  size_t begin = 0;  ///< first byte, counted from the end of the header
+  size_t bytes = 0;
+};
+
+/// A safetensors file, mapped. Opening reads and checks the header alone; tensors alias the map,
+/// which lives as long as one of them. They are read-only by convention: a write stays in memory.
+class OLM_API SafetensorsFile {
+ public:
+  /// Throws FileError with one sentence for anything that is not a well-formed file: a truncated
+  /// one, a header that is too long or no JSON, data that overlaps, leaves gaps or does not fit.
+  static SafetensorsFile open(const std::string& path);
+  /// Reads from a copy of `bytes`; errors name `what`.
+  static SafetensorsFile parse(std::string_view bytes, const std::string& what);
+
+  const std::string& path() const { return path_; }
+  /// Names in the order of their data.
+  const std::vector<std::string>& names() const { return names_; }
+  bool contains(const std::string& name) const { return index_.count(name) != 0; }
+  /// Throws FileError naming the file if it holds no such tensor.
+  const SafetensorsEntry& entry(const std::string& name) const;
+  /// A tensor of F32, BF16, F16, F64, I32, I64 or BOOL on the CPU; other types throw FileError.
+  /// Copied only where its bytes are not aligned to its element.
+  Tensor tensor(const std::string& name) const;
+  /// The raw bytes of a tensor of any type; valid as long as this object or a copy of it lives.
+  std::span<const std::byte> bytes(const std::string& name) const;
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
+ private:
+  SafetensorsFile(std::string path, std::shared_ptr<const void> owner, std::span<std::byte> all);
+  void read_header(std::string_view header);
+  void check_layout() const;
+  std::string path_;
+  std::shared_ptr<const void> owner_;  // keeps data_ alive
+  std::span<std::byte> data_;          // behind the header
+  std::vector<SafetensorsEntry> entries_;
+  std::vector<std::string> names_;
+  std::map<std::string, size_t> index_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// Bytes to be written as a tensor of a type that Tensor lacks, such as "U16".
+struct SafetensorsBytes {
+  std::string name;
+  std::string dtype;
+  Shape shape;
+  std::span<const std::byte> bytes;
+};
+
+/// Writes tensors atomically (see FileWriter). Wider types come first, so that all are aligned.
+OLM_API void write_safetensors(const std::string& path,
+                               const std::vector<std::pair<std::string, Tensor>>& tensors,
+                               const std::map<std::string, std::string>& metadata = {});
+OLM_API void write_safetensors(const std::string& path, std::vector<SafetensorsBytes> tensors,
+                               const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace olm
