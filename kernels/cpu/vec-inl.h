@@ -57,7 +57,7 @@ HWY_INLINE void store(D d, hn::Vec<D> v, A* p, Full = {}) {
 }
 /// Rounds to nearest even; NaN stays NaN.
 template <class D>
-HWY_INLINE void store(D d, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
+HWY_INLINE void store(D, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
   const hn::RebindToUnsigned<D> du;
   const hn::Rebind<uint16_t, D> dh;
   const auto bits = hn::BitCast(du, v);
@@ -73,7 +73,7 @@ HWY_INLINE void store(D d, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
   hn::StoreU(hn::BitCast(dh, hn::DemoteTo(ds, extended)), dh, reinterpret_cast<uint16_t*>(p));
 }
 template <class D>
-HWY_INLINE void store(D d, hn::Vec<D> v, float16_t* p, Full = {}) {
+HWY_INLINE void store(D, hn::Vec<D> v, float16_t* p, Full = {}) {
   const hn::Rebind<hwy::float16_t, D> dh;
   const hn::Rebind<uint16_t, D> du;
   hn::StoreU(hn::BitCast(du, hn::DemoteTo(dh, v)), du, reinterpret_cast<uint16_t*>(p));
