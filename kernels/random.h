@@ -1,0 +1,24 @@
+#pragma once
+// Random masks.
+#include <olm/kernels/base/run.h>
+
+namespace olm::kernels {
+
+/// Inverted dropout: y[i] = x[i] / (1 - p) where element i is kept, else 0. Element i is kept if
+/// to_uniform(philox_word(seed, offset + i)) >= p, whatever the dtype or device. The derivative is
+/// the same call on dy.
+///   x, y: [n] of `dtype`    p in [0, 1]
+struct Dropout {
+  static constexpr const char* name = "dropout";
+  DType dtype = f32;
+  void* y = nullptr;
+  const void* x = nullptr;
+  int64_t n = 0;
+  double p = 0;
+  uint64_t seed = 0, offset = 0;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const Dropout&);
+OLM_API void run(Cuda, const Dropout&);
+
+}  // namespace olm::kernels
