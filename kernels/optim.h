@@ -1,0 +1,113 @@
+#pragma once
+// Optimizer updates, fused over a list of tensors. What changes from step to step is read from
+// device memory (StepScalars), so that a step needs no answer from the device and can be replayed.
+#include <limits>
+
+#include <olm/kernels/base/run.h>
+
+namespace olm::kernels {
+
+/// Numbers of one optimizer step, in the memory of the device. The host writes `lr` and
+/// `gradient_scale`; BeginStep writes the rest.
+struct StepScalars {
+  double lr = 0;
+  double gradient_scale = 1;  ///< gradients arrive as 1/gradient_scale of what they mean
+  double norm = 0;            ///< global norm of the gradients after gradient_scale
+  double clip = 1;  ///< gradient_scale times the clip factor: what gradients are multiplied by
+  double correction1 = 1;  ///< 1 - beta1^step
+  double correction2 = 1;  ///< 1 - beta2^step
+  int64_t step = 0;        ///< updates done, this one included
+  int64_t skip = 0;        ///< not 0: this step leaves everything as it is
+};
+
+/// One parameter of an update: contiguous, all of the update's dtype.
+struct OptimTensor {
+  void* parameter = nullptr;
+  const void* gradient = nullptr;
+  void* first = nullptr;   ///< first moment (momentum)
+  void* second = nullptr;  ///< second moment, where there is one
+  int64_t n = 0;
+  double lr_scale = 1, weight_decay = 0;
+};
+
+/// A contiguous piece of memory with n elements.
+struct NormTensor {
+  const void* x = nullptr;
+  int64_t n = 0;
+};
+
+/// *norm = sqrt(sum of x² over all tensors), summed in f64 by blocks in fixed order.
+///   dtype: f32, f64, bf16 or f16    norm: one double in device memory
+struct GlobalNorm {
+  static constexpr const char* name = "global_norm";
+  DType dtype = f32;
+  const NormTensor* tensors = nullptr;
+  int64_t count = 0;
+  double* norm = nullptr;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const GlobalNorm&);
+OLM_API void run(Cuda, const GlobalNorm&);
+
+/// Opens a step: from scalars->norm (of the gradients as they arrived) decides on skipping (norm
+/// not finite, or above skip_above after gradient_scale) and clipping (factor min(1, clip_norm /
+/// (norm + 1e-6)), none if clip_norm is 0), and if the step counts, counts it and corrects the
+/// biases.
+struct BeginStep {
+  static constexpr const char* name = "optimizer step";
+  StepScalars* scalars = nullptr;
+  double clip_norm = 0, skip_above = std::numeric_limits<double>::infinity();
+  double beta1 = 0, beta2 = 0;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const BeginStep&);
+OLM_API void run(Cuda, const BeginStep&);
+
+/// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), g = clip · gradient, lr = lr · lr_scale:
+///   p *= 1 - lr·weight_decay    m = b1·m + (1-b1)·g    v = b2·v + (1-b2)·g²
+///   p -= lr · (m / correction1) / (sqrt(v / correction2) + eps)
+/// dtype: f32 or f64. Traffic: p, g, m, v read once, p, m, v written once.
+struct AdamWUpdate {
+  static constexpr const char* name = "adamw";
+  DType dtype = f32;
+  const OptimTensor* tensors = nullptr;
+  int64_t count = 0;
+  const StepScalars* scalars = nullptr;
+  double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const AdamWUpdate&);
+OLM_API void run(Cuda, const AdamWUpdate&);
+
+/// Stochastic gradient descent, g = clip · gradient + weight_decay · p, lr = lr · lr_scale:
+///   b = momentum·b + g    p -= lr · (nesterov ? g + momentum·b : b)
+/// With momentum 0 the buffer `first` is not touched and may be null. dtype: f32 or f64.
+struct SGDUpdate {
+  static constexpr const char* name = "sgd";
+  DType dtype = f32;
+  const OptimTensor* tensors = nullptr;
+  int64_t count = 0;
+  const StepScalars* scalars = nullptr;
+  double momentum = 0;
+  bool nesterov = false;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const SGDUpdate&);
+OLM_API void run(Cuda, const SGDUpdate&);
+
+/// Lion (Chen et al. 2023, arXiv:2302.06675), g = clip · gradient, lr = lr · lr_scale:
+///   p *= 1 - lr·weight_decay    p -= lr · sign(b1·m + (1-b1)·g)    m = b2·m + (1-b2)·g
+/// dtype: f32 or f64.
+struct LionUpdate {
+  static constexpr const char* name = "lion";
+  DType dtype = f32;
+  const OptimTensor* tensors = nullptr;
+  int64_t count = 0;
+  const StepScalars* scalars = nullptr;
+  double beta1 = 0.9, beta2 = 0.99;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const LionUpdate&);
+OLM_API void run(Cuda, const LionUpdate&);
+
+}  // namespace olm::kernels
