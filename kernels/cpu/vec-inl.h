@@ -85,6 +85,17 @@ HWY_INLINE void store(D d, hn::Vec<D> v, T* p, Tail tail) {
   std::memcpy(static_cast<void*>(p), buffer, tail.n * sizeof(T));
 }
 
+// ---- tails -------------------------------------------------------------------------------------
+/// v with `other` in the lanes past a tail.
+template <class D>
+HWY_INLINE hn::Vec<D> keep(D, hn::Vec<D> v, hn::Vec<D>, Full) {
+  return v;
+}
+template <class D>
+HWY_INLINE hn::Vec<D> keep(D d, hn::Vec<D> v, hn::Vec<D> other, Tail tail) {
+  return hn::IfThenElse(hn::FirstN(d, tail.n), v, other);
+}
+
 // ---- loops -------------------------------------------------------------------------------------
 /// Calls body(i, Full{}) for whole vectors of [0, n) and body(i, Tail{n - i}) for what is left.
 template <class D, class Body>
