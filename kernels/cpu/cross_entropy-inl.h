@@ -1,0 +1,80 @@
+// One row of the cross-entropy and of its gradient; shared by cross_entropy and
+// linear_cross_entropy. Included once per instruction set.
+#if defined(OLM_KERNELS_CPU_CROSS_ENTROPY_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef OLM_KERNELS_CPU_CROSS_ENTROPY_INL_H_
+#undef OLM_KERNELS_CPU_CROSS_ENTROPY_INL_H_
+#else
+#define OLM_KERNELS_CPU_CROSS_ENTROPY_INL_H_
+#endif
+
+#include <cmath>
+#include <limits>
+
+#include <olm/kernels/cpu/math-inl.h>
+#include <olm/kernels/cpu/vec-inl.h>
+#include <olm/kernels/cross_entropy.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace olm::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// Returns the loss of a row and sets its logsumexp. Differences from the maximum are taken first,
+/// so that large logits lose no digits of the loss.
+template <class T, class A = acc_t<T>>
+A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropyTerms& terms,
+                    A& logsumexp) {
+  const hn::ScalableTag<A> d;
+  const auto lowest = hn::Set(d, -std::numeric_limits<A>::infinity());
+  auto most = lowest;
+  for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+    most = hn::Max(most, keep(d, load(d, x + i, part), lowest, part));
+  });
+  const A largest = hn::GetLane(hn::MaxOfLanes(d, most));
+  const auto shift = hn::Set(d, largest);
+  const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+    return keep(d, exp(d, hn::Sub(load(d, x + i, part), shift)), hn::Zero(d), part);
+  });
+  const A log_sum = std::log(sum), smoothing = A(terms.label_smoothing);
+  logsumexp = largest + log_sum;
+  A loss = log_sum - (A(x[target]) - largest);
+  if (smoothing != 0) {
+    const A below = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+      return keep(d, hn::Sub(load(d, x + i, part), shift), hn::Zero(d), part);
+    });
+    loss = (1 - smoothing) * loss + smoothing * (log_sum - below / A(cols));
+  }
+  if (terms.z_loss != 0) loss += A(terms.z_loss) * logsumexp * logsumexp;
+  return loss;
+}
+
+/// dx = dy · d loss / dx, times the slope 1 - (x / softcap)² of a softcap that made x (0: none). dx
+/// may be x itself if the types are the same.
+template <class T, class Out, class A = acc_t<T>>
+void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
+                                const CrossEntropyTerms& terms, A logsumexp, A dy, A softcap,
+                                Out* dx) {
+  const hn::ScalableTag<A> d;
+  const A smoothing = A(terms.label_smoothing), spread = smoothing / A(cols);
+  const A weight = 1 + 2 * A(terms.z_loss) * logsumexp;
+  const A inverse_cap = softcap != 0 ? 1 / softcap : A(0);
+  const A at = A(x[target]), capped = at * inverse_cap;
+  const A at_target = dy * (std::exp(at - logsumexp) * weight - (1 - smoothing) - spread);
+  const auto lse = hn::Set(d, logsumexp), scale = hn::Set(d, dy * weight);
+  const auto offset = hn::Set(d, dy * spread), inverse = hn::Set(d, inverse_cap);
+  const auto one = hn::Set(d, A(1));
+  for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+    const auto v = load(d, x + i, part);
+    auto g = hn::MulSub(exp(d, hn::Sub(v, lse)), scale, offset);
+    if (softcap != 0) {
+      const auto ratio = hn::Mul(v, inverse);
+      g = hn::Mul(g, hn::NegMulAdd(ratio, ratio, one));
+    }
+    store(d, g, dx + i, part);
+  });
+  dx[target] = Out(at_target * (1 - capped * capped));
+}
+
+}  // namespace olm::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

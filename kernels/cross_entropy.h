@@ -1,0 +1,59 @@
+#pragma once
+// Contract of the cross-entropy kernels.
+#include <olm/kernels/base/run.h>
+
+namespace olm::kernels {
+
+/// The loss of one row of logits x with target t, over C classes, and what every kernel of this
+/// file takes beside them. With lse = log Σ_c e^x[c], smoothing s and z-loss z:
+///   loss = (1 - s) · (lse - x[t]) + s · (lse - mean_c x[c]) + z · lse²
+/// A row whose target is `ignore_index` has loss 0 and gradient 0. Any other target outside [0, C)
+/// throws on the CPU.
+struct CrossEntropyTerms {
+  int64_t ignore_index = -100;
+  double label_smoothing = 0, z_loss = 0;
+};
+
+/// logits: [rows, cols] contiguous, of `dtype`; targets: [rows] of `target_dtype` (i32 or i64). In
+/// acc_dtype: losses, logsumexp [rows]; total [1], the sum of losses, over the number of targets
+/// that are not ignored if `mean` (0 if there are none); scale [1], what `mean` multiplied by.
+/// total and scale may be null together.
+struct CrossEntropyForward {
+  static constexpr const char* name = "cross_entropy forward";
+  DType dtype = f32, target_dtype = i64;
+  void* losses = nullptr;
+  void* logsumexp = nullptr;
+  void* total = nullptr;
+  void* scale = nullptr;
+  const void* logits = nullptr;
+  const void* targets = nullptr;
+  int64_t rows = 0, cols = 0;
+  bool mean = false;
+  CrossEntropyTerms terms = {};
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const CrossEntropyForward&);
+OLM_API void run(Cuda, const CrossEntropyForward&);
+
+/// With p = e^(x - lse) and 1 at the target in h:
+///   dlogits[r,c] = dy[r] · scale · (p[c] · (1 + 2 · z · lse) - (1 - s) · h[c] - s / C)
+/// dlogits: as logits. In acc_dtype: dy [rows], or [1] for all rows if `one_dy`; scale [1] (null:
+/// 1).
+struct CrossEntropyBackward {
+  static constexpr const char* name = "cross_entropy backward";
+  DType dtype = f32, target_dtype = i64;
+  void* dlogits = nullptr;
+  const void* dy = nullptr;
+  const void* scale = nullptr;
+  const void* logits = nullptr;
+  const void* logsumexp = nullptr;
+  const void* targets = nullptr;
+  int64_t rows = 0, cols = 0;
+  bool one_dy = false;
+  CrossEntropyTerms terms = {};
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const CrossEntropyBackward&);
+OLM_API void run(Cuda, const CrossEntropyBackward&);
+
+}  // namespace olm::kernels

@@ -1,0 +1,33 @@
+#pragma once
+// Contract of the rotary position embedding kernel.
+#include <olm/kernels/base/run.h>
+
+namespace olm::kernels {
+
+/// RoPE (Su et al. 2021, arXiv:2104.09864) on interleaved pairs. With p the position of token
+/// (b,t):
+///   y[b,t,h,2i]   = x[b,t,h,2i] · cos[p,i] - x[b,t,h,2i+1] · sin[p,i]
+///   y[b,t,h,2i+1] = x[b,t,h,2i] · sin[p,i] + x[b,t,h,2i+1] · cos[p,i]      for i < rotated / 2
+/// and y = x for the dimensions from `rotated` (even) on. `inverse` turns the other way, which is
+/// the gradient. x: [batch, time, heads, head_dim] of `dtype` with strides in elements, dense in
+/// the last dimension; y: contiguous. In acc_dtype: cos, sin [max_position, rotated / 2].
+/// positions: i64 [batch, time]; null: p = t + offset. On the CPU a position outside the table
+/// throws.
+struct Rope {
+  static constexpr const char* name = "rope";
+  DType dtype = f32;
+  void* y = nullptr;
+  const void* x = nullptr;
+  int64_t stride_batch = 0, stride_time = 0, stride_head = 0;
+  const void* cos = nullptr;
+  const void* sin = nullptr;
+  const int64_t* positions = nullptr;
+  int64_t offset = 0;
+  int64_t batch = 0, time = 0, heads = 0, head_dim = 0, rotated = 0, max_position = 0;
+  bool inverse = false;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const Rope&);
+OLM_API void run(Cuda, const Rope&);
+
+}  // namespace olm::kernels
