@@ -82,7 +82,10 @@ Meta& make_meta(const Tensor& t) {
 Edge edge_to(const Tensor& t) {
   const auto meta = meta_of(t);
   if (!meta || (!meta->node && !meta->leaf_wanted)) return {};
-  Edge edge{.shape = t.shape(), .dtype = t.dtype(), .device = t.device()};
+  Edge edge;
+  edge.shape = t.shape();
+  edge.dtype = t.dtype();
+  edge.device = t.device();
   if (meta->node) {
     edge.node = meta->node;
     edge.output = meta->output;
@@ -355,8 +358,8 @@ const Tensor& Saved::get() const {
 }
 
 void set_requires_grad(const Tensor& leaf, bool wanted) {
-  require(!wanted || is_float(leaf.dtype()), "set_requires_grad: only float tensors have gradients, got ",
-          leaf.dtype());
+  require(!wanted || is_float(leaf.dtype()),
+          "set_requires_grad: only float tensors have gradients, got ", leaf.dtype());
   require(is_leaf(leaf), "set_requires_grad: the tensor is the result of an op; detach it first");
   make_meta(leaf).leaf_wanted = wanted;
 }
@@ -397,7 +400,8 @@ void on_grad(const Tensor& leaf, std::function<void(const Tensor&)> fn) {
 }
 
 void backward(const Tensor& y, BackwardOptions options) {
-  require(requires_grad(y), "backward: ", y.shape(), " does not depend on anything that requires a gradient");
+  require(requires_grad(y), "backward: ", y.shape(),
+          " does not depend on anything that requires a gradient");
   if (!options.gradient.defined()) {
     require(y.numel() == 1, "backward: ", y.shape(), " is no scalar; give {.gradient = …}");
     options.gradient = ones_like(y);
@@ -409,7 +413,8 @@ void backward(const Tensor& y, BackwardOptions options) {
 }
 
 Tensors gradients(const Tensors& ys, const Tensors& dys, const Tensors& wrt, Sinks into) {
-  require(ys.size() == dys.size(), "gradients: ", dys.size(), " weights for ", ys.size(), " results");
+  require(ys.size() == dys.size(), "gradients: ", dys.size(), " weights for ", ys.size(),
+          " results");
   Pass pass(ys, dys, false);
   for (size_t i = 0; i < wrt.size(); ++i)
     pass.capture(wrt[i], i < into.size() ? into[i].pending : Tensor());

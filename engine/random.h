@@ -1,6 +1,7 @@
 #pragma once
 // Random numbers as a visible state: a seed and a position in its stream.
 #include <cstdint>
+#include <string_view>
 
 #include <olm/engine/tensor.h>
 

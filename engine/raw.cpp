@@ -1,0 +1,257 @@
+#include <olm/engine/raw.h>
+
+#include <algorithm>
+
+#include <olm/kernels/copy.h>
+#include <olm/kernels/reduce.h>
+
+namespace olm::raw {
+namespace {
+
+Tensor window(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset) {
+  auto impl = std::make_shared<TensorImpl>();
+  impl->storage = x.impl().storage;
+  impl->shape = shape;
+  impl->strides = strides;
+  impl->offset = offset;
+  impl->dtype = x.dtype();
+  return Tensor(std::move(impl));
+}
+
+kernels::Copy copy_call(const Tensor& x, void* y, DType to, const Shape& y_strides) {
+  kernels::Copy k{.from = x.dtype(), .to = to, .x = x.data(), .y = y, .rank = x.rank()};
+  for (int i = 0; i < x.rank(); ++i) {
+    k.shape[size_t(i)] = x.shape()[i];
+    k.x_strides[size_t(i)] = x.strides()[i];
+    k.y_strides[size_t(i)] = y_strides[i];
+  }
+  k.stream = stream_of(x);
+  return k;
+}
+
+/// Strides of x seen under `shape`, or nothing where that needs a copy.
+std::optional<Shape> view_strides(const Tensor& x, const Shape& shape) {
+  if (x.is_contiguous()) return contiguous_strides(shape);
+  Shape sizes, steps;  // x's dimensions with those merged that continue each other
+  for (int i = 0; i < x.rank(); ++i) {
+    if (x.shape()[i] == 1) continue;
+    const int last = sizes.rank() - 1;
+    if (last >= 0 && steps[last] == x.strides()[i] * x.shape()[i]) {
+      sizes[last] *= x.shape()[i];
+      steps[last] = x.strides()[i];
+    } else {
+      sizes.push_back(x.shape()[i]);
+      steps.push_back(x.strides()[i]);
+    }
+  }
+  Shape strides = shape;
+  int run = sizes.rank() - 1;
+  int64_t done = 1;  // elements of this run that the new dimensions cover so far
+  for (int to = shape.rank() - 1; to >= 0; --to) {
+    strides[to] = 1;
+    if (shape[to] == 1) continue;
+    if (run < 0) return {};
+    strides[to] = steps[run] * done;
+    done *= shape[to];
+    if (sizes[run] % done != 0) return {};
+    if (done == sizes[run]) --run, done = 1;
+  }
+  return strides;
+}
+
+}  // namespace
+
+Tensor alias(const Tensor& x) { return window(x, x.shape(), x.strides(), x.storage_offset()); }
+
+Tensor contiguous(const Tensor& x) { return x.is_contiguous() ? x : clone(x); }
+
+Tensor clone(const Tensor& x) {
+  const Tensor y = empty_like(x);
+  run(x.device().kind, copy_call(x, y.mutable_data(), y.dtype(), y.strides()));
+  return y;
+}
+
+Tensor view(const Tensor& x, const Shape& wanted) {
+  const Shape shape = infer_shape("view", wanted, x.numel());
+  const auto strides = view_strides(x, shape);
+  require(strides.has_value(), "view: strides ", x.strides(), " of ", x.shape(), " do not allow ",
+          shape, " without a copy; use reshape");
+  return window(x, shape, *strides, x.storage_offset());
+}
+
+Tensor as_strided(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset) {
+  require(shape.rank() == strides.rank(), "as_strided: shape ", shape, " and strides ", strides,
+          " differ in rank");
+  int64_t low = offset, high = offset;
+  for (int i = 0; i < shape.rank(); ++i)
+    (strides[i] < 0 ? low : high) += std::max<int64_t>(shape[i] - 1, 0) * strides[i];
+  const auto elements = int64_t(x.impl().storage->bytes() / size_of(x.dtype()));
+  require(shape.numel() == 0 || (low >= 0 && high < elements), "as_strided: ", shape,
+          " with strides ", strides, " from ", offset, " leaves a storage of ", elements,
+          " elements");
+  return window(x, shape, strides, offset);
+}
+
+Tensor transpose(const Tensor& x, int64_t dim0, int64_t dim1) {
+  const int a = normalize_dim("transpose", dim0, x.rank());
+  const int b = normalize_dim("transpose", dim1, x.rank());
+  Shape shape = x.shape(), strides = x.strides();
+  std::swap(shape[a], shape[b]);
+  std::swap(strides[a], strides[b]);
+  return window(x, shape, strides, x.storage_offset());
+}
+
+Tensor permute(const Tensor& x, const Shape& order) {
+  require(order.rank() == x.rank(), "permute: order ", order, " does not fit shape ", x.shape());
+  Shape shape = x.shape(), strides = x.strides();
+  unsigned seen = 0;
+  for (int i = 0; i < order.rank(); ++i) {
+    const int from = normalize_dim("permute", order[i], x.rank());
+    require(!(seen >> from & 1u), "permute: order ", order, " names a dimension twice");
+    seen |= 1u << from;
+    shape[i] = x.shape()[from];
+    strides[i] = x.strides()[from];
+  }
+  return window(x, shape, strides, x.storage_offset());
+}
+
+Tensor slice(const Tensor& x, int64_t dim, int64_t start, int64_t end, int64_t step) {
+  const int d = normalize_dim("slice", dim, x.rank());
+  const int64_t size = x.shape()[d];
+  require(step >= 1, "slice: wanted a step of at least 1, got ", step);
+  if (start < 0) start += size;
+  if (end < 0) end += size;
+  start = std::clamp<int64_t>(start, 0, size);
+  end = std::clamp<int64_t>(end, start, size);
+  Shape shape = x.shape(), strides = x.strides();
+  shape[d] = (end - start + step - 1) / step;
+  strides[d] *= step;
+  return window(x, shape, strides, x.storage_offset() + start * x.strides()[d]);
+}
+
+Tensor select(const Tensor& x, int64_t dim, int64_t index) {
+  const int d = normalize_dim("select", dim, x.rank());
+  const int64_t size = x.shape()[d], at = index < 0 ? index + size : index;
+  require(at >= 0 && at < size, "select: index ", index, " is out of range for dimension ", dim,
+          " of ", x.shape());
+  Shape shape = x.shape(), strides = x.strides();
+  shape.erase(d);
+  strides.erase(d);
+  return window(x, shape, strides, x.storage_offset() + at * x.strides()[d]);
+}
+
+Tensor expand(const Tensor& x, const Shape& wanted) {
+  const int added = wanted.rank() - x.rank();
+  require(added >= 0, "expand: shape ", x.shape(), " does not expand to ", wanted);
+  Shape shape = wanted, strides = wanted;
+  for (int i = 0; i < wanted.rank(); ++i) {
+    const int64_t have = i < added ? 1 : x.shape()[i - added];
+    if (shape[i] == -1) shape[i] = have;
+    require(have == shape[i] || have == 1, "expand: shape ", x.shape(), " does not expand to ",
+            wanted);
+    strides[i] = have == 1 ? 0 : x.strides()[i - added];
+  }
+  return window(x, shape, strides, x.storage_offset());
+}
+
+Tensor cast(const Tensor& x, DType dtype) {
+  if (x.dtype() == dtype) return x;
+  const Tensor y = empty(x.shape(), {dtype, x.device()});
+  run(x.device().kind, copy_call(x, y.mutable_data(), dtype, y.strides()));
+  return y;
+}
+
+Tensor to(const Tensor& x, Device device) {
+  if (x.device() == device) return x;
+  require_device(device);
+  require(x.device().kind != DeviceKind::meta, "to: a tensor on meta has no values to bring to ",
+          device);
+  return empty(x.shape(), {x.dtype(), device});  // the only other device of this build is meta
+}
+
+void copy_(const Tensor& dst, const Tensor& src) {
+  require_same_device("copy_", dst, src);
+  const Tensor x = expand(src, dst.shape());
+  run(dst.device().kind, copy_call(x, dst.mutable_data(), dst.dtype(), dst.strides()));
+}
+
+void fill_(const Tensor& x, double value) {
+  const bool integer = !is_float(x.dtype());
+  const int64_t whole = integer ? int64_t(value) : 0;
+  kernels::Copy k = copy_call(x, x.mutable_data(), x.dtype(), x.strides());
+  k.from = integer ? DType::i64 : DType::f64;
+  k.x = integer ? static_cast<const void*>(&whole) : &value;
+  k.x_strides = {};
+  run(x.device().kind, k);
+}
+
+void add_(const Tensor& dst, const Tensor& src, double scale) {
+  require_same_device("add_", dst, src);
+  require_same_dtype("add_", dst, src);
+  require(dst.shape() == src.shape(), "add_: shapes ", dst.shape(), " and ", src.shape(),
+          " differ");
+  require_float("add_", dst);
+  const Tensor y = contiguous(dst), x = contiguous(src);
+  run(dst.device().kind, kernels::Axpby{.dtype = y.dtype(),
+                                        .x = x.data(),
+                                        .y = y.mutable_data(),
+                                        .n = y.numel(),
+                                        .x_scale = scale,
+                                        .stream = stream_of(y)});
+  if (!y.is_same(dst)) copy_(dst, y);
+}
+
+void scale_(const Tensor& x, double scale) {
+  require_float("scale_", x);
+  const Tensor y = contiguous(x);
+  run(x.device().kind, kernels::Axpby{.dtype = y.dtype(),
+                                      .y = y.mutable_data(),
+                                      .n = y.numel(),
+                                      .x_scale = 0,
+                                      .y_scale = scale,
+                                      .stream = stream_of(y)});
+  if (!y.is_same(x)) copy_(x, y);
+}
+
+Tensor sum_to(const Tensor& x, const Shape& shape) {
+  if (x.shape() == shape) return x;
+  const int added = x.rank() - shape.rank();
+  require(added >= 0, "sum_to: ", x.shape(), " does not reduce to ", shape);
+  Tensor y = x;
+  for (int i = 0; i < x.rank(); ++i) {
+    const int64_t want = i < added ? 1 : shape[i - added], have = x.shape()[i];
+    if (want == have) continue;
+    require(want == 1, "sum_to: ", x.shape(), " does not reduce to ", shape);
+    y = contiguous(y);
+    Shape reduced = y.shape();
+    int64_t outer = 1, inner = 1;
+    for (int j = 0; j < i; ++j) outer *= reduced[j];
+    for (int j = i + 1; j < reduced.rank(); ++j) inner *= reduced[j];
+    reduced[i] = 1;
+    const Tensor sum = empty(reduced, options_of(y));
+    run(y.device().kind, kernels::Reduce{.op = kernels::ReduceOp::sum,
+                                         .dtype = y.dtype(),
+                                         .x = y.data(),
+                                         .y = sum.mutable_data(),
+                                         .outer = outer,
+                                         .reduced = have,
+                                         .inner = inner,
+                                         .stream = stream_of(y)});
+    y = sum;
+  }
+  return view(y, shape);
+}
+
+bool has_nonfinite(const Tensor& x) {
+  if (!is_float(x.dtype()) || x.device().kind == DeviceKind::meta) return false;
+  const Tensor y = contiguous(x);
+  int32_t found = 0;
+  run(y.device().kind, kernels::FindNonfinite{.dtype = y.dtype(),
+                                              .x = y.data(),
+                                              .found = &found,
+                                              .n = y.numel(),
+                                              .stream = stream_of(y)});
+  return found != 0;
+}
+
+}  // namespace olm::raw

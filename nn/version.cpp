@@ -1,0 +1,7 @@
+#include <olm/nn/version.h>
+
+namespace olm {
+
+const char* version() { return OLM_VERSION; }
+
+}  // namespace olm
