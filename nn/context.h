@@ -1,0 +1,69 @@
+#pragma once
+// What flows beside x: everything a forward pass depends on besides its input and the parameters.
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <olm/engine/random.h>
+#include <olm/engine/tensor.h>
+
+namespace olm::nn {
+
+/// Keys and values of earlier tokens, one slot per attention call in the order of the calls. A
+/// forward pass over T new tokens starts with begin(), appends in every attention call, and ends
+/// with advance(T).
+class OLM_API KVCache {
+ public:
+  /// Room for `capacity` tokens of `batch` sequences in every slot; slots are allocated at first
+  /// use.
+  explicit KVCache(int64_t capacity) : capacity_(capacity) {}
+
+  int64_t capacity() const { return capacity_; }
+  /// Tokens held: the position of the next one.
+  int64_t length() const { return length_; }
+  /// A new forward pass begins: the next append goes to the first slot.
+  void begin() { next_ = 0; }
+  /// The pass took `tokens` tokens.
+  void advance(int64_t tokens) { length_ += tokens; }
+  /// Forgets all tokens but keeps the memory.
+  void clear() {
+    length_ = 0;
+    next_ = 0;
+  }
+  /// Stores k, v [B,T,Hkv,D] behind what this call's slot holds; returns all [B,length+T,Hkv,D].
+  /// With `window` > 0 only the last window + T - 1 tokens are kept and returned, in order.
+  /// Throws where the cache is full or shapes change.
+  std::pair<Tensor, Tensor> append(const Tensor& k, const Tensor& v, int64_t window = 0);
+  size_t bytes() const;
+
+ private:
+  struct Slot {
+    Tensor k, v;
+    int64_t held = 0;  // tokens in memory; fewer than length_ where a window dropped some
+  };
+  int64_t capacity_, length_ = 0;
+  size_t next_ = 0;
+  std::vector<Slot> slots_;
+};
+
+/// Named numbers that layers report during a forward pass.
+struct Metrics {
+  std::map<std::string, double> values;
+};
+
+/// Travels through every forward(x, ctx). The default is inference in f32.
+struct Context {
+  DType dtype = f32;         ///< of activations
+  Generator* rng = nullptr;  ///< set while training: dropout acts if and only if it is
+  Tensor mask = {};  ///< attention mask that broadcasts to [B,H,T,S]: bool (true attends) or added
+  Tensor positions = {};  ///< [B,T] i64; 0, 1, … where undefined
+  Tensor documents = {};  ///< [B,T] i64: tokens attend within their document
+  KVCache* cache = nullptr;
+  std::vector<Tensor> aux_losses = {};  ///< scalars that layers add to the loss
+  Metrics* metrics = nullptr;
+  std::map<std::string, Tensor> extra = {};  ///< for modules of users
+};
+
+}  // namespace olm::nn

@@ -1,0 +1,130 @@
+#include <olm/nn/fields.h>
+
+#include <algorithm>
+
+namespace olm::nn {
+
+DType parse_dtype(const std::string& text, const std::string& where) {
+  for (const DType t : {f32, bf16, f16, f64, i32, i64, boolean})
+    if (text == name_of(t)) return t;
+  fail(where, ": unknown dtype \"", text, "\"; wanted f32, bf16, f16, f64, i32, i64 or bool");
+}
+
+void JsonWriter::field(const char* name, bool& value) { stack_.back()[name] = value; }
+void JsonWriter::field(const char* name, int64_t& value) { stack_.back()[name] = value; }
+void JsonWriter::field(const char* name, double& value) { stack_.back()[name] = value; }
+void JsonWriter::field(const char* name, std::string& value) { stack_.back()[name] = value; }
+void JsonWriter::field(const char* name, DType& value) { stack_.back()[name] = name_of(value); }
+void JsonWriter::field(const char* name, std::vector<int64_t>& value) {
+  stack_.back()[name] = Json(value);
+}
+void JsonWriter::field(const char* name, std::optional<int64_t>& value) {
+  stack_.back()[name] = value ? Json(*value) : Json();
+}
+void JsonWriter::field(const char* name, std::optional<double>& value) {
+  stack_.back()[name] = value ? Json(*value) : Json();
+}
+void JsonWriter::begin_group(const char* name) {
+  stack_.push_back(Json::object());
+  names_.push_back(name);
+}
+void JsonWriter::end_group() {
+  Json group = std::move(stack_.back());
+  stack_.pop_back();
+  stack_.back()[names_.back()] = std::move(group);
+  names_.pop_back();
+}
+
+JsonReader::JsonReader(const Json& object, std::string where) {
+  require(object.is_object(), where, ": wanted an object, got ", object.kind());
+  levels_.push_back({&object, std::move(where), {}});
+}
+
+const Json* JsonReader::find(const char* name) {
+  levels_.back().known.push_back(name);
+  return levels_.back().object ? levels_.back().object->find(name) : nullptr;
+}
+
+void JsonReader::wrong_type(const char* name, const Json& got, const char* wanted) const {
+  fail(levels_.back().where, ": ", name, " wants ", wanted, ", got ", got.kind(), " ", got.dump());
+}
+
+void JsonReader::field(const char* name, bool& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_bool()) wrong_type(name, *j, "true or false");
+  value = j->as_bool();
+}
+void JsonReader::field(const char* name, int64_t& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_integer()) wrong_type(name, *j, "an integer");
+  value = j->as_int();
+}
+void JsonReader::field(const char* name, double& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_number()) wrong_type(name, *j, "a number");
+  value = j->as_double();
+}
+void JsonReader::field(const char* name, std::string& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_string()) wrong_type(name, *j, "a string");
+  value = j->as_string();
+}
+void JsonReader::field(const char* name, DType& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_string()) wrong_type(name, *j, "the name of a dtype");
+  value = parse_dtype(j->as_string(), levels_.back().where + ": " + name);
+}
+void JsonReader::field(const char* name, std::vector<int64_t>& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_array()) wrong_type(name, *j, "a list of integers");
+  value.clear();
+  for (const Json& item : j->items()) {
+    if (!item.is_integer()) wrong_type(name, *j, "a list of integers");
+    value.push_back(item.as_int());
+  }
+}
+void JsonReader::field(const char* name, std::optional<int64_t>& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_null() && !j->is_integer()) wrong_type(name, *j, "an integer or null");
+  value.reset();
+  if (!j->is_null()) value = j->as_int();
+}
+void JsonReader::field(const char* name, std::optional<double>& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_null() && !j->is_number()) wrong_type(name, *j, "a number or null");
+  value.reset();
+  if (!j->is_null()) value = j->as_double();
+}
+
+void JsonReader::begin_group(const char* name) {
+  const Json* j = find(name);
+  if (j && !j->is_object()) wrong_type(name, *j, "an object");
+  levels_.push_back({j, levels_.back().where + "." + name, {}});
+}
+
+void JsonReader::end_group() {
+  check_used(levels_.back());
+  levels_.pop_back();
+}
+
+void JsonReader::require_all_used() const { check_used(levels_.back()); }
+
+void JsonReader::check_used(const Level& level) const {
+  if (!level.object) return;
+  for (const auto& [key, value] : level.object->members()) {
+    if (std::find(level.known.begin(), level.known.end(), key) != level.known.end()) continue;
+    std::string known;
+    for (const std::string& k : level.known) known += (known.empty() ? "" : ", ") + k;
+    fail(level.where, ": unknown key \"", key, "\"; known are ", known);
+  }
+}
+
+}  // namespace olm::nn

@@ -1,0 +1,125 @@
+#pragma once
+// Options describe themselves: each options struct has one `fields(v)` that names its members. It
+// serves saving and rebuilding models, configuration files, flags, summaries and error messages.
+#include <concepts>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include <olm/engine/json.h>
+#include <olm/engine/tensor.h>
+
+namespace olm::nn {
+
+/// Walks over named members; what it does with them (read, write, list) is up to the visitor.
+class OLM_API FieldVisitor {
+ public:
+  virtual ~FieldVisitor() = default;
+
+  template <class T>
+  void operator()(const char* name, T& value) {
+    if constexpr (std::is_same_v<T, bool> || std::is_same_v<T, int64_t> ||
+                  std::is_same_v<T, double> || std::is_same_v<T, std::string> ||
+                  std::is_same_v<T, DType> || std::is_same_v<T, std::vector<int64_t>>) {
+      field(name, value);
+    } else if constexpr (std::is_same_v<T, std::optional<int64_t>>) {
+      field(name, value);
+    } else if constexpr (std::is_same_v<T, std::optional<double>>) {
+      field(name, value);
+    } else {
+      begin_group(name);
+      value.fields(*this);
+      end_group();
+    }
+  }
+
+  virtual void field(const char* name, bool& value) = 0;
+  virtual void field(const char* name, int64_t& value) = 0;
+  virtual void field(const char* name, double& value) = 0;
+  virtual void field(const char* name, std::string& value) = 0;
+  virtual void field(const char* name, DType& value) = 0;
+  virtual void field(const char* name, std::vector<int64_t>& value) = 0;
+  virtual void field(const char* name, std::optional<int64_t>& value) = 0;
+  virtual void field(const char* name, std::optional<double>& value) = 0;
+  /// Members that have fields of their own.
+  virtual void begin_group(const char* name) = 0;
+  virtual void end_group() = 0;
+};
+
+/// A struct that lists its members.
+template <class T>
+concept HasFields = requires(T& value, FieldVisitor& v) {
+  value.fields(v);
+};
+
+/// Members as a JSON object, in their order; an empty optional is null.
+class OLM_API JsonWriter final : public FieldVisitor {
+ public:
+  JsonWriter() : stack_{Json::object()} {}
+  void field(const char* name, bool& value) override;
+  void field(const char* name, int64_t& value) override;
+  void field(const char* name, double& value) override;
+  void field(const char* name, std::string& value) override;
+  void field(const char* name, DType& value) override;
+  void field(const char* name, std::vector<int64_t>& value) override;
+  void field(const char* name, std::optional<int64_t>& value) override;
+  void field(const char* name, std::optional<double>& value) override;
+  void begin_group(const char* name) override;
+  void end_group() override;
+  const Json& result() const { return stack_.front(); }
+
+ private:
+  std::vector<Json> stack_;
+  std::vector<std::string> names_;
+};
+
+/// Fills members from a JSON object; a missing member keeps its value, a wrong type throws naming
+/// `where` and the key.
+class OLM_API JsonReader final : public FieldVisitor {
+ public:
+  JsonReader(const Json& object, std::string where);
+  void field(const char* name, bool& value) override;
+  void field(const char* name, int64_t& value) override;
+  void field(const char* name, double& value) override;
+  void field(const char* name, std::string& value) override;
+  void field(const char* name, DType& value) override;
+  void field(const char* name, std::vector<int64_t>& value) override;
+  void field(const char* name, std::optional<int64_t>& value) override;
+  void field(const char* name, std::optional<double>& value) override;
+  void begin_group(const char* name) override;
+  void end_group() override;
+  /// Throws where the object has a key that no member answered to, naming it and the known ones.
+  void require_all_used() const;
+
+ private:
+  struct Level {
+    const Json* object;
+    std::string where;
+    std::vector<std::string> known;
+  };
+  const Json* find(const char* name);
+  [[noreturn]] void wrong_type(const char* name, const Json& got, const char* wanted) const;
+  void check_used(const Level& level) const;
+  std::vector<Level> levels_;
+};
+
+template <HasFields T>
+Json to_json(T options) {
+  JsonWriter writer;
+  options.fields(writer);
+  return writer.result();
+}
+
+/// Reads `options` from JSON; unknown keys and wrong types throw, naming `where`.
+template <HasFields T>
+void from_json(const Json& json, T& options, const std::string& where) {
+  JsonReader reader(json, where);
+  options.fields(reader);
+  reader.require_all_used();
+}
+
+/// `f32`, `bf16`, … to the DType; throws naming `where` for anything else.
+OLM_API DType parse_dtype(const std::string& text, const std::string& where);
+
+}  // namespace olm::nn

@@ -1,0 +1,29 @@
+#pragma once
+// Models as folders: model.json (architecture) and model.safetensors (weights).
+#include <string>
+
+#include <olm/nn/module.h>
+
+namespace olm::nn {
+
+/// {"type", "options", "children"} of a model; throws where a part cannot describe itself.
+OLM_API Json describe(Module& model);
+/// The model of a description, not filled. `where` names the source in errors.
+OLM_API Ref<Module> build(const Json& description, const std::string& where = "model.json");
+
+/// Writes model.json and model.safetensors into `folder`, which is made; each file appears whole
+/// or not at all.
+OLM_API void save(Module& model, const std::string& folder);
+/// Architecture and weights back from what save() wrote.
+OLM_API Ref<Module> load(const std::string& folder);
+
+/// Weights alone. Tied parameters are stored once, their other keys in the metadata.
+OLM_API void save_weights(Module& model, const std::string& path);
+OLM_API void load_weights(Module& model, const std::string& path, LoadOptions options = {});
+
+template <class M>
+void save(const Ref<M>& model, const std::string& folder) {
+  save(*model, folder);
+}
+
+}  // namespace olm::nn

@@ -1,0 +1,314 @@
+#pragma once
+// Modules: layers with parameters, children, and a description from which they can be rebuilt.
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <olm/autograd/tape.h>
+#include <olm/engine/random.h>
+#include <olm/nn/context.h>
+#include <olm/nn/fields.h>
+
+namespace olm::nn {
+
+class Module;
+class Parameter;
+
+/// How a parameter is filled: values for its shape from a stream of its own.
+using InitRule = std::function<Tensor(const Shape& shape, Generator& rng)>;
+/// The rules layers use. A struct, because `init` is also the function that applies them.
+struct OLM_API init {
+  static Tensor zeros(const Shape& shape, Generator&);
+  static Tensor ones(const Shape& shape, Generator&);
+  /// Independent normal numbers of deviation `std`.
+  static InitRule normal(double std);
+  /// Uniform in [-bound, bound).
+  static InitRule uniform(double bound);
+  static InitRule constant(double value);
+  /// PyTorch's default of linear layers: uniform within 1/sqrt(n) for n inputs.
+  static InitRule fan_in(int64_t n);
+};
+
+/// A shared handle to a module that can be called. Copying it shares the module.
+template <class M>
+class Ref {
+ public:
+  Ref() = default;
+  Ref(std::shared_ptr<M> module) : module_(std::move(module)) {}
+  template <class Other>
+  requires(std::is_convertible_v<Other*, M*>) Ref(const Ref<Other>& other)
+      : module_(other.shared()) {}
+  template <class Other>
+  requires(std::is_convertible_v<Other*, M*>) Ref(std::shared_ptr<Other> other)
+      : module_(std::move(other)) {}
+
+  M* operator->() const { return module_.get(); }
+  M& operator*() const { return *module_; }
+  M* get() const { return module_.get(); }
+  explicit operator bool() const { return module_ != nullptr; }
+  const std::shared_ptr<M>& shared() const { return module_; }
+  bool operator==(const Ref& other) const = default;
+
+  /// forward, with a default Context (inference) in the first form.
+  Tensor operator()(const Tensor& x) const {
+    Context ctx;
+    return module_->forward(x, ctx);
+  }
+  Tensor operator()(const Tensor& x, Context& ctx) const { return module_->forward(x, ctx); }
+
+ private:
+  std::shared_ptr<M> module_;
+};
+
+template <class M, class... Args>
+Ref<M> make(Args&&... args) {
+  return Ref<M>(std::make_shared<M>(std::forward<Args>(args)...));
+}
+
+/// A tensor that is trained. Declared with a shape and a rule, filled by init() or by loading; its
+/// Tensor handle stays the same for life, so optimizers may keep it.
+class OLM_API Parameter {
+ public:
+  Parameter(Module* owner, std::string name, Shape shape, InitRule rule);
+  Parameter(const Parameter&) = delete;
+  /// Ties: from now on both are one tensor with one gradient. Shapes must agree.
+  Parameter& operator=(const Parameter& other);
+
+  /// The values; throws naming the key where nothing filled them.
+  const Tensor& tensor() const;
+  operator const Tensor&() const { return tensor(); }
+  /// The handle, filled or not.
+  const Tensor& handle() const { return state_->tensor; }
+  const Shape& shape() const { return state_->tensor.shape(); }
+  const std::string& name() const { return name_; }
+  bool filled() const { return state_->filled; }
+  bool is_tied_to(const Parameter& other) const { return state_ == other.state_; }
+  const InitRule& rule() const { return state_->rule; }
+  void set_rule(InitRule rule) { state_->rule = std::move(rule); }
+  /// Puts `values` (same shape) into the handle.
+  void assign(const Tensor& values);
+  void set_trainable(bool trainable);
+  bool trainable() const;
+
+ private:
+  struct State {
+    Tensor tensor;
+    InitRule rule;
+    bool filled = false;
+  };
+  Module* owner_;
+  std::string name_;
+  std::shared_ptr<State> state_;
+};
+
+/// A tensor that belongs to a module but is not trained: computed at construction, and part of the
+/// state dict only if `persistent`.
+class OLM_API Buffer {
+ public:
+  Buffer(Module* owner, std::string name, Tensor values, bool persistent = false);
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  operator const Tensor&() const { return tensor_; }
+  const Tensor& tensor() const { return tensor_; }
+  const std::string& name() const { return name_; }
+  bool persistent() const { return persistent_; }
+  void assign(const Tensor& values);
+
+ private:
+  std::string name_;
+  Tensor tensor_;
+  bool persistent_;
+};
+
+/// The untyped part of Child: a named place for a module.
+class OLM_API ChildSlot {
+ public:
+  ChildSlot(Module* owner, std::string name, Ref<Module> module);
+  ChildSlot(const ChildSlot&) = delete;
+  ChildSlot& operator=(const ChildSlot&) = delete;
+  virtual ~ChildSlot() = default;
+  const std::string& name() const { return name_; }
+  const Ref<Module>& module() const { return module_; }
+  /// Puts another module here.
+  void replace(Ref<Module> module);
+  /// True once replace() was called: the owner's options no longer describe this child.
+  bool replaced() const { return replaced_; }
+
+ protected:
+  virtual void on_replace() {}
+  Module* owner_;
+  std::string name_;
+  Ref<Module> module_;
+  bool replaced_ = false;
+};
+
+/// A child that its owner calls. As M = Module (the default) any module can take its place; with a
+/// concrete M the replacement may be any Module too, and typed() tells whether it is still an M.
+template <class M = Module>
+class Child final : public ChildSlot {
+ public:
+  Child(Module* owner, std::string name, Ref<M> module)
+      : ChildSlot(owner, std::move(name), module), typed_(module.get()) {}
+  Child& operator=(Ref<Module> module) {
+    replace(std::move(module));
+    return *this;
+  }
+  Tensor operator()(const Tensor& x, Context& ctx) const { return module_->forward(x, ctx); }
+  Module* operator->() const { return module_.get(); }
+  explicit operator bool() const { return bool(module_); }
+  /// The child as an M, or null where it was replaced by something else.
+  M* typed() const { return typed_; }
+
+ private:
+  void on_replace() override { typed_ = dynamic_cast<M*>(module_.get()); }
+  M* typed_;
+};
+
+/// A list of children, keys `name.0`, `name.1`, ….
+class OLM_API Children {
+ public:
+  Children(Module* owner, std::string name, std::vector<Ref<Module>> modules);
+  Children(const Children&) = delete;
+  Children& operator=(const Children&) = delete;
+  size_t size() const { return slots_.size(); }
+  ChildSlot& operator[](size_t i) { return *slots_.at(i); }
+  const Ref<Module>& at(size_t i) const { return slots_.at(i)->module(); }
+  const std::string& name() const { return name_; }
+  /// Puts another module at i.
+  void replace(size_t i, Ref<Module> module) { slots_.at(i)->replace(std::move(module)); }
+  void push_back(Ref<Module> module);
+  const std::vector<std::unique_ptr<ChildSlot>>& slots() const { return slots_; }
+
+ private:
+  Module* owner_;
+  std::string name_;
+  std::vector<std::unique_ptr<ChildSlot>> slots_;
+};
+
+using NamedTensor = std::pair<std::string, Tensor>;
+
+struct LoadOptions {
+  bool strict = true;  ///< every key must be there, and no other
+};
+
+/// A layer, a combinator or a model. Members of type Parameter, Buffer, Child and Children name
+/// and register themselves with `this`; everything below is a walk over them.
+class OLM_API Module {
+ public:
+  Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+  virtual ~Module() = default;
+
+  virtual Tensor forward(const Tensor& x, Context& ctx) = 0;
+  /// Mean cross-entropy of forward(x) against `targets` (ids; -100 is ignored), plus what layers
+  /// put into ctx.aux_losses.
+  virtual Tensor loss(const Tensor& x, const Tensor& targets, Context& ctx);
+  Tensor operator()(const Tensor& x);
+  Tensor operator()(const Tensor& x, Context& ctx) { return forward(x, ctx); }
+
+  /// The layer's name in the registry, and its options: what model.json says of it.
+  virtual std::string type_name() const = 0;
+  virtual void visit_options(FieldVisitor&) {}
+  /// True where children are given from outside (Block, Residual): they are part of the
+  /// description. Layers that build their own children describe only those that were replaced.
+  virtual bool describes_children() const { return false; }
+  /// One line for summaries: options that are not the default's business, such as sizes.
+  Json options_json();
+
+  /// Trained tensors, each once, in the order of their keys' first appearance.
+  Tensors parameters();
+  std::vector<NamedTensor> named_parameters();
+  /// All keys: parameters (tied ones under each of their keys) and persistent buffers.
+  std::vector<NamedTensor> state_dict();
+  /// Fills parameters and persistent buffers by key; a shape that does not fit throws and leaves
+  /// the module as it was.
+  void load_state_dict(const std::vector<NamedTensor>& tensors, LoadOptions options = {});
+  void load_state_dict(const std::map<std::string, Tensor>& tensors, LoadOptions options = {});
+  /// Moves or converts all floating-point parameters; handles stay the same.
+  void to(Device device);
+  void to(DType dtype);
+  /// Elements in parameters(); with `trainable_only`, without the frozen ones.
+  int64_t num_parameters(bool trainable_only = false);
+  void zero_grad();
+
+  /// The parameter of a key; throws listing near keys. Assigning one to another ties them.
+  Parameter& parameter(std::string_view key);
+  /// The module at a path such as "blocks.2.blocks.1"; "" is this one.
+  Ref<Module> get(std::string_view path);
+  template <class M>
+  Ref<M> get(std::string_view path) {
+    auto module = std::dynamic_pointer_cast<M>(get_shared(path));
+    require(module != nullptr, "get: the module at \"", path, "\" is a ",
+            get_shared(path)->type_name());
+    return Ref<M>(std::move(module));
+  }
+  /// Puts another module at a path.
+  void replace(std::string_view path, Ref<Module> module);
+  /// Stops (or resumes) training of everything below a path; "" is all.
+  void freeze(std::string_view path = "", bool frozen = true);
+
+  using ParameterVisitor = std::function<void(const std::string& key, Parameter&)>;
+  using BufferVisitor = std::function<void(const std::string& key, Buffer&)>;
+  using ModuleVisitor = std::function<void(const std::string& path, Module&)>;
+  /// Every key, tied ones included; every module, shared ones each time.
+  void for_each_parameter(const ParameterVisitor& visit, const std::string& prefix = "");
+  void for_each_buffer(const BufferVisitor& visit, const std::string& prefix = "");
+  void for_each_module(const ModuleVisitor& visit, const std::string& path = "");
+  /// Direct children with their names ("blocks.0"), in order.
+  std::vector<std::pair<std::string, ChildSlot*>> children();
+
+ private:
+  friend class Parameter;
+  friend class Buffer;
+  friend class ChildSlot;
+  friend class Children;
+  std::shared_ptr<Module> get_shared(std::string_view path);
+  ChildSlot& slot(std::string_view path);
+  std::string path_hint() const;
+  using Slot = std::variant<Parameter*, Buffer*, ChildSlot*, Children*>;
+  std::vector<Slot> slots_;
+  const Module* parent_ = nullptr;  // for messages: the last module that took this one in
+  std::string name_in_parent_;
+};
+
+/// A module whose options struct is a public member `options` with fields(): gives it its name and
+/// description.
+template <class Options>
+class OLM_API Layer : public Module {
+ public:
+  explicit Layer(Options o) : options(std::move(o)) {}
+  void visit_options(FieldVisitor& v) override { options.fields(v); }
+  Options options;
+};
+
+struct InitOptions {
+  uint64_t seed = 0;
+  Device device = cpu;
+  DType dtype = f32;
+};
+/// Fills every parameter by its rule, each from a random stream named by its key. On `meta` nothing
+/// is allocated.
+OLM_API void init(Module& model, InitOptions options = {});
+/// GPT-2's rule (Radford et al. 2019): normal of deviation 0.02 for matrices, residual projections
+/// (`out_proj`, `down_proj`) divided by sqrt(2 · num_layers), zero biases, unit norms.
+OLM_API void init_gpt2(Module& model, int64_t num_layers, InitOptions options = {});
+template <class M>
+void init(const Ref<M>& model, InitOptions options = {}) {
+  init(*model, options);
+}
+template <class M>
+void init_gpt2(const Ref<M>& model, int64_t num_layers, InitOptions options = {}) {
+  init_gpt2(*model, num_layers, options);
+}
+
+/// A table of the model: paths, types, options, parameters; and the total.
+OLM_API std::string summary(Module& model);
+
+}  // namespace olm::nn

@@ -1,0 +1,72 @@
+#pragma once
+// Things by name, for configuration files and for rebuilding models.
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <olm/nn/module.h>
+
+namespace olm::nn {
+
+/// A table from names to makers of T. Looking up an unknown name throws, listing the known ones.
+template <class T>
+class Registry {
+ public:
+  Registry(std::string kind, std::map<std::string, T> entries)
+      : kind_(std::move(kind)), entries_(std::move(entries)) {}
+  /// Adds or replaces.
+  void add(const std::string& name, T entry) {
+    std::lock_guard lock(mutex_);
+    entries_[name] = std::move(entry);
+  }
+  T get(const std::string& name) const {
+    std::lock_guard lock(mutex_);
+    const auto found = entries_.find(name);
+    if (found != entries_.end()) return found->second;
+    std::string known;
+    for (const auto& [key, value] : entries_) known += (known.empty() ? "" : ", ") + key;
+    fail("unknown ", kind_, " \"", name, "\"; known are ", known);
+  }
+  bool contains(const std::string& name) const {
+    std::lock_guard lock(mutex_);
+    return entries_.count(name) != 0;
+  }
+  std::vector<std::string> names() const {
+    std::lock_guard lock(mutex_);
+    std::vector<std::string> result;
+    for (const auto& [key, value] : entries_) result.push_back(key);
+    return result;
+  }
+
+ private:
+  std::string kind_;
+  std::map<std::string, T> entries_;
+  mutable std::mutex mutex_;
+};
+
+/// Children of a description, by slot name ("block", "blocks.0"), in order.
+using DescribedChildren = std::vector<std::pair<std::string, Ref<Module>>>;
+/// Builds a layer from its options and, for layers that describe their children, those.
+using LayerMaker = std::function<Ref<Module>(const Json& options, DescribedChildren children)>;
+
+/// Layers that model.json may name. Users add theirs: layers().add("GatedResidual", maker).
+OLM_API Registry<LayerMaker>& layers();
+/// Activations by name (`gelu`, `silu`, …): makers of modules.
+OLM_API Registry<std::function<Ref<Module>()>>& activations();
+/// Norms by name (`layer_norm`, `rms_norm`): makers for a width.
+OLM_API Registry<std::function<Ref<Module>(int64_t dim)>>& norms();
+
+/// The usual maker: options from JSON, then M(options).
+template <class M>
+LayerMaker layer_maker(std::string name) {
+  return [name = std::move(name)](const Json& json, DescribedChildren) -> Ref<Module> {
+    decltype(std::declval<M>().options) options;
+    from_json(json, options, name);
+    return make<M>(std::move(options));
+  };
+}
+
+}  // namespace olm::nn
