@@ -8,8 +8,10 @@ namespace olm::kernels {
 
 /// Whole rows by index: y[o, j, :] = x[o, index[j], :], converted where the float dtypes differ.
 ///   x: [outer, size, inner] of x_dtype    index: [count]    y: [outer, count, inner] of `dtype`
+/// `op` is who a message about a wrong index names.
 struct IndexSelect {
   static constexpr const char* name = "index_select";
+  const char* op = name;
   DType dtype = f32, x_dtype = f32, index_dtype = i64;
   void* y = nullptr;
   const void* x = nullptr;

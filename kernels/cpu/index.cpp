@@ -151,7 +151,7 @@ void scatter_add(const ScatterAdd& k) {
 }  // namespace
 
 void run(Cpu, const IndexSelect& k) {
-  check_indices(k.name, k.index_dtype, k.index, k.count, k.size);
+  check_indices(k.op, k.index_dtype, k.index, k.count, k.size);
   if (k.outer * k.count * k.inner == 0) return;
   if (k.x_dtype != k.dtype) return HWY_DYNAMIC_DISPATCH(index_select)(k);
   visit_index(k.index_dtype, [&]<class Id>() { select_bytes<Id>(k); });
