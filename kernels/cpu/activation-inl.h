@@ -1,0 +1,157 @@
+// Activations of GEMM's epilogue and their derivatives, on Highway vectors. Included once per
+// instruction set.
+#if defined(OLM_KERNELS_CPU_ACTIVATION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef OLM_KERNELS_CPU_ACTIVATION_INL_H_
+#undef OLM_KERNELS_CPU_ACTIVATION_INL_H_
+#else
+#define OLM_KERNELS_CPU_ACTIVATION_INL_H_
+#endif
+
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/highway.h>
+
+#include <cmath>
+
+#include <olm/kernels/gemm.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace olm::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+namespace activation {
+
+/// e^x. The library's version turns NaN into a number for f32; here it stays.
+template <class D>
+HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
+  using A = hn::TFromD<D>;
+  const A high = sizeof(A) == 4 ? A(88.5) : A(709);
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, hn::Min(x, hn::Set(d, high))));
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> logistic(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, hn::TFromD<D>(1));
+  return hn::Div(one, hn::Add(one, exp(d, hn::Neg(x))));
+}
+
+/// The normal distribution function Φ(x) and its density: Φ(-z) = e^(-z²/2) · p(1 / (1 + 0.3 z))
+/// for z >= 0 with p of degree 8, relative error 6e-8. f64 asks the standard library.
+template <class D>
+HWY_INLINE void normal(D d, hn::Vec<D> x, hn::Vec<D>& cdf, hn::Vec<D>& density) {
+  using A = hn::TFromD<D>;
+  const auto one = hn::Set(d, A(1));
+  const auto bell = exp(d, hn::Mul(hn::Set(d, A(-0.5)), hn::Mul(x, x)));
+  density = hn::Mul(bell, hn::Set(d, A(0.3989422804014326779)));
+  if constexpr (sizeof(A) == 8) {
+    HWY_ALIGN A lanes[HWY_MAX_BYTES / sizeof(A)];
+    hn::Store(x, d, lanes);
+    for (size_t i = 0; i < hn::Lanes(d); ++i)
+      lanes[i] = 0.5 * std::erfc(-lanes[i] * 0.70710678118654752440);
+    cdf = hn::Load(d, lanes);
+  } else {
+    const auto t = hn::Div(one, hn::MulAdd(hn::Set(d, A(0.3)), hn::Abs(x), one));
+    auto p = hn::Set(d, A(0.0383911468));
+    p = hn::MulAdd(p, t, hn::Set(d, A(-0.169214755)));
+    p = hn::MulAdd(p, t, hn::Set(d, A(0.228728086)));
+    p = hn::MulAdd(p, t, hn::Set(d, A(-0.0765423402)));
+    p = hn::MulAdd(p, t, hn::Set(d, A(0.142528057)));
+    p = hn::MulAdd(p, t, hn::Set(d, A(0.0947016552)));
+    p = hn::MulAdd(p, t, hn::Set(d, A(0.121911682)));
+    p = hn::MulAdd(p, t, hn::Set(d, A(0.119489469)));
+    p = hn::MulAdd(p, t, hn::Set(d, A(7.03317755e-6)));
+    const auto below = hn::Mul(p, bell);
+    cdf = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), below, hn::Sub(one, below));
+  }
+}
+
+/// The argument u of gelu_tanh: x · σ(u) with u = √(8/π) (x + 0.044715 x³), and du/dx.
+template <class D>
+HWY_INLINE void gelu_argument(D d, hn::Vec<D> x, hn::Vec<D>& u, hn::Vec<D>& du) {
+  using A = hn::TFromD<D>;
+  const A scale = A(1.5957691216057307118);
+  const auto square = hn::Mul(x, x);
+  const auto cubic = hn::Set(d, A(scale * A(0.044715)));
+  u = hn::Mul(x, hn::MulAdd(cubic, square, hn::Set(d, scale)));
+  du = hn::MulAdd(hn::Mul(hn::Set(d, A(3)), cubic), square, hn::Set(d, scale));
+}
+
+}  // namespace activation
+
+/// act(x).
+template <Activation Act, class D>
+HWY_INLINE hn::Vec<D> activate(D d, hn::Vec<D> x) {
+  if constexpr (Act == Activation::relu) {
+    return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);
+  } else if constexpr (Act == Activation::gelu) {
+    hn::Vec<D> cdf, density;
+    activation::normal(d, x, cdf, density);
+    return hn::Mul(x, cdf);
+  } else if constexpr (Act == Activation::gelu_tanh) {
+    hn::Vec<D> u, du;
+    activation::gelu_argument(d, x, u, du);
+    return hn::Mul(x, activation::logistic(d, u));
+  } else if constexpr (Act == Activation::silu) {
+    return hn::Mul(x, activation::logistic(d, x));
+  } else if constexpr (Act == Activation::sigmoid) {
+    return activation::logistic(d, x);
+  } else if constexpr (Act == Activation::tanh) {
+    return hn::IfThenElse(hn::IsNaN(x), x, hn::Tanh(d, x));
+  } else {
+    return x;
+  }
+}
+
+/// act'(x).
+template <Activation Act, class D>
+HWY_INLINE hn::Vec<D> activate_gradient(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, hn::TFromD<D>(1));
+  if constexpr (Act == Activation::relu) {
+    return hn::IfThenElseZero(hn::Gt(x, hn::Zero(d)), one);
+  } else if constexpr (Act == Activation::gelu) {
+    hn::Vec<D> cdf, density;
+    activation::normal(d, x, cdf, density);
+    return hn::MulAdd(x, density, cdf);
+  } else if constexpr (Act == Activation::gelu_tanh) {
+    hn::Vec<D> u, du;
+    activation::gelu_argument(d, x, u, du);
+    const auto s = activation::logistic(d, u);
+    return hn::MulAdd(hn::Mul(hn::Mul(x, s), hn::Sub(one, s)), du, s);
+  } else if constexpr (Act == Activation::silu) {
+    const auto s = activation::logistic(d, x);
+    return hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one));
+  } else if constexpr (Act == Activation::sigmoid) {
+    const auto s = activation::logistic(d, x);
+    return hn::Mul(s, hn::Sub(one, s));
+  } else if constexpr (Act == Activation::tanh) {
+    const auto t = activate<Activation::tanh>(d, x);
+    return hn::NegMulAdd(t, t, one);
+  } else {
+    return one;
+  }
+}
+
+/// Calls f.template operator()<act>() with the activation as a constant.
+template <class F>
+HWY_INLINE void visit_activation(Activation act, F&& f) {
+  switch (act) {
+    case Activation::none:
+      return f.template operator()<Activation::none>();
+    case Activation::relu:
+      return f.template operator()<Activation::relu>();
+    case Activation::gelu:
+      return f.template operator()<Activation::gelu>();
+    case Activation::gelu_tanh:
+      return f.template operator()<Activation::gelu_tanh>();
+    case Activation::silu:
+      return f.template operator()<Activation::silu>();
+    case Activation::sigmoid:
+      return f.template operator()<Activation::sigmoid>();
+    case Activation::tanh:
+      return f.template operator()<Activation::tanh>();
+  }
+}
+
+}  // namespace olm::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

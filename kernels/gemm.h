@@ -1,0 +1,66 @@
+#pragma once
+// General matrix products with the work that usually follows them.
+#include <olm/kernels/base/run.h>
+
+namespace olm::kernels {
+
+/// The pointwise function a product passes through on its way out. `gelu` is the exact form by erf,
+/// `gelu_tanh` its usual approximation.
+enum class Activation : uint8_t { none, relu, gelu, gelu_tanh, silu, sigmoid, tanh };
+/// Prints `gelu_tanh`.
+OLM_API const char* name_of(Activation activation);
+
+/// General matrix product (row-major), for each of `batch` members:
+///   Z = alpha · op(A) · op(B) + bias        C = act(Z) + residual   (+ C where `accumulate`)
+/// op(A): [m, k], op(B): [k, n], C, Z, residual: [m, n] with `ldc`; op transposes what is stored.
+/// a_dtype, b_dtype and c_dtype are any floats, but f64 goes only with f64. Sums are kept in
+/// acc_dtype. Z is stored, in c_dtype, where `preactivation` is given. A leading dimension of 0
+/// means tight.
+/// Members of the batch lie at multiples of the batch strides (0 repeats one), or, where the
+/// pointer list of an operand is given, where its entries say (lists and offsets are read on the
+/// host). `m_offsets` or `k_offsets`, [batch + 1], cut rows into groups: member i then takes
+/// rows [offsets[i], offsets[i+1]) of A and C (m), or of the stored depth of A and B (k), counted
+/// from the pointers of that member, and `m` (`k`) is ignored.
+struct Gemm {
+  static constexpr const char* name = "gemm";
+  DType a_dtype = f32, b_dtype = f32, c_dtype = f32;
+  const void *a = nullptr, *b = nullptr;
+  void* c = nullptr;
+  bool transpose_a = false, transpose_b = false;
+  int64_t m = 0, n = 0, k = 0;
+  int64_t lda = 0, ldb = 0, ldc = 0;
+  int64_t batch = 1, a_stride = 0, b_stride = 0, c_stride = 0;
+  const void *const *a_list = nullptr, *const *b_list = nullptr;
+  void* const* c_list = nullptr;
+  const int64_t *m_offsets = nullptr, *k_offsets = nullptr;
+  double alpha = 1;
+  bool accumulate = false;
+  const void* bias = nullptr;  ///< [n] of bias_dtype, the same for every member, or by bias_list
+  const void* const* bias_list = nullptr;
+  DType bias_dtype = f32;
+  Activation activation = Activation::none;
+  void* preactivation = nullptr;   ///< laid out as C, batches included; not with c_list
+  const void* residual = nullptr;  ///< likewise
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const Gemm&);
+OLM_API void run(Cuda, const Gemm&);
+
+/// Backward of bias and activation:  dz = dy · act'(z)      dbias[c] = Σ_r dz[r,c]
+/// dy, z, dz: [rows, cols] contiguous, of `dtype`; dz may be dy. Without an activation z and dz are
+/// null and dz is dy. dbias: [cols] in acc_dtype, or null; summed in fixed row order, and added to
+/// what is there where `accumulate`.
+struct GemmEpilogueBackward {
+  static constexpr const char* name = "gemm epilogue backward";
+  DType dtype = f32;
+  const void *dy = nullptr, *z = nullptr;
+  void *dz = nullptr, *dbias = nullptr;
+  int64_t rows = 0, cols = 0;
+  Activation activation = Activation::none;
+  bool accumulate = false;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const GemmEpilogueBackward&);
+OLM_API void run(Cuda, const GemmEpilogueBackward&);
+
+}  // namespace olm::kernels

@@ -1,0 +1,403 @@
+#include <olm/kernels/gemm.h>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include <olm/kernels/base/parallel.h>
+#include <olm/kernels/base/visit.h>
+
+using namespace olm;
+using namespace olm::kernels;
+
+namespace {
+
+/// A matrix in some dtype and the values it holds as f64.
+struct Values {
+  DType dtype = f32;
+  std::vector<char> bytes = {};
+  std::vector<double> exact = {};
+  void* data() { return bytes.data(); }
+};
+
+Values make(DType dtype, int64_t n, uint32_t seed) {
+  Values v{.dtype = dtype, .bytes = std::vector<char>(size_t(n) * size_of(dtype))};
+  std::mt19937 rng(seed);
+  std::normal_distribution<double> normal;
+  visit_float(dtype, [&]<class T>() {
+    for (int64_t i = 0; i < n; ++i) {
+      const T value = T(acc_t<T>(normal(rng)));
+      out<T>(v.data())[i] = value;
+      v.exact.push_back(double(acc_t<T>(value)));
+    }
+  });
+  return v;
+}
+
+std::vector<double> read(const Values& v) {
+  std::vector<double> result;
+  visit_float(v.dtype, [&]<class T>() {
+    for (size_t i = 0; i < v.bytes.size() / sizeof(T); ++i)
+      result.push_back(double(acc_t<T>(in<T>(v.bytes.data())[i])));
+  });
+  return result;
+}
+
+double epsilon(DType t) { return t == f64 ? 1e-15 : t == f32 ? 1e-7 : t == bf16 ? 4e-3 : 5e-4; }
+
+double activated(Activation act, double z) {
+  switch (act) {
+    case Activation::none:
+      return z;
+    case Activation::relu:
+      return z > 0 ? z : 0;
+    case Activation::gelu:
+      return 0.5 * z * std::erfc(-z / std::sqrt(2.0));
+    case Activation::gelu_tanh:
+      return 0.5 * z * (1 + std::tanh(std::sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
+    case Activation::silu:
+      return z / (1 + std::exp(-z));
+    case Activation::sigmoid:
+      return 1 / (1 + std::exp(-z));
+    case Activation::tanh:
+      return std::tanh(z);
+  }
+  return 0;
+}
+
+constexpr Activation kActivations[] = {Activation::none,      Activation::relu, Activation::gelu,
+                                       Activation::gelu_tanh, Activation::silu, Activation::sigmoid,
+                                       Activation::tanh};
+
+struct Case {
+  DType a = f32, b = f32, c = f32;
+  bool ta = false, tb = false;
+  int64_t m = 0, n = 0, k = 0;
+  double alpha = 1;
+  bool accumulate = false, bias = false, residual = false, preactivation = false;
+  Activation activation = Activation::none;
+};
+
+void check(const Case& t) {
+  CAPTURE(t.m);
+  CAPTURE(t.n);
+  CAPTURE(t.k);
+  CAPTURE(t.ta);
+  CAPTURE(t.tb);
+  CAPTURE(int(t.a));
+  CAPTURE(int(t.c));
+  CAPTURE(name_of(t.activation));
+  CAPTURE(t.accumulate);
+  const int64_t lda = (t.ta ? t.m : t.k) + 3, ldb = (t.tb ? t.k : t.n) + 2, ldc = t.n + 1;
+  Values a = make(t.a, (t.ta ? t.k : t.m) * lda, 1), b = make(t.b, (t.tb ? t.n : t.k) * ldb, 2);
+  Values c = make(t.c, t.m * ldc, 3), z = make(t.c, t.m * ldc, 4), r = make(t.c, t.m * ldc, 5);
+  Values bias = make(t.c == f64 ? f64 : f32, t.n, 6);
+  Gemm g{.a_dtype = t.a,
+         .b_dtype = t.b,
+         .c_dtype = t.c,
+         .a = a.data(),
+         .b = b.data(),
+         .c = c.data(),
+         .transpose_a = t.ta,
+         .transpose_b = t.tb,
+         .m = t.m,
+         .n = t.n,
+         .k = t.k,
+         .lda = lda,
+         .ldb = ldb,
+         .ldc = ldc,
+         .alpha = t.alpha,
+         .accumulate = t.accumulate,
+         .bias = t.bias ? bias.data() : nullptr,
+         .bias_dtype = bias.dtype,
+         .activation = t.activation,
+         .preactivation = t.preactivation ? z.data() : nullptr,
+         .residual = t.residual ? r.data() : nullptr};
+  run(Cpu{}, g);
+  const std::vector<double> y = read(c), pre = read(z);
+  double worst = 0, worst_pre = 0;
+  for (int64_t i = 0; i < t.m; ++i)
+    for (int64_t j = 0; j < ldc; ++j) {
+      const size_t at = size_t(i * ldc + j);
+      if (j == t.n) {  // between the rows nothing is written
+        REQUIRE(y[at] == c.exact[at]);
+        continue;
+      }
+      double sum = 0;
+      for (int64_t l = 0; l < t.k; ++l)
+        sum += a.exact[size_t(t.ta ? l * lda + i : i * lda + l)] *
+               b.exact[size_t(t.tb ? j * ldb + l : l * ldb + j)];
+      const double value = t.alpha * sum + (t.bias ? bias.exact[size_t(j)] : 0);
+      double want = activated(t.activation, value) + (t.residual ? r.exact[at] : 0);
+      if (t.accumulate) want += c.exact[at];
+      const double scale = 1 + std::sqrt(double(t.k)) + std::fabs(want);
+      worst = std::max(worst, std::fabs(y[at] - want) / scale);
+      if (t.preactivation)
+        worst_pre = std::max(worst_pre, std::fabs(pre[at] - value) / (scale + std::fabs(value)));
+    }
+  const double tolerance = 2 * epsilon(t.c) + 4 * epsilon(acc_dtype(t.c));
+  CHECK(worst < tolerance);
+  CHECK(worst_pre < tolerance);
+}
+
+}  // namespace
+
+TEST_SUITE("kernels/gemm") {
+  TEST_CASE("transposes, dtypes and odd sizes agree with plain loops") {
+    const DType triples[][3] = {{f32, f32, f32},   {f64, f64, f64},   {bf16, bf16, bf16},
+                                {bf16, bf16, f32}, {bf16, f32, bf16}, {f32, bf16, f32},
+                                {f16, f16, f16},   {f16, f32, f32}};
+    const int64_t sizes[][3] = {{1, 1, 1},     {1, 33, 31},   {33, 1, 130}, {31, 33, 1},
+                                {130, 31, 33}, {33, 130, 31}, {64, 64, 64}};
+    for (const auto& d : triples)
+      for (const auto& s : sizes)
+        for (const bool ta : {false, true})
+          for (const bool tb : {false, true})
+            check({.a = d[0],
+                   .b = d[1],
+                   .c = d[2],
+                   .ta = ta,
+                   .tb = tb,
+                   .m = s[0],
+                   .n = s[1],
+                   .k = s[2]});
+  }
+
+  TEST_CASE("sizes that are cut into panels") {
+    for (const DType t : {f32, bf16, f64})
+      for (const bool trans : {false, true}) {
+        check({.a = t,
+               .b = t,
+               .c = t,
+               .ta = trans,
+               .tb = !trans,
+               .m = 1030,
+               .n = 65,
+               .k = 40,
+               .bias = true,
+               .residual = true,
+               .preactivation = true,
+               .activation = Activation::silu});
+        check({.a = t,
+               .b = t,
+               .c = t,
+               .ta = trans,
+               .tb = trans,
+               .m = 65,
+               .n = 2100,
+               .k = 33,
+               .accumulate = true,
+               .bias = true,
+               .residual = true,
+               .preactivation = true,
+               .activation = Activation::gelu});
+        check({.a = t,
+               .b = t,
+               .c = t,
+               .ta = trans,
+               .tb = trans,
+               .m = 1,
+               .n = 1300,
+               .k = 500,
+               .bias = true});
+        check({.a = t,
+               .b = t,
+               .c = t,
+               .ta = trans,
+               .tb = trans,
+               .m = 1300,
+               .n = 1,
+               .k = 500,
+               .accumulate = true});
+      }
+  }
+
+  TEST_CASE("epilogues") {
+    for (const DType t : {f32, bf16, f16, f64})
+      for (const Activation act : kActivations)
+        for (const int64_t n : {1, 31, 33, 130})
+          for (int bits = 0; bits < 16; ++bits)
+            check({.a = t,
+                   .b = t,
+                   .c = t,
+                   .tb = true,
+                   .m = 5,
+                   .n = n,
+                   .k = 7,
+                   .alpha = 0.5,
+                   .accumulate = (bits & 1) != 0,
+                   .bias = (bits & 2) != 0,
+                   .residual = (bits & 4) != 0,
+                   .preactivation = (bits & 8) != 0,
+                   .activation = act});
+  }
+
+  TEST_CASE("empty sizes: without depth the product is zero") {
+    for (const bool accumulate : {false, true})
+      for (const DType t : {f32, bf16}) {
+        check({.a = t, .b = t, .c = t, .m = 3, .n = 4, .k = 0, .accumulate = accumulate});
+        check({.a = t,
+               .b = t,
+               .c = t,
+               .m = 3,
+               .n = 4,
+               .k = 0,
+               .accumulate = accumulate,
+               .bias = true,
+               .activation = Activation::sigmoid});
+        check({.a = t, .b = t, .c = t, .m = 0, .n = 4, .k = 2});
+        check({.a = t, .b = t, .c = t, .m = 3, .n = 0, .k = 2});
+      }
+  }
+
+  TEST_CASE("batches by stride, broadcast and pointer list give the same") {
+    const int64_t m = 9, n = 5, k = 7, batch = 4;
+    Values a = make(f32, batch * m * k, 1), b = make(f32, k * n, 2),
+           c = make(f32, batch * m * n, 3);
+    Gemm g{.a = a.data(),
+           .b = b.data(),
+           .c = c.data(),
+           .m = m,
+           .n = n,
+           .k = k,
+           .batch = batch,
+           .a_stride = m * k,
+           .b_stride = 0,
+           .c_stride = m * n};
+    run(Cpu{}, g);
+    Values whole = make(f32, batch * m * n, 4);
+    run(Cpu{},
+        Gemm{.a = a.data(), .b = b.data(), .c = whole.data(), .m = batch * m, .n = n, .k = k});
+    const auto y = read(c), w = read(whole);
+    for (size_t i = 0; i < y.size(); ++i) CHECK(y[i] == doctest::Approx(w[i]).epsilon(1e-5));
+
+    const void *as[batch], *bs[batch];
+    void* cs[batch];
+    Values listed = make(f32, batch * m * n, 5);
+    for (int64_t i = 0; i < batch; ++i) {
+      as[i] = in<float>(a.data()) + i * m * k;
+      bs[i] = b.data();
+      cs[i] = out<float>(listed.data()) + i * m * n;
+    }
+    run(Cpu{},
+        Gemm{.m = m, .n = n, .k = k, .batch = batch, .a_list = as, .b_list = bs, .c_list = cs});
+    CHECK(std::memcmp(listed.data(), c.data(), c.bytes.size()) == 0);
+  }
+
+  TEST_CASE("groups of rows and of depth") {
+    const int64_t n = 6, k = 5, offsets[] = {0, 3, 3, 10};
+    Values a = make(f32, 10 * k, 1), b = make(f32, 3 * k * n, 2), c = make(f32, 10 * n, 3);
+    run(Cpu{}, Gemm{.a = a.data(),
+                    .b = b.data(),
+                    .c = c.data(),
+                    .n = n,
+                    .k = k,
+                    .batch = 3,
+                    .b_stride = k * n,
+                    .m_offsets = offsets});
+    const auto y = read(c);
+    for (int64_t g = 0; g < 3; ++g)
+      for (int64_t i = offsets[g]; i < offsets[g + 1]; ++i)
+        for (int64_t j = 0; j < n; ++j) {
+          double want = 0;
+          for (int64_t l = 0; l < k; ++l)
+            want += a.exact[size_t(i * k + l)] * b.exact[size_t(g * k * n + l * n + j)];
+          CHECK(y[size_t(i * n + j)] == doctest::Approx(want).epsilon(1e-4));
+        }
+    // The gradient of each group's matrix: A of the group transposed, times C of the group.
+    Values dw = make(f32, 3 * k * n, 4);
+    run(Cpu{}, Gemm{.a = a.data(),
+                    .b = c.data(),
+                    .c = dw.data(),
+                    .transpose_a = true,
+                    .m = k,
+                    .n = n,
+                    .batch = 3,
+                    .c_stride = k * n,
+                    .k_offsets = offsets});
+    const auto d = read(dw);
+    for (int64_t g = 0; g < 3; ++g)
+      for (int64_t l = 0; l < k; ++l)
+        for (int64_t j = 0; j < n; ++j) {
+          double want = 0;
+          for (int64_t i = offsets[g]; i < offsets[g + 1]; ++i)
+            want += a.exact[size_t(i * k + l)] * y[size_t(i * n + j)];
+          CHECK(d[size_t(g * k * n + l * n + j)] == doctest::Approx(want).epsilon(1e-4));
+        }
+  }
+
+  TEST_CASE("results do not depend on the number of threads") {
+    for (const DType t : {f32, bf16}) {
+      Values a = make(t, 1100 * 200, 1), b = make(t, 300 * 200, 2);
+      Values one = make(t, 1100 * 300, 3), many = make(t, 1100 * 300, 4);
+      Gemm g{.a_dtype = t,
+             .b_dtype = t,
+             .c_dtype = t,
+             .a = a.data(),
+             .b = b.data(),
+             .transpose_b = true,
+             .m = 1100,
+             .n = 300,
+             .k = 200,
+             .activation = Activation::gelu};
+      const int before = num_threads();
+      set_threads(1);
+      g.c = one.data();
+      run(Cpu{}, g);
+      set_threads(2);
+      g.c = many.data();
+      run(Cpu{}, g);
+      set_threads(before);
+      CHECK(std::memcmp(one.data(), many.data(), one.bytes.size()) == 0);
+    }
+  }
+
+  TEST_CASE("backward of the epilogue") {
+    for (const DType t : {f64, f32, bf16, f16})
+      for (const Activation act : kActivations)
+        for (const int64_t rows : {0, 1, 33, 700})
+          for (const bool accumulate : {false, true}) {
+            const int64_t cols = 37;
+            Values dy = make(t, rows * cols, 1), z = make(t, rows * cols, 2);
+            Values dz = make(t, rows * cols, 3), db = make(acc_dtype(t), cols, 4);
+            const bool none = act == Activation::none;
+            run(Cpu{}, GemmEpilogueBackward{.dtype = t,
+                                            .dy = dy.data(),
+                                            .z = none ? nullptr : z.data(),
+                                            .dz = none ? nullptr : dz.data(),
+                                            .dbias = db.data(),
+                                            .rows = rows,
+                                            .cols = cols,
+                                            .activation = act,
+                                            .accumulate = accumulate});
+            const auto got = read(dz), sums = read(db);
+            double worst = 0;
+            for (int64_t c = 0; c < cols; ++c) {
+              double sum = accumulate ? db.exact[size_t(c)] : 0;
+              for (int64_t r = 0; r < rows; ++r) {
+                const size_t at = size_t(r * cols + c);
+                const double h = 1e-5, slope = (activated(act, z.exact[at] + h) -
+                                                activated(act, z.exact[at] - h)) /
+                                               (2 * h);
+                const bool kink = act == Activation::relu && std::fabs(z.exact[at]) < 2 * h;
+                const double want = dy.exact[at] * (kink ? z.exact[at] > 0 : slope);
+                sum += want;
+                if (!none)
+                  worst = std::max(worst, std::fabs(got[at] - want) / (1 + std::fabs(want)));
+              }
+              CHECK(sums[size_t(c)] == doctest::Approx(sum).epsilon(2e-5).scale(30));
+            }
+            CHECK(worst < 2 * epsilon(t) + 1e-6 * (t != f64) + 1e-9);
+          }
+  }
+
+  TEST_CASE("f64 does not mix") {
+    float x[4] = {};
+    CHECK_THROWS_WITH_AS(
+        run(Cpu{}, Gemm{.b_dtype = f64, .a = x, .b = x, .c = x, .m = 1, .n = 1, .k = 1}),
+        "gemm: f64 goes only with f64, got f32, f64 and f32", Error);
+  }
+}

@@ -1,0 +1,129 @@
+#include <olm/autograd/ops/linear.h>
+
+#include <doctest/doctest.h>
+
+#include <olm/autograd/ops/matmul.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+constexpr Activation kActivations[] = {Activation::none,      Activation::relu, Activation::gelu,
+                                       Activation::gelu_tanh, Activation::silu, Activation::sigmoid,
+                                       Activation::tanh};
+
+/// x [2, 3, n], weight [m, n], bias [m], residual [2, 3, m].
+OpCase linear_case(Activation act, int64_t m = 9) {
+  return {.inputs =
+              [=](Generator& g, int64_t n) {
+                return Tensors{randn({2, 3, n}, g), randn({m, n}, g), randn({m}, g),
+                               randn({2, 3, m}, g)};
+              },
+          .op =
+              [=](const Tensors& in) {
+                return linear(in[0], in[1], in[2], {.activation = act, .residual = in[3]});
+              },
+          .sizes = {0, 1, 31, 33, 130},
+          .cancelling = 1,
+          .parameters = {1, 2}};
+}
+
+OpCase plain_case() {
+  return {.inputs =
+              [](Generator& g, int64_t n) {
+                return Tensors{randn({n, 7}, g), randn({n, 7}, g)};
+              },
+          .op = [](const Tensors& in) { return linear(in[0], in[1]); },
+          .sizes = {0, 1, 31, 33, 130},
+          .parameters = {1}};
+}
+
+}  // namespace
+
+TEST_SUITE("ops/linear") {
+  TEST_CASE("gradients match finite differences") {
+    for (const Activation act : kActivations) gradcheck(linear_case(act));
+    gradcheck(plain_case());
+  }
+
+  TEST_CASE("dtypes, layouts and sizes agree with f64") {
+    for (const Activation act : {Activation::none, Activation::gelu, Activation::silu})
+      compare_all(linear_case(act));
+    compare_all(plain_case());
+  }
+
+  TEST_CASE("it is a product with the transposed weight") {
+    Generator g(2);
+    const TensorOptions o{.dtype = f64};
+    const Tensor x = randn({4, 6}, g, o), w = randn({5, 6}, g, o);
+    check_close(linear(x, w), matmul(x, raw::transpose(w, 0, 1)), f64, 6, "linear");
+  }
+
+  TEST_CASE("several weights on one input equal one by one") {
+    Generator g(4);
+    const TensorOptions o{.dtype = f64};
+    const Tensor x = randn({2, 3, 6}, g, o);
+    const Tensors ws{randn({4, 6}, g, o), randn({2, 6}, g, o), randn({4, 6}, g, o)};
+    const Tensors bs{randn({4}, g, o), Tensor(), randn({4}, g, o)};
+    const Tensors dys{randn({2, 3, 4}, g, o), randn({2, 3, 2}, g, o), randn({2, 3, 4}, g, o)};
+    const Tensors leaves{x, ws[0], ws[1], ws[2], bs[0], bs[2]};
+    for (const Tensor& t : leaves) set_requires_grad(t);
+    const Tensors together = linear(x, ws, bs);
+    Tensors apart;
+    for (size_t i = 0; i < 3; ++i) {
+      apart.push_back(linear(x, ws[i], bs[i]));
+      check_same_bits(together[i], apart[i], "result");
+    }
+    const Tensors a = gradients(together, dys, leaves), b = gradients(apart, dys, leaves);
+    for (size_t i = 0; i < leaves.size(); ++i) check_close(a[i], b[i], f64, 12, "gradient");
+  }
+
+  TEST_CASE("gradients of parameters keep their dtype and add up in place") {
+    Generator g(6);
+    const Tensor x = raw::cast(randn({5, 8}, g), bf16);
+    const Tensor w = randn({3, 8}, g), b = raw::cast(randn({3}, g), bf16);
+    set_requires_grad(w);
+    set_requires_grad(b);
+    const Tensor dy = raw::cast(randn({5, 3}, g), bf16);
+    backward(linear(x, w, b), {.gradient = dy});
+    const Tensor once = raw::clone(grad(w));
+    CHECK(grad(w).dtype() == f32);
+    CHECK(grad(b).dtype() == bf16);
+    const void* memory = grad(w).data();
+    backward(linear(x, w, b), {.gradient = dy});
+    raw::scale_(once, 2);
+    check_close(grad(w), once, f32, 10, "gradient of w");
+    CHECK(grad(w).data() == memory);
+  }
+
+  TEST_CASE("any number of threads gives the same bits") {
+    check_same_for_any_threads([] {
+      Generator g(5);
+      const Tensor x = randn({700, 90}, g), w = randn({300, 90}, g), b = randn({300}, g);
+      for (const Tensor& t : {x, w, b}) set_requires_grad(t);
+      const Tensor y = linear(x, w, b, {.activation = Activation::gelu});
+      backward(y, {.gradient = randn(y.shape(), g)});
+      return Tensors{y, grad(x), grad(w), grad(b)};
+    });
+  }
+
+  TEST_CASE("shapes alone on meta") {
+    const TensorOptions o{.device = meta};
+    const Tensor x = empty({2, 3, 4}, o), w = empty({5, 4}, o);
+    set_requires_grad(w);
+    CHECK(linear(x, w, {}, {.activation = Activation::relu}).shape() == Shape{2, 3, 5});
+    CHECK(linear(x, Tensors{w, w})[1].shape() == Shape{2, 3, 5});
+  }
+
+  TEST_CASE("what does not fit is refused") {
+    Generator g(1);
+    const Tensor x = randn({2, 3}, g), w = randn({4, 3}, g);
+    check_error([&] { linear(x, randn({3, 4}, g)); }, {"linear", "[out,3]", "[3,4]", "[2,3]"});
+    check_error([&] { linear(x, w, randn({3}, g)); }, {"linear", "[3]", "[4,3]"});
+    check_error([&] { linear(x, w, {}, {.residual = x}); }, {"linear", "[2,4]", "[2,3]"});
+    check_error([&] { linear(x, raw::cast(w, bf16)); }, {"linear", "bf16", "f32"});
+    check_error([&] { linear(x, Tensors{w, w}, Tensors{w}); }, {"linear", "2", "1"});
+  }
+}
