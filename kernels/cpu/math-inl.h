@@ -57,6 +57,101 @@ HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
   return by_lane(d, x, [](double v) { return std::exp(v); });
 }
 
+/// ln x; -infinity at 0, NaN below.
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> log(D d, hn::Vec<D> x) {
+  const auto inf = hn::Inf(d), zero = hn::Zero(d);
+  const auto special = hn::IfThenElse(hn::Eq(x, zero), hn::Neg(inf),
+                                      hn::IfThenElse(hn::Eq(x, inf), inf, hn::NaN(d)));
+  const auto usual = hn::And(hn::Gt(x, zero), hn::Lt(x, inf));
+  return hn::IfThenElse(usual, hn::Log(d, x), special);
+}
+
+/// ln(1 + x), accurate near 0.
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> log1p(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, 1.0f), y = hn::Add(x, one);
+  const auto rounded = hn::Sub(y, one);  // what of x arrived in y
+  const auto corrected = hn::Mul(log(d, y), hn::Div(x, rounded));
+  const auto tiny = hn::Eq(rounded, hn::Zero(d)), huge = hn::Eq(y, hn::Inf(d));
+  return hn::IfThenElse(tiny, x, hn::IfThenElse(huge, y, corrected));
+}
+
+/// e^x - 1, accurate near 0.
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> expm1(D d, hn::Vec<D> x) {
+  return keep_nan(d, x, hn::Expm1(d, hn::Min(x, hn::Set(d, 104.0f))));
+}
+
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> tanh(D d, hn::Vec<D> x) {
+  return keep_nan(d, x, hn::Tanh(d, x));
+}
+
+/// Beyond 30000 the argument is reduced lane by lane.
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> sin(D d, hn::Vec<D> x) {
+  if (HWY_LIKELY(hn::AllTrue(d, hn::Lt(hn::Abs(x), hn::Set(d, 3e4f))))) return hn::Sin(d, x);
+  return by_lane(d, x, [](float v) { return std::sin(v); });
+}
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> cos(D d, hn::Vec<D> x) {
+  if (HWY_LIKELY(hn::AllTrue(d, hn::Lt(hn::Abs(x), hn::Set(d, 3e4f))))) return hn::Cos(d, x);
+  return by_lane(d, x, [](float v) { return std::cos(v); });
+}
+
+/// x^p, lane by lane.
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> pow(D d, hn::Vec<D> x, hn::Vec<D> p) {
+  HWY_ALIGN float base[HWY_MAX_BYTES / 4], power[HWY_MAX_BYTES / 4];
+  hn::Store(x, d, base);
+  hn::Store(p, d, power);
+  for (size_t i = 0; i < hn::Lanes(d); ++i) base[i] = std::pow(base[i], power[i]);
+  return hn::Load(d, base);
+}
+
+/// Σ c[i]·x^i with the highest power first in the argument list.
+template <class D>
+HWY_INLINE hn::Vec<D> horner(D, hn::Vec<D>, hn::Vec<D> sum) {
+  return sum;
+}
+template <class D, class... More>
+HWY_INLINE hn::Vec<D> horner(D d, hn::Vec<D> x, hn::Vec<D> sum, float next, More... more) {
+  return horner(d, x, hn::MulAdd(sum, x, hn::Set(d, next)), more...);
+}
+
+/// erfc(t) / e^(-t²) for t >= 0: a polynomial in k = 1 / (1 + 0.3 t), relative error 2e-8.
+template <class D>
+HWY_INLINE hn::Vec<D> scaled_erfc(D d, hn::Vec<D> t) {
+  const auto one = hn::Set(d, 1.0f);
+  const auto k = hn::Div(one, hn::MulAdd(t, hn::Set(d, 0.3f), one));
+  const auto top = hn::Set(d, -0.12955455954928247f);
+  return hn::Mul(k, horner(d, k, top, 0.48572935735368294f, -0.5126519197226577f,
+                           0.5481902691316402f, -0.0950118595235688f, 0.21509917123278083f,
+                           0.14828866695859425f, 0.1707234129173325f, 0.1691874415662721f));
+}
+
+/// The error function: an odd polynomial below 1, 1 - erfc above.
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> erf(D d, hn::Vec<D> x) {
+  const auto t = hn::Abs(x), square = hn::Mul(x, x), one = hn::Set(d, 1.0f);
+  const auto top = hn::Set(d, 7.853857752705127e-05f);
+  const auto odd =
+      horner(d, square, top, -0.0008010192535203943f, 0.005188327561726958f, -0.026853811870079833f,
+             0.11283585147057193f, -0.37612625824096296f, 1.1283791657266917f);
+  const auto erfc = hn::Mul(exp(d, hn::Neg(square)), scaled_erfc(d, t));
+  const auto far = hn::CopySign(hn::Sub(one, erfc), x);
+  return keep_nan(d, x, hn::IfThenElse(hn::Lt(t, one), hn::Mul(x, odd), far));
+}
+
+/// Φ(x) = (1 + erf(x / √2)) / 2, accurate in the lower tail too, given e^(-x²/2).
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> normal_cdf(D d, hn::Vec<D> x, hn::Vec<D> gauss) {
+  const auto half = hn::Set(d, 0.5f), t = hn::Mul(hn::Abs(x), hn::Set(d, 0.70710678f));
+  const auto tail = hn::Mul(half, hn::Mul(gauss, scaled_erfc(d, t)));
+  return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(hn::Set(d, 1.0f), tail));
+}
+
 }  // namespace olm::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
