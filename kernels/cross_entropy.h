@@ -8,27 +8,49 @@ namespace olm::kernels {
 /// file takes beside them. With lse = log Σ_c e^x[c], smoothing s and z-loss z:
 ///   loss = (1 - s) · (lse - x[t]) + s · (lse - mean_c x[c]) + z · lse²
 /// A row whose target is `ignore_index` has loss 0 and gradient 0. Any other target outside [0, C)
-/// throws on the CPU.
+/// throws on the CPU, in CrossEntropyScale.
 struct CrossEntropyTerms {
   int64_t ignore_index = -100;
   double label_smoothing = 0, z_loss = 0;
 };
 
-/// logits: [rows, cols] contiguous, of `dtype`; targets: [rows] of `target_dtype` (i32 or i64). In
-/// acc_dtype: losses, logsumexp [rows]; total [1], the sum of losses, over the number of targets
-/// that are not ignored if `mean` (0 if there are none); scale [1], what `mean` multiplied by.
-/// total and scale may be null together.
+/// scale [1], in acc_dtype(dtype): 1 over the number of targets that are not ignored if `mean` (0
+/// if there are none), else 1. Checks the targets: [rows] of `target_dtype` (i32 or i64).
+struct CrossEntropyScale {
+  static constexpr const char* name = "cross_entropy scale";
+  DType dtype = f32, target_dtype = i64;
+  void* scale = nullptr;
+  const void* targets = nullptr;
+  int64_t rows = 0, classes = 0, ignore_index = -100;
+  bool mean = false;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const CrossEntropyScale&);
+OLM_API void run(Cuda, const CrossEntropyScale&);
+
+/// total [1] = scale · Σ_r losses[r], summed in order. All in acc_dtype(dtype).
+struct CrossEntropyTotal {
+  static constexpr const char* name = "cross_entropy total";
+  DType dtype = f32;
+  void* total = nullptr;
+  const void* losses = nullptr;
+  const void* scale = nullptr;
+  int64_t rows = 0;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const CrossEntropyTotal&);
+OLM_API void run(Cuda, const CrossEntropyTotal&);
+
+/// logits: [rows, cols] contiguous, of `dtype`; targets: [rows], checked before. In acc_dtype:
+/// losses, logsumexp [rows].
 struct CrossEntropyForward {
   static constexpr const char* name = "cross_entropy forward";
   DType dtype = f32, target_dtype = i64;
   void* losses = nullptr;
   void* logsumexp = nullptr;
-  void* total = nullptr;
-  void* scale = nullptr;
   const void* logits = nullptr;
   const void* targets = nullptr;
   int64_t rows = 0, cols = 0;
-  bool mean = false;
   CrossEntropyTerms terms = {};
   Stream stream = {};
 };

@@ -33,7 +33,7 @@ void cross_entropy_forward(const CrossEntropyForward& k, const Targets& targets)
 void cross_entropy_backward(const CrossEntropyBackward& k, const Targets& targets) {
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     using A = acc_t<T>;
-    const A scale = k.scale ? *in<A>(k.scale) : A(1);
+    const A scale = *in<A>(k.scale);
     parallel_for(k.rows, rows_per_range(k.cols), [&](int64_t begin, int64_t end) HWY_ATTR {
       for (int64_t r = begin; r < end; ++r) {
         T* dlogits = row_out<T>(k.dlogits, r, k.cols);
@@ -57,26 +57,46 @@ HWY_EXPORT(cross_entropy_forward);
 HWY_EXPORT(cross_entropy_backward);
 
 namespace {
+/// How many targets are not ignored; throws at one that is no class.
+int64_t count_targets(const CrossEntropyScale& k) {
+  const Targets targets{k.targets, k.target_dtype};
+  int64_t valid = 0;
+  for (int64_t r = 0; r < k.rows; ++r) {
+    const int64_t t = targets[r];
+    if (t == k.ignore_index) continue;
+    require(t >= 0 && t < k.classes, "cross_entropy: target ", t, " at position ", r,
+            " is not in [0, ", k.classes, ") and not the ignored ", k.ignore_index);
+    ++valid;
+  }
+  return valid;
+}
+
 template <class A>
-void reduce_losses(const CrossEntropyForward& k, int64_t valid) {
+void sum_losses(const CrossEntropyTotal& k) {
   double sum = 0;
   for (int64_t r = 0; r < k.rows; ++r) sum += double(in<A>(k.losses)[r]);
-  const double scale = !k.mean ? 1.0 : valid > 0 ? 1.0 / double(valid) : 0.0;
-  *out<A>(k.total) = A(sum * scale);
-  *out<A>(k.scale) = A(scale);
+  *out<A>(k.total) = A(sum * double(*in<A>(k.scale)));
 }
 }  // namespace
 
-void run(Cpu, const CrossEntropyForward& k) {
-  const Targets targets{k.targets, k.target_dtype};
-  const int64_t valid =
-      count_targets("cross_entropy", targets, k.rows, k.cols, k.terms.ignore_index);
-  HWY_DYNAMIC_DISPATCH(cross_entropy_forward)(k, targets);
-  if (!k.total) return;
+void run(Cpu, const CrossEntropyScale& k) {
+  const int64_t valid = count_targets(k);
+  const double scale = !k.mean ? 1.0 : valid > 0 ? 1.0 / double(valid) : 0.0;
   if (k.dtype == f64)
-    reduce_losses<double>(k, valid);
+    *out<double>(k.scale) = scale;
   else
-    reduce_losses<float>(k, valid);
+    *out<float>(k.scale) = float(scale);
+}
+
+void run(Cpu, const CrossEntropyTotal& k) {
+  if (k.dtype == f64)
+    sum_losses<double>(k);
+  else
+    sum_losses<float>(k);
+}
+
+void run(Cpu, const CrossEntropyForward& k) {
+  HWY_DYNAMIC_DISPATCH(cross_entropy_forward)(k, Targets{k.targets, k.target_dtype});
 }
 
 void run(Cpu, const CrossEntropyBackward& k) {
