@@ -1,0 +1,31 @@
+#pragma once
+#include <utility>
+
+#include <olm/autograd/tape.h>
+
+namespace olm {
+
+/// The angles of RoPE as their cosines and sines, [max_position, r/2] each, f32 (or f64 for f64 x).
+/// Not differentiated.
+struct RopeTables {
+  Tensor cos, sin;
+};
+
+/// Where tokens stand: `positions` i64 [B,T], else `offset` + their place in the sequence.
+struct RopeOptions {
+  Tensor positions = {};
+  int64_t offset = 0;
+};
+
+/// Rotary position embedding: turns the pairs (2i, 2i+1) of each head's first r dimensions by the
+/// angle of the token's position and passes the others on; r/2 is the width of the tables:
+///   y[2i] = x[2i] · cos - x[2i+1] · sin      y[2i+1] = x[2i] · sin + x[2i+1] · cos
+/// Computed in f32 (f64 for f64). x: [B,T,H,Dh]. Throws where r > Dh or a position is outside the
+/// tables. Su et al. 2021, arXiv:2104.09864.
+OLM_API Tensor rope(const Tensor& x, const RopeTables& tables, const RopeOptions& options = {});
+
+/// rope of a query and a key at the same positions.
+OLM_API std::pair<Tensor, Tensor> rope(const Tensor& q, const Tensor& k, const RopeTables& tables,
+                                       const RopeOptions& options = {});
+
+}  // namespace olm
