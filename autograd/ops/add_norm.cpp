@@ -7,18 +7,15 @@ namespace olm {
 namespace {
 
 struct AddNormSaved {
-  Saved sum, weight;
-  Tensor mean, rstd;
+  Saved sum = {}, weight = {};
+  Tensor mean = {}, rstd = {};
   DType weight_dtype = f32, bias_dtype = f32;
   bool centered = false;
 };
 
-/// The gradient of the sum: dsum, which may be undefined, plus the norm's.
 Grads add_norm_backward(const AddNormSaved& s, const Tensors& dys, Sinks into) {
   const bool needed = into[0].needed || into[1].needed;
-  if (!dys[1].defined()) return {dys[0], dys[0], {}, {}};
-  const Tensor dy = raw::contiguous(dys[1]);
-  const Tensor dsum = dys[0].defined() ? raw::contiguous(dys[0]) : Tensor();
+  const Tensor dsum = raw::contiguous(dys[0]), dy = raw::contiguous(dys[1]);
   const int64_t cols = dy.size(-1);
   const Tensor dx = needed ? empty_like(dy) : Tensor();
   const Tensor dweight = norm::gradient_buffer(into[2], cols, acc_options(dy));
@@ -29,7 +26,7 @@ Grads add_norm_backward(const AddNormSaved& s, const Tensors& dys, Sinks into) {
                                .dweight = norm::memory_or_null(dweight),
                                .dbias = norm::memory_or_null(dbias),
                                .dy = dy.data(),
-                               .dsum = norm::data_or_null(dsum),
+                               .dsum = dsum.data(),
                                .sum = s.sum.get().data(),
                                .weight = s.weight.defined() ? s.weight.get().data() : nullptr,
                                .mean = norm::data_or_null(s.mean),

@@ -7,9 +7,9 @@ namespace olm {
 namespace {
 
 struct CrossEntropySaved {
-  Saved logits, targets;
-  Tensor logsumexp, scale;
-  CrossEntropyOptions options;
+  Saved logits = {}, targets = {};
+  Tensor logsumexp = {}, scale = {};
+  CrossEntropyOptions options = {};
 };
 
 Grads cross_entropy_backward(const CrossEntropySaved& s, const Tensor& dy) {

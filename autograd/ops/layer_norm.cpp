@@ -7,8 +7,8 @@ namespace olm {
 namespace {
 
 struct LayerNormSaved {
-  Saved x, gamma;
-  Tensor mean, rstd;
+  Saved x = {}, gamma = {};
+  Tensor mean = {}, rstd = {};
   DType gamma_dtype = f32, beta_dtype = f32;
 };
 

@@ -8,7 +8,7 @@ namespace {
 
 /// Tables and positions as the kernel wants them.
 struct Angles {
-  Tensor cos, sin, positions;
+  Tensor cos = {}, sin = {}, positions = {};
   int64_t offset = 0;
 };
 
