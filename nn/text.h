@@ -1,0 +1,144 @@
+#pragma once
+// Tokenizers: text to ids and back.
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include <olm/engine/json.h>
+
+namespace olm::nn {
+
+/// The text of the token that stands between documents.
+inline constexpr std::string_view kEndOfText = "<|endoftext|>";
+
+/// Turns text into ids below vocab_size() and ids into the bytes they stand for. Immutable, hence
+/// safe to use from several threads.
+class OLM_API Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  /// What `train_tokenizer` makes such a one from: "byte", "char", "bpe:4096".
+  virtual std::string name() const = 0;
+  /// Throws Error with the byte offset of what the tokenizer cannot take.
+  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+  virtual int64_t vocab_size() const = 0;
+  /// The id of <|endoftext|>, where the vocabulary has it.
+  virtual std::optional<int32_t> eot_id() const = 0;
+  /// The bytes of one token; a special token is its own text. Throws if `id` is out of range.
+  virtual std::string_view token_bytes(int32_t id) const = 0;
+  /// What `save` stores.
+  virtual Json to_json() const = 0;
+
+  /// The bytes of all tokens in turn. They are UTF-8 if the ids came from UTF-8.
+  std::string decode(std::span<const int32_t> ids) const;
+  /// Writes tokenizer.json: for BPE the format of Hugging Face's tokenizers, for the others a JSON
+  /// object with a "type".
+  void save(const std::string& path) const;
+  /// Names this very tokenizer: equal hashes mean equal ids.
+  std::string hash() const;
+
+ protected:
+  /// Throws unless `id` is one of this tokenizer's.
+  void require_id(int32_t id) const;
+};
+
+/// Reads tokenizer.json, or the one in the folder `path`. Throws FileError.
+OLM_API std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
+/// The same from the text itself; errors name `what`.
+OLM_API std::shared_ptr<const Tokenizer> load_tokenizer_from_text(
+    std::string_view json, const std::string& what = "tokenizer.json");
+/// Makes the tokenizer that `spec` names from texts: "byte", "char" or "bpe:N" (N ids in all). Of
+/// several texts, each is a document: a character tokenizer then knows <|endoftext|> as well.
+OLM_API std::shared_ptr<const Tokenizer> train_tokenizer(const std::string& spec,
+                                                         std::span<const std::string_view> texts);
+/// Throws unless `spec` is one that train_tokenizer takes.
+OLM_API void require_tokenizer_spec(const std::string& spec);
+
+/// One id per byte, and 256 for <|endoftext|>. Takes any bytes.
+class OLM_API ByteTokenizer final : public Tokenizer {
+ public:
+  std::string name() const override { return "byte"; }
+  std::vector<int32_t> encode(std::string_view text) const override;
+  int64_t vocab_size() const override { return 257; }
+  std::optional<int32_t> eot_id() const override { return 256; }
+  std::string_view token_bytes(int32_t id) const override;
+  Json to_json() const override;
+};
+
+/// One id per code point of a text, in the order of the code points; <|endoftext|> behind them
+/// where asked for.
+class OLM_API CharTokenizer final : public Tokenizer {
+ public:
+  /// The characters of `texts`. Throws for text that is not UTF-8, with the offset.
+  static CharTokenizer train(std::span<const std::string_view> texts, bool end_of_text = false);
+  /// `characters` in the order of their ids; each comes once.
+  explicit CharTokenizer(std::u32string characters, bool end_of_text = false);
+
+  std::string name() const override { return "char"; }
+  /// Throws for a character that is not in the vocabulary.
+  std::vector<int32_t> encode(std::string_view text) const override;
+  int64_t vocab_size() const override { return int64_t(tokens_.size()); }
+  std::optional<int32_t> eot_id() const override;
+  std::string_view token_bytes(int32_t id) const override;
+  Json to_json() const override;
+
+ private:
+  std::u32string characters_;
+  bool end_of_text_ = false;
+  std::vector<std::string> tokens_;
+  std::array<int32_t, 128> ascii_{};
+  std::unordered_map<char32_t, int32_t> ids_;
+};
+
+namespace detail {
+struct BpeModel;
+}
+
+/// Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes as in GPT-2):
+/// text is cut into words by a regular expression, and in each word the pair of lowest rank is
+/// joined until none is left. As in Hugging Face's tokenizers, special tokens that stand in the
+/// text get their ids.
+class OLM_API BpeTokenizer final : public Tokenizer {
+ public:
+  /// Learns ids 257 … vocab_size - 1 from the words of `texts`: the most frequent pair first, of
+  /// equal ones that of smaller ids. 0 … 255 are the bytes, 256 is <|endoftext|>. A text with fewer
+  /// pairs that come twice gives a smaller vocabulary.
+  static BpeTokenizer train(std::span<const std::string_view> texts, int64_t vocab_size);
+  /// Reads the JSON of Hugging Face's tokenizers: a byte-level BPE without normaliser. What its
+  /// post-processor would add is not added. Throws Error for anything else.
+  static BpeTokenizer from_json(const Json& json);
+
+  std::string name() const override;
+  std::vector<int32_t> encode(std::string_view text) const override;
+  int64_t vocab_size() const override;
+  std::optional<int32_t> eot_id() const override;
+  std::string_view token_bytes(int32_t id) const override;
+  Json to_json() const override;
+
+ private:
+  explicit BpeTokenizer(std::shared_ptr<const detail::BpeModel> model) : model_(std::move(model)) {}
+  std::shared_ptr<const detail::BpeModel> model_;
+};
+
+/// Turns a stream of ids into a stream of valid UTF-8: bytes of a character wait until it is
+/// complete, bytes that can be part of none become U+FFFD.
+class OLM_API StreamDecoder {
+ public:
+  /// `tokenizer` outlives this object.
+  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  /// The text that `id` completes; may be empty.
+  std::string push(int32_t id);
+  /// What still waits, as U+FFFD.
+  std::string finish();
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string waiting_;
+};
+
+}  // namespace olm::nn
