@@ -13,11 +13,9 @@ struct StepScalars {
   double lr = 0;
   double gradient_scale = 1;  ///< gradients arrive as 1/gradient_scale of what they mean
   double norm = 0;            ///< global norm of the gradients after gradient_scale
-  double clip = 1;  ///< gradient_scale times the clip factor: what gradients are multiplied by
-  double correction1 = 1;  ///< 1 - beta1^step
-  double correction2 = 1;  ///< 1 - beta2^step
-  int64_t step = 0;        ///< updates done, this one included
-  int64_t skip = 0;        ///< not 0: this step leaves everything as it is
+  double clip = 1;   ///< gradient_scale times the clip factor: what gradients are multiplied by
+  int64_t step = 0;  ///< updates done, this one included
+  int64_t skip = 0;  ///< not 0: this step leaves everything as it is
 };
 
 /// One parameter of an update: contiguous, all of the update's dtype.
@@ -28,6 +26,7 @@ struct OptimTensor {
   void* second = nullptr;  ///< second moment, where there is one
   int64_t n = 0;
   double lr_scale = 1, weight_decay = 0;
+  int64_t missed = 0;  ///< steps that passed without a gradient for this parameter
 };
 
 /// A contiguous piece of memory with n elements.
@@ -51,21 +50,20 @@ OLM_API void run(Cuda, const GlobalNorm&);
 
 /// Opens a step: from scalars->norm (of the gradients as they arrived) decides on skipping (norm
 /// not finite, or above skip_above after gradient_scale) and clipping (factor min(1, clip_norm /
-/// (norm + 1e-6)), none if clip_norm is 0), and if the step counts, counts it and corrects the
-/// biases.
+/// (norm + 1e-6)), none if clip_norm is 0), and counts the step unless it is skipped.
 struct BeginStep {
   static constexpr const char* name = "optimizer step";
   StepScalars* scalars = nullptr;
   double clip_norm = 0, skip_above = std::numeric_limits<double>::infinity();
-  double beta1 = 0, beta2 = 0;
   Stream stream = {};
 };
 OLM_API void run(Cpu, const BeginStep&);
 OLM_API void run(Cuda, const BeginStep&);
 
-/// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), g = clip · gradient, lr = lr · lr_scale:
+/// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), g = clip · gradient, lr = lr · lr_scale,
+/// t = step - missed:
 ///   p *= 1 - lr·weight_decay    m = b1·m + (1-b1)·g    v = b2·v + (1-b2)·g²
-///   p -= lr · (m / correction1) / (sqrt(v / correction2) + eps)
+///   p -= lr · (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 /// dtype: f32 or f64. Traffic: p, g, m, v read once, p, m, v written once.
 struct AdamWUpdate {
   static constexpr const char* name = "adamw";

@@ -78,12 +78,13 @@ template <class A>
 void adamw_block(const AdamWUpdate& k, const OptimTensor& t, int64_t begin, int64_t n) {
   const hn::ScalableTag<A> d;
   const StepScalars& s = *k.scalars;
-  const double rate = s.lr * t.lr_scale;
+  const double rate = s.lr * t.lr_scale, step = double(s.step - t.missed);
+  const double correction1 = 1 - std::pow(k.beta1, step), correction2 = 1 - std::pow(k.beta2, step);
   const auto clip = hn::Set(d, A(s.clip)), keep = hn::Set(d, A(1 - rate * t.weight_decay));
   const auto b1 = hn::Set(d, A(k.beta1)), b2 = hn::Set(d, A(k.beta2));
   const auto c1 = hn::Set(d, A(1 - k.beta1)), c2 = hn::Set(d, A(1 - k.beta2));
-  const auto rate1 = hn::Set(d, A(rate / s.correction1)), eps = hn::Set(d, A(k.eps));
-  const auto root2 = hn::Set(d, A(1 / std::sqrt(s.correction2)));
+  const auto rate1 = hn::Set(d, A(rate / correction1)), eps = hn::Set(d, A(k.eps));
+  const auto root2 = hn::Set(d, A(1 / std::sqrt(correction2)));
   A* p = out<A>(t.parameter) + begin;
   A* m = out<A>(t.first) + begin;
   A* v = out<A>(t.second) + begin;
@@ -199,8 +200,6 @@ void run(Cpu, const BeginStep& k) {
   if (s.skip) return;
   if (k.clip_norm > 0) s.clip *= std::min(1.0, k.clip_norm / (s.norm + 1e-6));
   ++s.step;
-  s.correction1 = 1 - std::pow(k.beta1, double(s.step));
-  s.correction2 = 1 - std::pow(k.beta2, double(s.step));
 }
 
 void run(Cpu, const AdamWUpdate& k) {

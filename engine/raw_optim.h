@@ -1,0 +1,53 @@
+#pragma once
+// Optimizer updates over lists of tensors, in place and without derivatives.
+#include <limits>
+
+#include <olm/engine/tensor.h>
+#include <olm/kernels/optim.h>
+
+namespace olm::raw {
+
+/// sqrt of the sum of squares of all elements of all tensors: any float dtypes, any devices. Summed
+/// in f64 in an order that depends on the shapes alone.
+OLM_API double global_norm(const Tensors& xs);
+
+/// The numbers of a step in device memory (see kernels::StepScalars).
+class OLM_API StepState {
+ public:
+  explicit StepState(Device device = cpu);
+  Device device() const { return memory_.device(); }
+  kernels::StepScalars read() const;
+  void write(const kernels::StepScalars& scalars);
+  /// In device memory.
+  kernels::StepScalars* scalars() const;
+
+ private:
+  Tensor memory_;
+};
+
+/// One parameter of an update, with its gradient and moments (those the optimizer uses): all of one
+/// shape and dtype.
+struct OptimItem {
+  Tensor parameter = {}, gradient = {}, first = {}, second = {};
+  double lr_scale = 1, weight_decay = 0;
+  int64_t missed = 0;
+};
+
+struct BeginStepOptions {
+  double clip_norm = 0;  ///< 0: gradients are not clipped
+  double skip_above = std::numeric_limits<double>::infinity();
+};
+/// Opens a step over `items`: norm of all gradients, clip factor, and whether the step is skipped.
+OLM_API void begin_step(const StepState& state, const std::vector<OptimItem>& items,
+                        BeginStepOptions options);
+
+/// The updates of kernels/optim.h. Throw unless parameters are contiguous, of one dtype, f32 (or
+/// f64), and on state's device.
+OLM_API void adamw_(const std::vector<OptimItem>& items, const StepState& state, double beta1,
+                    double beta2, double eps);
+OLM_API void sgd_(const std::vector<OptimItem>& items, const StepState& state, double momentum,
+                  bool nesterov);
+OLM_API void lion_(const std::vector<OptimItem>& items, const StepState& state, double beta1,
+                   double beta2);
+
+}  // namespace olm::raw
