@@ -1,0 +1,198 @@
+#pragma once
+// Optimizers: AdamW, SGD, Lion, each one fused pass over all parameters; and learning-rate
+// schedules.
+#include <array>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <olm/engine/raw_optim.h>
+#include <olm/engine/tensor.h>
+
+namespace olm::nn {
+
+/// Parameters that share what differs from the optimizer's options.
+struct ParameterGroup {
+  Tensors parameters = {};
+  std::optional<double> lr_scale = {};      ///< factor on the learning rate; 1 if not given
+  std::optional<double> weight_decay = {};  ///< the optimizer's if not given
+};
+
+/// The usual groups: matrices with weight decay; vectors and scalars (norms, biases) without.
+OLM_API std::vector<ParameterGroup> decay_groups(const Tensors& parameters, double weight_decay);
+
+struct StepOptions {
+  double gradient_scale = 1;  ///< gradients are multiplied by it first, such as 1 / target tokens
+  double skip_above = std::numeric_limits<double>::infinity();  ///< a larger norm skips the step
+};
+
+/// What a step did.
+struct StepInfo {
+  double grad_norm = 0;    ///< global L2 norm of the scaled gradients, before clipping
+  bool skipped = false;    ///< the norm was not finite or too large: nothing changed
+  int64_t first_bad = -1;  ///< first of parameters() whose gradient holds NaN or infinity
+};
+
+/// Holds parameters (handles: moving or converting a model keeps them) and their moments. A
+/// parameter without a gradient in a step is left alone, and its own count of steps with it.
+class OLM_API Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+
+  /// Clips by the global norm, updates, and clears the gradients. A step whose gradients are not
+  /// finite changes nothing but clears them too. Does nothing if there are no gradients.
+  StepInfo step(StepOptions options = {});
+  void zero_grad();
+  double lr() const { return lr_; }
+  void set_lr(double lr);
+  double last_grad_norm() const { return last_grad_norm_; }
+  /// Steps that were not skipped.
+  int64_t steps() const { return steps_; }
+  /// In the order of the groups.
+  Tensors parameters() const;
+
+  /// Steps and moments by name (`step`, `missed`, `exp_avg.0`, …): aliases of what the next step
+  /// changes. The learning rate is not part of it.
+  std::map<std::string, Tensor> state_dict() const;
+  /// Throws, and changes nothing, where names or shapes do not fit the parameters.
+  void load_state_dict(const std::map<std::string, Tensor>& state);
+
+ protected:
+  /// What an optimizer is to this class.
+  struct Kind {
+    const char* name = "";
+    double lr = 0, weight_decay = 0, clip_norm = 0;
+    const char* first = nullptr;   ///< name of the first moment; null where there is none
+    const char* second = nullptr;  ///< name of the second moment
+  };
+  Optimizer(std::vector<ParameterGroup> groups, Kind kind);
+
+ private:
+  struct Entry {
+    Tensor parameter = {}, first = {}, second = {};
+    double lr_scale = 1, weight_decay = 0;
+    int64_t missed = 0;
+  };
+  virtual void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) = 0;
+  std::vector<raw::OptimItem> collect();
+  void open_step(const std::vector<raw::OptimItem>& items, const StepOptions& options);
+  Tensor read_moment(const std::map<std::string, Tensor>& state, const char* moment, size_t i,
+                     bool wanted) const;
+  void check_names(const std::map<std::string, Tensor>& state) const;
+
+  Kind kind_;
+  std::vector<Entry> entries_;
+  raw::StepState state_;
+  double lr_, last_grad_norm_ = 0;
+  int64_t steps_ = 0;
+};
+
+struct AdamWOptions {
+  double lr = 1e-3;
+  std::array<double, 2> betas = {0.9, 0.999};
+  double eps = 1e-8, weight_decay = 0.01;
+  double clip_norm = 0;  ///< 0: gradients are not clipped
+  void fields(auto& v) {
+    v("lr", lr);
+    v("beta1", betas[0]);
+    v("beta2", betas[1]);
+    v("eps", eps);
+    v("weight_decay", weight_decay);
+    v("clip_norm", clip_norm);
+  }
+};
+
+/// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), as in PyTorch, t counted per parameter:
+///   p *= 1 - lr·weight_decay    m = b1·m + (1-b1)·g    v = b2·v + (1-b2)·g²
+///   p -= lr · m/(1 - b1^t) / (sqrt(v/(1 - b2^t)) + eps)
+/// Plain parameters all decay; see decay_groups.
+class OLM_API AdamW final : public Optimizer {
+ public:
+  explicit AdamW(std::vector<ParameterGroup> groups, AdamWOptions options = {});
+  explicit AdamW(const Tensors& parameters, AdamWOptions options = {});
+
+ private:
+  void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) override;
+  AdamWOptions options_;
+};
+
+struct SGDOptions {
+  double lr = 1e-3;
+  double momentum = 0, weight_decay = 0;
+  bool nesterov = false;
+  double clip_norm = 0;  ///< 0: gradients are not clipped
+  void fields(auto& v) {
+    v("lr", lr);
+    v("momentum", momentum);
+    v("weight_decay", weight_decay);
+    v("nesterov", nesterov);
+    v("clip_norm", clip_norm);
+  }
+};
+
+/// Stochastic gradient descent with momentum, as in PyTorch (Sutskever et al. 2013):
+///   g += weight_decay·p    b = momentum·b + g    p -= lr · (nesterov ? g + momentum·b : b)
+class OLM_API SGD final : public Optimizer {
+ public:
+  explicit SGD(std::vector<ParameterGroup> groups, SGDOptions options = {});
+  explicit SGD(const Tensors& parameters, SGDOptions options = {});
+
+ private:
+  void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) override;
+  SGDOptions options_;
+};
+
+struct LionOptions {
+  double lr = 1e-4;
+  std::array<double, 2> betas = {0.9, 0.99};
+  double weight_decay = 0;
+  double clip_norm = 0;  ///< 0: gradients are not clipped
+  void fields(auto& v) {
+    v("lr", lr);
+    v("beta1", betas[0]);
+    v("beta2", betas[1]);
+    v("weight_decay", weight_decay);
+    v("clip_norm", clip_norm);
+  }
+};
+
+/// Lion (Chen et al. 2023, arXiv:2302.06675):
+///   p *= 1 - lr·weight_decay    p -= lr · sign(b1·m + (1-b1)·g)    m = b2·m + (1-b2)·g
+class OLM_API Lion final : public Optimizer {
+ public:
+  explicit Lion(std::vector<ParameterGroup> groups, LionOptions options = {});
+  explicit Lion(const Tensors& parameters, LionOptions options = {});
+
+ private:
+  void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) override;
+  LionOptions options_;
+};
+
+/// The learning rate of step t = 0, 1, …: warm-up lr·(t+1)/warmup_steps for t < warmup_steps, then
+///   constant  lr
+///   linear    from lr to min_lr at total_steps
+///   cosine    min_lr + (lr - min_lr)·(1 + cos(pi·u))/2, u = min(1, (t - warmup)/(total - warmup))
+///   wsd       lr until total_steps - decay_steps, then linear to min_lr (warm-up, stable, decay;
+///   Hu
+///             et al. 2024, arXiv:2404.06395)
+struct OLM_API Schedule {
+  std::string kind = "cosine";
+  double lr = 1e-3, min_lr = 0;
+  int64_t warmup_steps = 0, total_steps = 0, decay_steps = 0;
+  void fields(auto& v) {
+    v("kind", kind);
+    v("lr", lr);
+    v("min_lr", min_lr);
+    v("warmup_steps", warmup_steps);
+    v("total_steps", total_steps);
+    v("decay_steps", decay_steps);
+  }
+  /// Throws for an unknown kind, listing the known ones.
+  double at(int64_t step) const;
+};
+
+}  // namespace olm::nn

@@ -1,0 +1,329 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <memory>
+
+#include <olm/autograd/tape.h>
+#include <olm/engine/safetensors.h>
+#include <olm/nn/optim.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::nn;
+using namespace olm::test;
+
+namespace {
+
+using Make = std::function<std::unique_ptr<Optimizer>(const Tensors&)>;
+
+template <class O, class Options>
+Make maker(Options options) {
+  return [=](const Tensors& p) { return std::make_unique<O>(p, options); };
+}
+
+constexpr int kSteps = 5;
+const std::vector<int64_t> kSizes = {1, 31, 33, 4099, 40000};
+
+std::string key(const std::string& head, int step, size_t i) {
+  return head + "." + std::to_string(step) + "." + std::to_string(i);
+}
+
+/// Five steps from the fixture's gradients against the fixture's parameters.
+void parity(const std::string& name, const Make& make, DType dtype,
+            const std::vector<std::pair<int, size_t>>& missing = {}) {
+  const auto file = SafetensorsFile::open(std::string(OLM_FIXTURES) + "/optim.safetensors");
+  Tensors parameters;
+  for (const char* initial : {"initial.0", "initial.1", "initial.2"})
+    parameters.push_back(raw::clone(raw::cast(file.tensor(initial), dtype)));
+  const auto optimizer = make(parameters);
+  for (int step = 0; step < kSteps; ++step) {
+    for (size_t i = 0; i < parameters.size(); ++i)
+      if (std::find(missing.begin(), missing.end(), std::pair(step, i)) == missing.end())
+        set_grad(parameters[i], raw::clone(raw::cast(file.tensor(key("grad", step, i)), dtype)));
+    CHECK(!optimizer->step().skipped);
+    for (size_t i = 0; i < parameters.size(); ++i)
+      check_close(parameters[i], file.tensor(key(name, step, i)), dtype, 25,
+                  key(name, step, i) + " " + name_of(dtype));
+  }
+}
+
+/// Parameters of awkward sizes and a way to give them gradients.
+Tensors make_parameters(DType dtype = f32) {
+  Generator g(1);
+  Tensors parameters;
+  for (const int64_t n : kSizes) parameters.push_back(raw::cast(randn({n}, g), dtype));
+  parameters.push_back(zeros({0}, {.dtype = dtype}));
+  return parameters;
+}
+void give_gradients(const Tensors& parameters, uint64_t seed) {
+  Generator g(seed);
+  for (const Tensor& p : parameters) set_grad(p, raw::cast(randn(p.shape(), g), p.dtype()));
+}
+
+const std::vector<std::pair<std::string, Make>>& makers() {
+  static const std::vector<std::pair<std::string, Make>> all = {
+      {"adamw", maker<AdamW>(AdamWOptions{.lr = 1e-2, .clip_norm = 1})},
+      {"sgd", maker<SGD>(SGDOptions{.lr = 1e-2, .momentum = 0.9, .nesterov = true})},
+      {"plain sgd", maker<SGD>(SGDOptions{.lr = 1e-2, .weight_decay = 0.1})},
+      {"lion", maker<Lion>(LionOptions{.lr = 1e-2, .weight_decay = 0.1})}};
+  return all;
+}
+
+}  // namespace
+
+TEST_SUITE("nn/optim") {
+  TEST_CASE("five steps match PyTorch") {
+    const AdamWOptions adamw{.lr = 1e-2, .betas = {0.9, 0.95}, .weight_decay = 0.1};
+    AdamWOptions clipped = adamw;
+    clipped.clip_norm = 1;
+    const SGDOptions sgd{.lr = 0.1, .weight_decay = 0.01};
+    SGDOptions momentum = sgd;
+    momentum.momentum = 0.9;
+    SGDOptions nesterov = momentum;
+    nesterov.nesterov = true;
+    for (const DType dtype : {f64, f32}) {
+      parity("adamw", maker<AdamW>(adamw), dtype);
+      parity("adamw_clip", maker<AdamW>(clipped), dtype);
+      parity("adamw_missing", maker<AdamW>(adamw), dtype, {{0, 1}, {2, 1}, {4, 0}});
+      parity("sgd", maker<SGD>(sgd), dtype);
+      parity("sgd_momentum", maker<SGD>(momentum), dtype);
+      parity("sgd_nesterov", maker<SGD>(nesterov), dtype);
+    }
+  }
+
+  TEST_CASE("five steps match Lion's paper") {
+    const LionOptions lion{.lr = 1e-2, .betas = {0.9, 0.99}, .weight_decay = 0.1};
+    for (const DType dtype : {f64, f32}) parity("lion", maker<Lion>(lion), dtype);
+  }
+
+  TEST_CASE("the global norm is that of all elements, in any dtype") {
+    for (const DType dtype : {f32, f64, bf16, f16}) {
+      const Tensors xs = make_parameters(dtype);
+      double squares = 0;
+      for (const Tensor& x : xs)
+        for (const double v : to_host<double>(x)) squares += v * v;
+      CHECK(raw::global_norm(xs) == doctest::Approx(std::sqrt(squares)).epsilon(1e-12));
+    }
+    const Tensor three = from_host<float>({3}, {1}), four = from_host<double>({4}, {1});
+    CHECK(raw::global_norm({three, four}) == doctest::Approx(5).epsilon(1e-15));
+    CHECK(raw::global_norm({raw::transpose(from_host<float>({1, 2, 2, 4}, {2, 2}), 0, 1)}) == 5);
+    CHECK(raw::global_norm({full({1000}, 1e30)}) == doctest::Approx(1e30 * std::sqrt(1000.0)));
+    CHECK(raw::global_norm({}) == 0);
+    check_error([] { raw::global_norm({arange(3)}); }, {"global_norm", "i64"});
+  }
+
+  TEST_CASE("f32 follows f64 in awkward sizes, for each instruction set") {
+    for (const auto& [name, make] : makers()) {
+      const Tensors exact = make_parameters(f64);
+      const auto reference = make(exact);
+      give_gradients(exact, 9);
+      reference->step();
+      for_each_target([&](const std::string& target) {
+        const Tensors parameters = make_parameters();
+        const auto optimizer = make(parameters);
+        give_gradients(parameters, 9);
+        optimizer->step();
+        for (size_t i = 0; i < parameters.size(); ++i)
+          check_close(parameters[i], exact[i], f32, 1, name + " " + target);
+      });
+    }
+  }
+
+  TEST_CASE("any number of threads gives the same bits") {
+    for (const auto& [name, make] : makers()) {
+      check_same_for_any_threads([&] {
+        const Tensors parameters = make_parameters();
+        const auto optimizer = make(parameters);
+        for (uint64_t step = 0; step < 3; ++step) {
+          give_gradients(parameters, step);
+          optimizer->step();
+        }
+        return parameters;
+      });
+    }
+  }
+
+  TEST_CASE("state that was stored and loaded continues with the same bits") {
+    for (const auto& [name, make] : makers()) {
+      const Tensors whole = make_parameters(), first = make_parameters();
+      const auto run = [](Optimizer& optimizer, const Tensors& parameters, uint64_t from,
+                          uint64_t to) {
+        for (uint64_t step = from; step < to; ++step) {
+          give_gradients(parameters, step);
+          if (step % 2) zero_grad(parameters[1]);
+          optimizer.step();
+        }
+      };
+      const auto a = make(whole), b = make(first);
+      run(*a, whole, 0, 6);
+      run(*b, first, 0, 3);
+      Tensors second;
+      for (const Tensor& p : first) second.push_back(raw::clone(p));
+      const auto c = make(second);
+      c->load_state_dict(b->state_dict());
+      CHECK(c->steps() == 3);
+      run(*c, second, 3, 6);
+      for (size_t i = 0; i < whole.size(); ++i) check_same_bits(second[i], whole[i], name);
+    }
+  }
+
+  TEST_CASE("state that does not fit is refused and changes nothing") {
+    const Tensors parameters = make_parameters();
+    AdamW optimizer(parameters);
+    give_gradients(parameters, 1);
+    optimizer.step();
+    const auto good = optimizer.state_dict();
+    const auto broken = [&](const std::function<void(std::map<std::string, Tensor>&)>& change,
+                            const std::vector<std::string>& parts) {
+      auto state = good;
+      change(state);
+      check_error([&] { optimizer.load_state_dict(state); }, parts);
+    };
+    broken([](auto& s) { s.erase("exp_avg.1"); }, {"AdamW", "exp_avg.1", "missing"});
+    broken([](auto& s) { s.erase("step"); }, {"step", "missing"});
+    broken([](auto& s) { s["exp_avg.9"] = ones({1}); }, {"exp_avg.9", "6 parameters"});
+    broken([](auto& s) { s["exp_avg_sq.1"] = ones({30}); }, {"exp_avg_sq.1", "[30]", "[31]"});
+    broken([](auto& s) { s["exp_avg.0"] = ones({1}, {.dtype = f64}); }, {"exp_avg.0", "f64"});
+    broken([](auto& s) { s["missed"] = arange(2); }, {"missed", "[2]"});
+    broken([](auto& s) { s["missed"] = full({6}, 2, {.dtype = i64}); }, {"missed 2 of 1"});
+    CHECK(optimizer.steps() == 1);
+    SGD other(parameters);
+    check_error([&] { other.load_state_dict(good); }, {"SGD", "exp_avg.0"});
+  }
+
+  TEST_CASE("a step that is not finite changes nothing and names the first bad gradient") {
+    for (const auto& [name, make] : makers()) {
+      const Tensors parameters = make_parameters();
+      const auto optimizer = make(parameters);
+      give_gradients(parameters, 1);
+      const StepInfo good = optimizer->step();
+      CHECK(!good.skipped);
+      CHECK(good.first_bad == -1);
+      CHECK(optimizer->last_grad_norm() == good.grad_norm);
+      Tensors before;
+      for (const Tensor& p : parameters) before.push_back(raw::clone(p));
+      auto state = optimizer->state_dict();
+      for (auto& [key, tensor] : state) tensor = raw::clone(tensor);
+      for (const float bad : {NAN, INFINITY}) {
+        give_gradients(parameters, 2);
+        grad(parameters[3]).mutable_data<float>()[4000] = bad;
+        const StepInfo info = optimizer->step();
+        CHECK(info.skipped);
+        CHECK(info.first_bad == 3);
+        CHECK(!std::isfinite(info.grad_norm));
+      }
+      give_gradients(parameters, 2);
+      CHECK(optimizer->step({.skip_above = 1}).skipped);
+      CHECK(optimizer->steps() == 1);
+      for (size_t i = 0; i < parameters.size(); ++i) {
+        check_same_bits(parameters[i], before[i], name);
+        CHECK(!grad(parameters[i]).defined());
+      }
+      for (const auto& [key, tensor] : optimizer->state_dict())
+        check_same_bits(tensor, state[key], name + " " + key);
+    }
+  }
+
+  TEST_CASE("gradients are scaled, then measured, then clipped") {
+    const auto stepped = [](double gradient, StepOptions step, double clip) {
+      const Tensor p = zeros({4}, {.dtype = f64});
+      SGD optimizer({p}, {.lr = 1, .clip_norm = clip});
+      set_grad(p, full({4}, gradient, {.dtype = f64}));
+      const StepInfo info = optimizer.step(step);
+      return std::pair(info.grad_norm, -to_host<double>(p)[0]);
+    };
+    CHECK(stepped(3, {}, 0) == std::pair(6.0, 3.0));
+    CHECK(stepped(3, {.gradient_scale = 0.5}, 0) == std::pair(3.0, 1.5));
+    CHECK(stepped(3, {.gradient_scale = 0.5}, 5) == std::pair(3.0, 1.5));
+    const auto [norm, moved] = stepped(3, {.gradient_scale = 0.5}, 1);
+    CHECK(norm == 3);
+    CHECK(moved == doctest::Approx(1.5 / (3 + 1e-6)).epsilon(1e-14));
+  }
+
+  TEST_CASE("groups have their own rate and decay; vectors do not decay by default") {
+    const Tensor matrix = ones({2, 2}), vector = ones({2});
+    const auto groups = decay_groups({vector, matrix}, 0.5);
+    AdamW optimizer(groups, {.lr = 0.1});
+    CHECK(optimizer.parameters()[0].is_same(matrix));
+    for (const Tensor& p : {matrix, vector}) set_grad(p, zeros(p.shape()));
+    optimizer.step();
+    CHECK(to_host<float>(matrix)[0] == doctest::Approx(0.95));
+    CHECK(to_host<float>(vector)[0] == 1);
+
+    const Tensor fast = zeros({2}), slow = zeros({2});
+    SGD sgd({{.parameters = {fast}, .lr_scale = 10.0}, {.parameters = {slow}}}, {.lr = 0.1});
+    for (const Tensor& p : {fast, slow}) set_grad(p, ones({2}));
+    sgd.step();
+    CHECK(to_host<float>(fast)[0] == doctest::Approx(-1));
+    CHECK(to_host<float>(slow)[0] == doctest::Approx(-0.1));
+  }
+
+  TEST_CASE("parameters without a gradient are left alone") {
+    const Tensor a = ones({3}), b = ones({3});
+    AdamW optimizer({a, b}, {.lr = 0.1, .weight_decay = 0.5});
+    CHECK(optimizer.step().grad_norm == 0);
+    CHECK(optimizer.steps() == 0);
+    set_grad(a, ones({3}));
+    optimizer.step();
+    CHECK(to_host<float>(b) == std::vector<float>{1, 1, 1});
+    CHECK(to_host<float>(a)[0] < 1);
+    CHECK(optimizer.state_dict().count("exp_avg.1") == 0);
+    optimizer.set_lr(0);
+    set_grad(b, ones({3}));
+    optimizer.step();
+    CHECK(to_host<float>(b) == std::vector<float>{1, 1, 1});
+  }
+
+  TEST_CASE("schedules warm up and end where they should") {
+    const Schedule cosine{.lr = 2, .min_lr = 0.5, .warmup_steps = 4, .total_steps = 24};
+    CHECK(cosine.at(0) == 0.5);
+    CHECK(cosine.at(3) == 2);
+    CHECK(cosine.at(4) == 2);
+    CHECK(cosine.at(14) == doctest::Approx(1.25));
+    CHECK(cosine.at(9) == doctest::Approx(0.5 + 1.5 * 0.5 * (1 + std::cos(M_PI / 4))));
+    CHECK(cosine.at(24) == doctest::Approx(0.5));
+    CHECK(cosine.at(1000) == doctest::Approx(0.5));
+    Schedule linear = cosine;
+    linear.kind = "linear";
+    CHECK(linear.at(1) == 1);
+    CHECK(linear.at(9) == doctest::Approx(2 - 1.5 / 4));
+    CHECK(linear.at(99) == 0.5);
+    Schedule constant = cosine;
+    constant.kind = "constant";
+    CHECK(constant.at(2) == 1.5);
+    CHECK(constant.at(1000) == 2);
+    Schedule wsd = cosine;
+    wsd.kind = "wsd";
+    wsd.decay_steps = 10;
+    CHECK(wsd.at(13) == 2);
+    CHECK(wsd.at(14) == 2);
+    CHECK(wsd.at(19) == doctest::Approx(1.25));
+    CHECK(wsd.at(24) == doctest::Approx(0.5));
+    CHECK(Schedule{.kind = "cosine", .lr = 3}.at(0) == 3);
+    check_error([] { Schedule{.kind = "step"}.at(1); }, {"step", "constant, linear, cosine, wsd"});
+    check_error([] { Schedule{}.at(-1); }, {"-1"});
+  }
+
+  TEST_CASE("options that make no sense are refused") {
+    const Tensor p = ones({3});
+    check_error([&] { AdamW({p, p}); }, {"AdamW", "twice"});
+    check_error([&] { AdamW({p}, {.lr = -1}); }, {"AdamW", "learning rate", "-1"});
+    check_error([&] { AdamW({p}, {.betas = {0.9, 1}}); }, {"AdamW", "betas", "1"});
+    check_error([&] { AdamW({p}, {.eps = -1}); }, {"AdamW", "eps"});
+    check_error([&] { AdamW({p}, {.weight_decay = -1}); }, {"AdamW", "weight decay"});
+    check_error([&] { AdamW({p}, {.clip_norm = -1}); }, {"AdamW", "clip"});
+    check_error([&] { AdamW({arange(3)}); }, {"AdamW", "i64"});
+    check_error([&] { SGD({p}, {.nesterov = true}); }, {"SGD", "nesterov"});
+    check_error([&] { SGD({p}, {.momentum = -1}); }, {"SGD", "momentum"});
+    check_error([&] { Lion({p}, {.betas = {-1, 0}}); }, {"Lion", "betas"});
+    check_error([&] { AdamW({p}).set_lr(NAN); }, {"AdamW", "learning rate"});
+    const Tensor half = ones({3}, {.dtype = bf16});
+    AdamW optimizer({half});
+    set_grad(half, ones({3}, {.dtype = bf16}));
+    check_error([&] { optimizer.step(); }, {"adamw", "f32", "bf16", "[3]"});
+    const Tensor strided = raw::transpose(ones({3, 2}), 0, 1);
+    Lion lion({strided});
+    set_grad(strided, ones({2, 3}));
+    check_error([&] { lion.step(); }, {"lion", "contiguous"});
+  }
+}
