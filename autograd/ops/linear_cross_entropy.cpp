@@ -1,0 +1,198 @@
+#include <olm/autograd/ops/linear_cross_entropy.h>
+
+#include <algorithm>
+
+#include <olm/autograd/ops/cross_entropy_internal.h>
+#include <olm/kernels/gemm.h>
+#include <olm/kernels/linear_cross_entropy.h>
+
+namespace olm {
+namespace {
+
+using kernels::Gemm;
+
+constexpr int64_t kChunkElements = int64_t(1) << 22, kLeastChunk = 256;
+
+/// Tokens per chunk: even chunks of about kChunkElements logits, but long enough for the products.
+int64_t chunk_size(int64_t tokens, int64_t classes) {
+  const int64_t most = std::max(kLeastChunk, kChunkElements / std::max<int64_t>(classes, 1));
+  const int64_t chunks = std::max<int64_t>((tokens + most - 1) / most, 1);
+  return (tokens + chunks - 1) / chunks;
+}
+
+/// The head as kernels see it, and where its gradients (for dy = 1) gather: in acc_dtype, undefined
+/// where not wanted.
+struct Head {
+  Tensor x = {}, weight = {}, bias = {}, targets = {}, scale = {};
+  Tensor dx = {}, dweight = {}, dbias = {};
+  double softcap = 0;
+  kernels::CrossEntropyTerms terms = {};
+  bool differentiated() const { return dx.defined() || dweight.defined() || dbias.defined(); }
+};
+
+void compute_logits(const Head& h, const Tensor& x, const Tensor& logits) {
+  run(x.device().kind, Gemm{.a_dtype = x.dtype(),
+                            .b_dtype = h.weight.dtype(),
+                            .c_dtype = logits.dtype(),
+                            .a = x.data(),
+                            .b = h.weight.data(),
+                            .c = logits.mutable_data(),
+                            .transpose_b = true,
+                            .m = x.size(0),
+                            .n = h.weight.size(0),
+                            .k = x.size(1),
+                            .bias = h.bias.defined() ? h.bias.data() : nullptr,
+                            .bias_dtype = h.bias.defined() ? h.bias.dtype() : f32,
+                            .stream = stream_of(x)});
+}
+
+/// Adds the chunk's part to dweight and dbias, and writes its rows of dx.
+void gather_gradients(const Head& h, int64_t begin, const Tensor& x, const Tensor& dlogits) {
+  const int64_t classes = dlogits.size(1);
+  if (h.dx.defined()) {
+    const Tensor dx = raw::slice(h.dx, 0, begin, begin + x.size(0));
+    run(x.device().kind, Gemm{.a_dtype = dlogits.dtype(),
+                              .b_dtype = h.weight.dtype(),
+                              .c_dtype = dx.dtype(),
+                              .a = dlogits.data(),
+                              .b = h.weight.data(),
+                              .c = dx.mutable_data(),
+                              .m = x.size(0),
+                              .n = x.size(1),
+                              .k = classes,
+                              .stream = stream_of(x)});
+  }
+  if (h.dweight.defined())
+    run(x.device().kind, Gemm{.a_dtype = dlogits.dtype(),
+                              .b_dtype = x.dtype(),
+                              .c_dtype = h.dweight.dtype(),
+                              .a = dlogits.data(),
+                              .b = x.data(),
+                              .c = h.dweight.mutable_data(),
+                              .transpose_a = true,
+                              .m = classes,
+                              .n = x.size(1),
+                              .k = x.size(0),
+                              .lda = classes,
+                              .accumulate = begin > 0,
+                              .stream = stream_of(x)});
+  if (h.dbias.defined())
+    run(x.device().kind, kernels::GemmEpilogueBackward{.dtype = dlogits.dtype(),
+                                                       .dy = dlogits.data(),
+                                                       .dbias = h.dbias.mutable_data(),
+                                                       .rows = dlogits.size(0),
+                                                       .cols = classes,
+                                                       .accumulate = begin > 0,
+                                                       .stream = stream_of(x)});
+}
+
+/// One chunk: logits, losses, gradients.
+void run_chunk(const Head& h, int64_t begin, int64_t end, const Tensor& losses,
+               const Tensor& logits_memory, const Tensor& dlogits_memory) {
+  const Tensor x = raw::slice(h.x, 0, begin, end);
+  const Tensor logits = raw::slice(logits_memory, 0, 0, end - begin);
+  const Tensor dlogits =
+      h.differentiated() ? raw::slice(dlogits_memory, 0, 0, end - begin) : Tensor();
+  compute_logits(h, x, logits);
+  run(x.device().kind,
+      kernels::CrossEntropyChunk{.dtype = h.differentiated() ? dlogits.dtype() : logits.dtype(),
+                                 .target_dtype = h.targets.dtype(),
+                                 .losses = raw::slice(losses, 0, begin, end).mutable_data(),
+                                 .dlogits = h.differentiated() ? dlogits.mutable_data() : nullptr,
+                                 .logits = logits.mutable_data(),
+                                 .targets = raw::slice(h.targets, 0, begin, end).data(),
+                                 .scale = h.scale.data(),
+                                 .rows = end - begin,
+                                 .cols = logits.size(1),
+                                 .softcap = h.softcap,
+                                 .terms = h.terms,
+                                 .stream = stream_of(x)});
+  if (h.differentiated()) gather_gradients(h, begin, x, dlogits);
+}
+
+/// Runs all chunks; returns the losses [tokens].
+Tensor run_chunks(const Head& h) {
+  const int64_t tokens = h.x.size(0), classes = h.weight.size(0);
+  const int64_t size = chunk_size(tokens, classes);
+  const TensorOptions acc = acc_options(h.x);
+  const Tensor losses = empty({tokens}, acc), logits = empty({size, classes}, acc);
+  // f16 would lose small gradients, which no factor has lifted yet.
+  const bool narrow = h.x.dtype() == bf16;
+  const Tensor dlogits =
+      narrow && h.differentiated() ? empty({size, classes}, {bf16, acc.device}) : logits;
+  for (int64_t begin = 0; begin < tokens; begin += size)
+    run_chunk(h, begin, std::min(begin + size, tokens), losses, logits, dlogits);
+  if (tokens == 0)
+    for (const Tensor& t : {h.dweight, h.dbias})
+      if (t.defined()) raw::fill_(t, 0);
+  return losses;
+}
+
+void check(const Tensor& x, const Tensor& weight, const LinearCrossEntropyOptions& options) {
+  const char* op = "linear_cross_entropy";
+  require(x.rank() >= 1 && weight.rank() == 2 && weight.size(1) == x.size(-1), op, ": weight ",
+          weight.shape(), " does not fit x ", x.shape(), ": wanted [V,D]");
+  require_same_device(op, x, weight);
+  require_parameter_dtype(op, weight, x);
+  if (options.bias.defined()) {
+    require(options.bias.shape() == Shape{weight.size(0)}, op, ": bias ", options.bias.shape(),
+            " does not fit weight ", weight.shape());
+    require_same_device(op, x, options.bias);
+    require_parameter_dtype(op, options.bias, x);
+  }
+  require(options.softcap >= 0, op, ": wanted softcap 0 or above, got ", options.softcap);
+  require(options.loss.reduction != Reduction::none, op,
+          ": the losses of single tokens are not kept; wanted mean or sum");
+}
+
+bool differentiates(const Tensor& t) { return t.defined() && grad_enabled() && requires_grad(t); }
+
+/// dy · gradient in the shape and dtype of the input, or added to the gradient so far.
+Tensor scaled(const Tensor& gradient, const Tensor& dy, const Shape& shape, DType dtype,
+              const Sink& into) {
+  if (!into.needed || !gradient.defined()) return {};
+  const bool add = into.pending.defined() && into.pending.dtype() == dtype;
+  const Tensor result = add ? into.pending : empty(shape, {dtype, gradient.device()});
+  run(gradient.device().kind, kernels::ScaleGradient{.dtype = dtype,
+                                                     .y = result.mutable_data(),
+                                                     .x = gradient.data(),
+                                                     .factor = dy.data(),
+                                                     .n = gradient.numel(),
+                                                     .accumulate = add,
+                                                     .stream = stream_of(gradient)});
+  return result;
+}
+
+}  // namespace
+
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& targets,
+                            const LinearCrossEntropyOptions& options) {
+  const Tensor tc = loss::checked_targets("linear_cross_entropy", x, targets, options.loss);
+  check(x, weight, options);
+  const Tensor& bias = options.bias;
+  const int64_t tokens = tc.numel(), classes = weight.size(0);
+  const TensorOptions acc = acc_options(x);
+  Head h{.x = raw::view(raw::contiguous(x), {tokens, x.size(-1)}),
+         .weight = raw::contiguous(weight),
+         .bias = bias.defined() ? raw::contiguous(bias) : Tensor(),
+         .targets = raw::view(tc, {tokens}),
+         .scale = loss::scale(tc, classes, options.loss, acc),
+         .softcap = options.softcap,
+         .terms = loss::terms(options.loss)};
+  if (differentiates(x)) h.dx = empty({tokens, x.size(-1)}, acc);
+  if (differentiates(weight)) h.dweight = empty(weight.shape(), acc);
+  if (differentiates(bias)) h.dbias = empty({classes}, acc);
+  const Tensor result = loss::total(run_chunks(h), h.scale);
+  const Shape x_shape = x.shape(), weight_shape = weight.shape();
+  const DType x_dtype = x.dtype(), weight_dtype = weight.dtype();
+  const DType bias_dtype = bias.defined() ? bias.dtype() : f32;
+  return record(
+      "linear_cross_entropy", result, {x, weight, bias},
+      [=, dx = h.dx, dweight = h.dweight, dbias = h.dbias](const Tensor& dy, Sinks into) -> Grads {
+        return {scaled(dx, dy, x_shape, x_dtype, into[0]),
+                scaled(dweight, dy, weight_shape, weight_dtype, into[1]),
+                scaled(dbias, dy, {classes}, bias_dtype, into[2])};
+      });
+}
+
+}  // namespace olm

@@ -1,0 +1,162 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include <olm/autograd/ops/cross_entropy.h>
+#include <olm/autograd/ops/linear.h>
+#include <olm/autograd/ops/linear_cross_entropy.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+LinearCrossEntropyOptions all_terms(const Tensor& bias, double softcap) {
+  return {.bias = bias,
+          .softcap = softcap,
+          .loss = {.ignore_index = 1, .label_smoothing = 0.1, .z_loss = 0.01}};
+}
+
+/// cap · tanh(x / cap), recorded by hand.
+Tensor capped(const Tensor& x, double cap) {
+  std::vector<double> v = to_host<double>(x);
+  for (double& e : v) e = cap * std::tanh(e / cap);
+  const Tensor y = raw::cast(from_host(v, x.shape()), x.dtype());
+  return record("capped", y, {x}, [v, cap](const Tensor& dy, Sinks) -> Grads {
+    std::vector<double> g = to_host<double>(dy);
+    for (size_t i = 0; i < g.size(); ++i) g[i] *= 1 - v[i] / cap * (v[i] / cap);
+    return {raw::cast(from_host(g, dy.shape()), dy.dtype())};
+  });
+}
+
+/// 2 × n tokens of width 6, 13 classes.
+OpCase head_case(double softcap) {
+  return {.inputs =
+              [](Generator& g, int64_t n) {
+                return Tensors{randn({2, n, 6}, g), randn({13, 6}, g), randn({13}, g),
+                               randint(0, 13, {2, n}, g)};
+              },
+          .op =
+              [softcap](const Tensors& in) {
+                return linear_cross_entropy(in[0], in[1], in[3], all_terms(in[2], softcap));
+              },
+          .composition =
+              [softcap](const Tensors& in) {
+                const Tensor logits = linear(in[0], in[1], in[2]);
+                return cross_entropy(softcap > 0 ? capped(logits, softcap) : logits, in[3],
+                                     all_terms({}, 0).loss);
+              },
+          .sizes = {0, 1, 31, 33},
+          .reduction = [](int64_t n) { return double(2 * n + 13); },
+          .cancelling = 0.02,
+          .parameters = {1, 2}};
+}
+
+}  // namespace
+
+TEST_SUITE("ops/linear_cross_entropy") {
+  TEST_CASE("gradients match finite differences") {
+    gradcheck(head_case(0));
+    gradcheck(head_case(2));
+  }
+
+  TEST_CASE("dtypes, layouts and sizes agree with the composition in f64") {
+    compare_all(head_case(0));
+    compare_all(head_case(2));
+  }
+
+  TEST_CASE("many chunks agree with the whole") {
+    Generator g(3);
+    const int64_t tokens = 700, classes = 20000, width = 8;  // three chunks
+    const Tensor x = randn({tokens, width}, g), w = randn({classes, width}, g);
+    const Tensor b = randn({classes}, g), ids = randint(0, classes, {tokens}, g);
+    const Tensor x2 = raw::clone(x), w2 = raw::clone(w), b2 = raw::clone(b);
+    for (const Tensor& t : {x, w, b, x2, w2, b2}) set_requires_grad(t);
+    const Tensor chunked = linear_cross_entropy(x, w, ids, {.bias = b});
+    const Tensor whole = cross_entropy(linear(x2, w2, b2), ids);
+    const Tensor dy = from_host<float>({0.5f}, {});
+    backward(chunked, {.gradient = dy});
+    backward(whole, {.gradient = dy});
+    check_close(chunked, whole, f32, double(classes), "loss");
+    check_close(grad(x), grad(x2), f32, double(classes), "dx");
+    check_close(grad(w), grad(w2), f32, double(tokens), "dw");
+    check_close(grad(b), grad(b2), f32, double(tokens), "db");
+  }
+
+  TEST_CASE("gradients add to what a weight has, and a weight may be bf16") {
+    for (const DType dtype : {f32, bf16}) {
+      Generator g(4);
+      const Tensor x = randn({9, 8}, g, {.dtype = bf16}), w = randn({20, 8}, g, {.dtype = dtype});
+      const Tensor ids = randint(0, 20, {9}, g);
+      set_requires_grad(w);
+      backward(linear_cross_entropy(x, w, ids));
+      CHECK(grad(w).dtype() == dtype);
+      const Tensor twice = raw::clone(grad(w));
+      raw::scale_(twice, 2);
+      backward(linear_cross_entropy(x, w, ids));
+      check_close(grad(w), twice, dtype, 9, "twice");
+    }
+  }
+
+  TEST_CASE("the loss is the same with and without gradients") {
+    Generator g(5);
+    const Tensor x = randn({9, 8}, g), w = randn({20, 8}, g), ids = randint(0, 20, {9}, g);
+    const Tensor plain = linear_cross_entropy(x, w, ids, {.softcap = 3});
+    set_requires_grad(x);
+    check_same_bits(linear_cross_entropy(x, w, ids, {.softcap = 3}), plain, "loss");
+  }
+
+  TEST_CASE("without a target that counts, loss and gradient are 0") {
+    Generator g(2);
+    const Tensor x = randn({3, 5}, g), w = randn({4, 5}, g);
+    set_requires_grad(x);
+    set_requires_grad(w);
+    const Tensor loss = linear_cross_entropy(x, w, full({3}, -100, {.dtype = i64}));
+    CHECK(loss.item<float>() == 0);
+    backward(loss);
+    for (const float v : to_host<float>(grad(x))) CHECK(v == 0);
+    for (const float v : to_host<float>(grad(w))) CHECK(v == 0);
+  }
+
+  TEST_CASE("each instruction set gives the same result") {
+    for_each_target([](const std::string& name) {
+      INFO(name);
+      OpCase c = head_case(2);
+      c.sizes = {33};
+      compare_all(c);
+    });
+  }
+
+  TEST_CASE("any number of threads gives the same bits") {
+    check_same_for_any_threads([] {
+      Generator g(5);
+      const Tensor x = randn({600, 32}, g), w = randn({9000, 32}, g);
+      set_requires_grad(x);
+      set_requires_grad(w);
+      const Tensor y = linear_cross_entropy(x, w, randint(0, 9000, {600}, g));
+      backward(y);
+      return Tensors{y, grad(x), grad(w)};
+    });
+  }
+
+  TEST_CASE("meta tensors have shapes") {
+    const Tensor x = empty({2, 3, 8}, {.device = meta}), w = empty({9, 8}, {.device = meta});
+    set_requires_grad(w);
+    const Tensor targets = empty({2, 3}, {.dtype = i64, .device = meta});
+    CHECK(linear_cross_entropy(x, w, targets).shape() == Shape{});
+  }
+
+  TEST_CASE("what does not fit is refused") {
+    Generator g(1);
+    const Tensor x = randn({2, 3}, g), w = randn({7, 3}, g), ids = zeros({2}, {.dtype = i64});
+    check_error([&] { linear_cross_entropy(x, randn({7, 4}, g), ids); }, {"[7,4]", "[2,3]"});
+    check_error([&] { linear_cross_entropy(x, w, full({2}, 7, {.dtype = i64})); },
+                {"target 7 at position 0", "[0, 7)"});
+    check_error([&] { linear_cross_entropy(x, w, arange(3)); }, {"[3]", "[2,3]"});
+    check_error([&] { linear_cross_entropy(x, w, ids, {.bias = randn({3}, g)}); }, {"bias", "[3]"});
+    check_error([&] { linear_cross_entropy(x, w, ids, {.softcap = -1}); }, {"softcap", "-1"});
+    check_error([&] { linear_cross_entropy(x, w, ids, {.loss = {.reduction = Reduction::none}}); },
+                {"mean or sum"});
+  }
+}
