@@ -95,8 +95,8 @@ class OLM_API CharTokenizer final : public Tokenizer {
   std::unordered_map<char32_t, int32_t> ids_;
 };
 
-namespace detail {
-struct BpeModel;
+namespace bpe {
+struct Model;
 }
 
 /// Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes as in GPT-2):
@@ -121,8 +121,8 @@ class OLM_API BpeTokenizer final : public Tokenizer {
   Json to_json() const override;
 
  private:
-  explicit BpeTokenizer(std::shared_ptr<const detail::BpeModel> model) : model_(std::move(model)) {}
-  std::shared_ptr<const detail::BpeModel> model_;
+  explicit BpeTokenizer(std::shared_ptr<const bpe::Model> model) : model_(std::move(model)) {}
+  std::shared_ptr<const bpe::Model> model_;
 };
 
 /// Turns a stream of ids into a stream of valid UTF-8: bytes of a character wait until it is

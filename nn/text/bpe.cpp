@@ -6,7 +6,7 @@
 
 namespace olm::nn {
 
-namespace detail {
+namespace bpe {
 
 namespace {
 
@@ -20,7 +20,7 @@ struct Candidate {
 /// A word as a list of ids in which neighbours are joined.
 class Joining {
  public:
-  Joining(const BpeModel& model, std::string_view word) : model_(model), nodes_(word.size()) {
+  Joining(const Model& model, std::string_view word) : model_(model), nodes_(word.size()) {
     const int32_t n = int32_t(word.size());
     for (int32_t i = 0; i < n; ++i)
       nodes_[size_t(i)] = {model.byte_ids[uint8_t(word[size_t(i)])], i - 1, i + 1 < n ? i + 1 : -1};
@@ -57,7 +57,7 @@ class Joining {
     if (found != model_.merges.end())
       queue_.push({found->second.rank, found->second.id, at, left, right});
   }
-  const BpeModel& model_;
+  const Model& model_;
   std::vector<Node> nodes_;
   std::priority_queue<Candidate> queue_;
 };
@@ -88,7 +88,7 @@ class WordCache {
 
 /// Where special tokens stand in `text`: {offset, index among the specials}, from left to right,
 /// the longest of those that begin together, none inside another.
-std::vector<std::pair<size_t, size_t>> find_specials(const BpeModel& model, std::string_view text) {
+std::vector<std::pair<size_t, size_t>> find_specials(const Model& model, std::string_view text) {
   std::vector<std::pair<size_t, size_t>> all, chosen;
   for (size_t s = 0; s < model.specials.size(); ++s) {
     const std::string& token = model.specials[s].first;
@@ -110,12 +110,12 @@ std::vector<std::pair<size_t, size_t>> find_specials(const BpeModel& model, std:
 
 }  // namespace
 
-void BpeModel::add_merge(int32_t left, int32_t right, int32_t id) {
+void Model::add_merge(int32_t left, int32_t right, int32_t id) {
   merges[pair_key(left, right)] = {int32_t(merge_list.size()), id};
   merge_list.emplace_back(left, right);
 }
 
-void BpeModel::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
+void Model::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
   require(word.size() < size_t(1) << 31, "bpe tokenizer: a word of ", word.size(), " bytes");
   if (whole_words_first) {
     if (const auto found = words.find(std::string(word)); found != words.end()) {
@@ -126,14 +126,14 @@ void BpeModel::encode_word(std::string_view word, std::vector<int32_t>& ids) con
   Joining(*this, word).run(ids);
 }
 
-}  // namespace detail
+}  // namespace bpe
 
 std::string BpeTokenizer::name() const { return "bpe:" + std::to_string(vocab_size()); }
 
 std::vector<int32_t> BpeTokenizer::encode(std::string_view text) const {
-  detail::require_utf8("bpe tokenizer", text);
+  bpe::require_utf8("bpe tokenizer", text);
   std::vector<int32_t> ids;
-  detail::WordCache cache;
+  bpe::WordCache cache;
   auto add_word = [&](std::string_view word) {
     if (const auto* known = cache.find(word)) {
       for (size_t i = 0; i < known->length; ++i) ids.push_back(ids[known->begin + i]);
@@ -144,7 +144,7 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text) const {
     }
   };
   size_t done = 0;
-  for (const auto& [at, s] : detail::find_specials(*model_, text)) {
+  for (const auto& [at, s] : bpe::find_specials(*model_, text)) {
     const auto& [token, id] = model_->specials[s];
     model_->splitter.split(text.substr(done, at - done), add_word);
     ids.push_back(id);

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-namespace olm::nn::detail {
+namespace olm::nn::bpe {
 
 /// Cuts text into words by a regular expression. What lies between two matches is a word too.
 class Splitter {
@@ -38,8 +38,8 @@ struct Merge {
   int32_t id = 0;
 };
 
-struct BpeModel {
-  explicit BpeModel(std::string expression) : pattern(std::move(expression)), splitter(pattern) {}
+struct Model {
+  explicit Model(std::string expression) : pattern(std::move(expression)), splitter(pattern) {}
   std::string pattern;
   Splitter splitter;
   std::vector<std::string> tokens;  // bytes by id; special tokens as their text
@@ -63,4 +63,4 @@ int byte_of_letter(char32_t letter);
 /// "the text is not UTF-8 …": throws Error naming `who` unless it is.
 void require_utf8(const char* who, std::string_view text);
 
-}  // namespace olm::nn::detail
+}  // namespace olm::nn::bpe

@@ -7,7 +7,7 @@
 
 namespace olm::nn {
 
-namespace detail {
+namespace bpe {
 
 namespace {
 
@@ -37,7 +37,7 @@ const Letters& letters() {
 char32_t letter_of_byte(uint8_t byte) { return letters().of_byte[byte]; }
 int byte_of_letter(char32_t letter) { return letter < 512 ? letters().of_letter[letter] : -1; }
 
-}  // namespace detail
+}  // namespace bpe
 
 namespace {
 
@@ -45,7 +45,7 @@ using Ids = std::unordered_map<std::string, int32_t>;
 
 std::string to_letters(std::string_view bytes) {
   std::string text;
-  for (const char b : bytes) append_utf8(text, detail::letter_of_byte(uint8_t(b)));
+  for (const char b : bytes) append_utf8(text, bpe::letter_of_byte(uint8_t(b)));
   return text;
 }
 
@@ -54,7 +54,7 @@ std::string from_letters(const std::string& text) {
   std::string bytes;
   for (size_t at = 0; at < text.size();) {
     const Utf8Char c = decode_utf8(text, at);
-    const int byte = detail::byte_of_letter(c.code);
+    const int byte = bpe::byte_of_letter(c.code);
     if (c.length == 0 || byte < 0) return text;
     bytes += char(byte);
     at += size_t(c.length);
@@ -84,7 +84,7 @@ bool byte_level_cuts(const Json& step) {
 std::string read_pattern(const Json& pre_tokenizer) {
   if (type_of(pre_tokenizer) != "Sequence") {
     require(byte_level_cuts(pre_tokenizer), "a ByteLevel pre-tokenizer without its expression");
-    return detail::kGpt2Pattern;
+    return bpe::kGpt2Pattern;
   }
   const Json& steps = pre_tokenizer.at("pretokenizers");
   require(
@@ -108,7 +108,7 @@ void check_kind(const Json& json) {
 }
 
 /// Reads {token: id}, and checks that ids are few and each comes once.
-Ids read_vocabulary(const Json& json, detail::BpeModel& model) {
+Ids read_vocabulary(const Json& json, bpe::Model& model) {
   Ids ids;
   const Json& vocabulary = json.at("model").at("vocab");
   const Json* added = json.find("added_tokens");
@@ -166,8 +166,8 @@ Json split_json(const std::string& pattern) {
   byte_level["type"] = "ByteLevel";
   byte_level["add_prefix_space"] = false;
   byte_level["trim_offsets"] = true;
-  byte_level["use_regex"] = pattern == detail::kGpt2Pattern;
-  if (pattern == detail::kGpt2Pattern) return byte_level;
+  byte_level["use_regex"] = pattern == bpe::kGpt2Pattern;
+  if (pattern == bpe::kGpt2Pattern) return byte_level;
   Json split, both;
   split["type"] = "Split";
   split["pattern"]["Regex"] = pattern;
@@ -179,7 +179,7 @@ Json split_json(const std::string& pattern) {
   return both;
 }
 
-Json model_json(const detail::BpeModel& model, const std::vector<std::string>& names) {
+Json model_json(const bpe::Model& model, const std::vector<std::string>& names) {
   Json json, vocabulary = Json::object(), merges = Json::array();
   for (size_t id = 0; id < names.size(); ++id)
     if (!names[id].empty()) vocabulary.append(names[id], id);
@@ -201,7 +201,7 @@ Json model_json(const detail::BpeModel& model, const std::vector<std::string>& n
 
 BpeTokenizer BpeTokenizer::from_json(const Json& json) {
   check_kind(json);
-  auto model = std::make_shared<detail::BpeModel>(read_pattern(json.at("pre_tokenizer")));
+  auto model = std::make_shared<bpe::Model>(read_pattern(json.at("pre_tokenizer")));
   const Ids ids = read_vocabulary(json, *model);
   for (int byte = 0; byte < 256; ++byte) {
     const auto at = ids.find(to_letters(std::string(1, char(byte))));

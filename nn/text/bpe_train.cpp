@@ -20,11 +20,11 @@ struct Word {
 };
 
 /// The different words of all texts, in the order of their bytes.
-std::vector<Word> count_words(const detail::Splitter& splitter,
+std::vector<Word> count_words(const bpe::Splitter& splitter,
                               std::span<const std::string_view> texts) {
   std::unordered_map<std::string_view, int64_t> counts;
   for (const std::string_view text : texts) {
-    detail::require_utf8("bpe tokenizer", text);
+    bpe::require_utf8("bpe tokenizer", text);
     splitter.split(text, [&](std::string_view word) {
       for (; word.size() > kLongestWord; word.remove_prefix(kLongestWord))
         ++counts[word.substr(0, kLongestWord)];
@@ -96,7 +96,7 @@ class PairCounts {
   template <class Use>
   static void for_pairs(const Word& word, Use&& use) {
     for (size_t i = 0; i + 1 < word.ids.size(); ++i)
-      use(detail::pair_key(word.ids[i], word.ids[i + 1]));
+      use(bpe::pair_key(word.ids[i], word.ids[i + 1]));
   }
   /// Counts the pairs of a word; notes the word at those for which `is_new` holds.
   template <class IsNew>
@@ -111,7 +111,7 @@ class PairCounts {
   static void join_in(std::vector<int32_t>& ids, uint64_t key, int32_t id) {
     size_t kept = 0;
     for (size_t i = 0; i < ids.size(); ++i) {
-      const bool here = i + 1 < ids.size() && detail::pair_key(ids[i], ids[i + 1]) == key;
+      const bool here = i + 1 < ids.size() && bpe::pair_key(ids[i], ids[i + 1]) == key;
       ids[kept++] = here ? id : ids[i];
       i += here;
     }
@@ -127,7 +127,7 @@ class PairCounts {
 
 BpeTokenizer BpeTokenizer::train(std::span<const std::string_view> texts, int64_t vocab_size) {
   require(vocab_size >= 257, "bpe tokenizer: ", vocab_size, " ids, at least 257 were wanted");
-  auto model = std::make_shared<detail::BpeModel>(detail::kGpt2Pattern);
+  auto model = std::make_shared<bpe::Model>(bpe::kGpt2Pattern);
   for (int byte = 0; byte < 256; ++byte) {
     model->byte_ids[byte] = byte;
     model->tokens.emplace_back(1, char(byte));

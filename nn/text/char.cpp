@@ -28,7 +28,7 @@ CharTokenizer CharTokenizer::train(std::span<const std::string_view> texts, bool
   std::array<bool, 128> ascii{};
   std::unordered_set<char32_t> others;
   for (const std::string_view text : texts) {
-    detail::require_utf8("char tokenizer", text);
+    bpe::require_utf8("char tokenizer", text);
     for (size_t at = 0; at < text.size();) {
       const Utf8Char c = decode_utf8(text, at);
       if (c.code < 128)
@@ -60,7 +60,7 @@ CharTokenizer::CharTokenizer(std::u32string characters, bool end_of_text)
 }
 
 std::vector<int32_t> CharTokenizer::encode(std::string_view text) const {
-  detail::require_utf8("char tokenizer", text);
+  bpe::require_utf8("char tokenizer", text);
   std::vector<int32_t> ids;
   ids.reserve(text.size());
   for (size_t at = 0; at < text.size();) {

@@ -5,7 +5,7 @@
 #include <olm/kernels/base/error.h>
 #include <olm/nn/text/bpe_internal.h>
 
-namespace olm::nn::detail {
+namespace olm::nn::bpe {
 
 namespace {
 
@@ -99,4 +99,4 @@ void Splitter::split(std::string_view text,
   if (done < text.size()) word(text.substr(done));
 }
 
-}  // namespace olm::nn::detail
+}  // namespace olm::nn::bpe

@@ -40,7 +40,7 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Json& json) {
 
 }  // namespace
 
-void detail::require_utf8(const char* who, std::string_view text) {
+void bpe::require_utf8(const char* who, std::string_view text) {
   const size_t at = find_invalid_utf8(text);
   if (at == std::string_view::npos) return;
   const int byte = uint8_t(text[at]);

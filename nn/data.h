@@ -1,0 +1,147 @@
+#pragma once
+// Data: text on disk → ids → batches.
+#include <cstdint>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <olm/engine/file.h>
+#include <olm/engine/tensor.h>
+#include <olm/nn/text.h>
+
+namespace olm::nn {
+
+/// The text of a file, or of all files below a folder in sorted order; empty files are left out.
+struct OLM_API Corpus {
+  /// Throws FileError if `path` is missing or holds no text.
+  static Corpus open(const std::string& path);
+  std::string path;
+  std::vector<std::shared_ptr<const MappedFile>> files;
+  /// The texts of the files, which stay mapped as long as `files` lives.
+  std::vector<std::string_view> texts() const;
+  /// Names these very bytes in this order.
+  std::string hash() const;
+};
+
+/// A sequence of ids, in memory or in a mapped shard. Copies share the ids.
+class OLM_API TokenDataset {
+ public:
+  TokenDataset() = default;
+  /// Encodes text; <|endoftext|> stands between two files. What the tokenizer refuses is a
+  /// FileError naming the file and the offset in it.
+  TokenDataset(const std::string& path, const Tokenizer& tokenizer);
+  TokenDataset(const Corpus& corpus, const Tokenizer& tokenizer);
+  static TokenDataset from_ids(std::span<const int32_t> ids, int64_t vocab_size);
+  /// Maps a shard that write_shard made. Throws FileError for anything else.
+  static TokenDataset open_shard(const std::string& path);
+  /// The shard at `shard` if it was made from this text by this tokenizer; else encodes the text
+  /// and writes that shard.
+  static TokenDataset cached(const Corpus& corpus, const Tokenizer& tokenizer,
+                             const std::string& shard);
+
+  /// Writes the ids as a safetensors file of one tensor, "tokens", with the hashes in its metadata.
+  void write_shard(const std::string& path) const;
+  int64_t size() const { return end_ - begin_; }
+  int64_t vocab_size() const { return vocab_size_; }
+  /// Copies ids [begin, begin + n). Throws for ids outside the vocabulary, as a damaged shard has.
+  void read(int64_t begin, int64_t n, int64_t* ids) const;
+  /// The part [begin, end).
+  TokenDataset slice(int64_t begin, int64_t end) const;
+  /// For messages: the path, and the part of it.
+  std::string describe() const;
+  /// Hashes of the text and of the tokenizer; empty for ids from memory.
+  const std::string& source_hash() const { return source_hash_; }
+  const std::string& tokenizer_hash() const { return tokenizer_hash_; }
+
+ private:
+  void take(const std::vector<int32_t>& ids);
+  std::string name_ = "ids in memory", source_hash_, tokenizer_hash_;
+  std::shared_ptr<const void> owner_;  // keeps ids_ alive
+  const void* ids_ = nullptr;
+  int width_ = 4;  // bytes per id: 2 (unsigned) or 4
+  int64_t begin_ = 0, end_ = 0, vocab_size_ = 0;
+};
+
+/// The first int(fraction · size) ids, and the others.
+OLM_API std::pair<TokenDataset, TokenDataset> split(const TokenDataset& dataset, double fraction);
+
+/// Windows of `context` ids and the ids that follow each of them.
+struct Batch {
+  Tensor inputs;   ///< [B,T] i64
+  Tensor targets;  ///< [B,T] i64: inputs moved on by one
+  int64_t step = 0;
+};
+
+struct LoaderOptions {
+  int64_t batch = 1;
+  int64_t context = 0;
+  /// Batches in all. 0: without end if `shuffle`, else one pass, whose last batch may be smaller.
+  int64_t steps = 0;
+  uint64_t seed = 0;
+  /// Windows at random; else one after the other from the start, again and again.
+  bool shuffle = true;
+  /// With `shuffle`: each window begins anywhere, whatever came before. Else every epoch is a new
+  /// order of all windows that begin at multiples of `context`.
+  bool replacement = true;
+};
+
+/// Batches of a dataset. Batch number s depends on the dataset, the options and s alone, so the
+/// position is the whole state.
+class OLM_API Loader {
+ public:
+  /// Throws if the dataset has fewer than context + 1 ids.
+  Loader(TokenDataset dataset, LoaderOptions options);
+
+  const LoaderOptions& options() const { return options_; }
+  const TokenDataset& dataset() const { return dataset_; }
+  /// Windows of an epoch: (size - 1) / context.
+  int64_t windows() const { return windows_; }
+  /// Number of batches given; the next one's step.
+  int64_t position() const { return position_; }
+  void set_position(int64_t position);
+  /// The position, and what it belongs to; `set_state` throws where that differs.
+  Json state() const;
+  void set_state(const Json& state);
+  bool done() const { return limit_ > 0 && position_ >= limit_; }
+  /// The batch at the position, which moves on by one. Throws if done.
+  Batch next();
+
+  class Iterator {
+   public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = Batch;
+    using difference_type = std::ptrdiff_t;
+    using pointer = Batch*;
+    using reference = Batch&;
+    explicit Iterator(Loader* loader) : loader_(loader) { ++*this; }
+    Batch& operator*() { return batch_; }
+    Batch* operator->() { return &batch_; }
+    Iterator& operator++() {
+      if (loader_->done())
+        loader_ = nullptr;
+      else
+        batch_ = loader_->next();
+      return *this;
+    }
+    bool operator==(std::default_sentinel_t) const { return loader_ == nullptr; }
+
+   private:
+    Loader* loader_;
+    Batch batch_;
+  };
+  /// From the position on.
+  Iterator begin() { return Iterator(this); }
+  std::default_sentinel_t end() const { return {}; }
+
+ private:
+  int64_t window_start(int64_t number) const;
+  TokenDataset dataset_;
+  LoaderOptions options_;
+  uint64_t seed_ = 0;
+  int64_t windows_ = 0, limit_ = 0, position_ = 0;
+};
+
+}  // namespace olm::nn

@@ -1,0 +1,162 @@
+#include <algorithm>
+#include <charconv>
+
+#include <olm/engine/safetensors.h>
+#include <olm/nn/data.h>
+
+namespace olm::nn {
+
+namespace {
+
+constexpr const char* kFormat = "olm token shard 1";
+
+std::vector<int32_t> encode(const Corpus& corpus, const Tokenizer& tokenizer) {
+  std::vector<int32_t> ids;
+  for (const auto& file : corpus.files) {
+    if (!ids.empty()) {
+      if (!tokenizer.eot_id())
+        throw FileError(corpus.path, ": ", corpus.files.size(), " files, and the ",
+                        tokenizer.name(), " tokenizer has no ", kEndOfText,
+                        " to stand between them");
+      ids.push_back(*tokenizer.eot_id());
+    }
+    try {
+      const std::vector<int32_t> more = tokenizer.encode(file->text());
+      ids.insert(ids.end(), more.begin(), more.end());
+    } catch (const Error& e) {
+      throw FileError(file->path(), ": ", e.what());
+    }
+  }
+  return ids;
+}
+
+const std::string& metadata(const SafetensorsFile& file, const std::string& key) {
+  const auto at = file.metadata().find(key);
+  if (at == file.metadata().end())
+    throw FileError(file.path(), ": no token shard: its metadata has no \"", key, "\"");
+  return at->second;
+}
+
+}  // namespace
+
+TokenDataset::TokenDataset(const std::string& path, const Tokenizer& tokenizer)
+    : TokenDataset(Corpus::open(path), tokenizer) {}
+
+TokenDataset::TokenDataset(const Corpus& corpus, const Tokenizer& tokenizer)
+    : name_(corpus.path),
+      source_hash_(corpus.hash()),
+      tokenizer_hash_(tokenizer.hash()),
+      vocab_size_(tokenizer.vocab_size()) {
+  take(encode(corpus, tokenizer));
+}
+
+TokenDataset TokenDataset::from_ids(std::span<const int32_t> ids, int64_t vocab_size) {
+  TokenDataset dataset;
+  dataset.vocab_size_ = vocab_size;
+  for (const int32_t id : ids)
+    require(id >= 0 && id < vocab_size, "dataset: id ", id, " is out of range for ", vocab_size,
+            " ids");
+  dataset.take(std::vector<int32_t>(ids.begin(), ids.end()));
+  return dataset;
+}
+
+void TokenDataset::take(const std::vector<int32_t>& ids) {
+  end_ = int64_t(ids.size());
+  width_ = vocab_size_ <= 65536 ? 2 : 4;
+  if (width_ == 2) {
+    auto narrow = std::make_shared<std::vector<uint16_t>>(ids.begin(), ids.end());
+    ids_ = narrow->data();
+    owner_ = std::move(narrow);
+  } else {
+    auto copy = std::make_shared<std::vector<int32_t>>(ids);
+    ids_ = copy->data();
+    owner_ = std::move(copy);
+  }
+}
+
+TokenDataset TokenDataset::open_shard(const std::string& path) {
+  auto file = std::make_shared<SafetensorsFile>(SafetensorsFile::open(path));
+  if (metadata(*file, "format") != kFormat)
+    throw FileError(path, ": no token shard of a kind known here: its format is \"",
+                    metadata(*file, "format"), "\", \"", kFormat, "\" was wanted");
+  const SafetensorsEntry& tokens = file->entry("tokens");
+  if (tokens.shape.rank() != 1 || (tokens.dtype != "U16" && tokens.dtype != "I32"))
+    throw FileError(path, ": the tokens of a shard are one row of U16 or I32, these are ",
+                    tokens.dtype, " of shape ", tokens.shape);
+  TokenDataset dataset;
+  dataset.name_ = path;
+  dataset.source_hash_ = metadata(*file, "source");
+  dataset.tokenizer_hash_ = metadata(*file, "tokenizer");
+  const std::string& size = metadata(*file, "vocab_size");
+  std::from_chars(size.data(), size.data() + size.size(), dataset.vocab_size_);
+  if (dataset.vocab_size_ < 1 || dataset.vocab_size_ > int64_t(1) << 31)
+    throw FileError(path, ": a token shard with the impossible vocab_size \"", size, "\"");
+  dataset.width_ = tokens.dtype == "U16" ? 2 : 4;
+  dataset.ids_ = file->bytes("tokens").data();
+  if (reinterpret_cast<uintptr_t>(dataset.ids_) % size_t(dataset.width_) != 0)
+    throw FileError(path, ": the tokens of the shard are not aligned to their size");
+  dataset.end_ = tokens.shape[0];
+  dataset.owner_ = std::move(file);
+  return dataset;
+}
+
+TokenDataset TokenDataset::cached(const Corpus& corpus, const Tokenizer& tokenizer,
+                                  const std::string& shard) {
+  if (file_exists(shard)) {
+    try {
+      const TokenDataset found = open_shard(shard);
+      if (found.source_hash_ == corpus.hash() && found.tokenizer_hash_ == tokenizer.hash() &&
+          found.vocab_size_ == tokenizer.vocab_size())
+        return found;
+    } catch (const FileError&) {
+      // A damaged shard is made anew.
+    }
+  }
+  TokenDataset(corpus, tokenizer).write_shard(shard);
+  return open_shard(shard);
+}
+
+void TokenDataset::write_shard(const std::string& path) const {
+  require(ids_ != nullptr, "write_shard: a dataset without ids");
+  const auto* bytes = static_cast<const std::byte*>(ids_) + begin_ * width_;
+  write_safetensors(
+      path, {{"tokens", width_ == 2 ? "U16" : "I32", {size()}, {bytes, size_t(size() * width_)}}},
+      {{"format", kFormat},
+       {"source", source_hash_},
+       {"tokenizer", tokenizer_hash_},
+       {"vocab_size", std::to_string(vocab_size_)}});
+}
+
+void TokenDataset::read(int64_t begin, int64_t n, int64_t* ids) const {
+  require(begin >= 0 && n >= 0 && begin <= size() - n, describe(), ": ids ", begin, " to ",
+          begin + n, " were asked for, there are ", size());
+  if (width_ == 2)
+    std::copy_n(static_cast<const uint16_t*>(ids_) + begin_ + begin, n, ids);
+  else
+    std::copy_n(static_cast<const int32_t*>(ids_) + begin_ + begin, n, ids);
+  for (int64_t i = 0; i < n; ++i)
+    if (ids[i] < 0 || ids[i] >= vocab_size_)
+      throw FileError(describe(), ": damaged: id ", ids[i], " at position ", begin + i,
+                      " of a vocabulary of ", vocab_size_);
+}
+
+TokenDataset TokenDataset::slice(int64_t begin, int64_t end) const {
+  require(0 <= begin && begin <= end && end <= size(), describe(), ": the part from ", begin,
+          " to ", end, " of ", size(), " ids");
+  TokenDataset part = *this;
+  part.begin_ = begin_ + begin;
+  part.end_ = begin_ + end;
+  part.name_ = detail::concat(name_, " [", begin, ", ", end, ")");
+  return part;
+}
+
+std::string TokenDataset::describe() const { return name_; }
+
+std::pair<TokenDataset, TokenDataset> split(const TokenDataset& dataset, double fraction) {
+  require(fraction >= 0 && fraction <= 1, "split: a fraction of ", fraction,
+          ", from 0 to 1 was wanted");
+  const auto cut = int64_t(fraction * double(dataset.size()));
+  return {dataset.slice(0, cut), dataset.slice(cut, dataset.size())};
+}
+
+}  // namespace olm::nn

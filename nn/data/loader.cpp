@@ -1,0 +1,105 @@
+#include <algorithm>
+#include <utility>
+
+#include <olm/engine/random.h>
+#include <olm/kernels/base/philox.h>
+#include <olm/nn/data.h>
+
+namespace olm::nn {
+
+namespace {
+
+/// Number `i` of a stream of integers in [0, range).
+int64_t random_below(uint64_t seed, uint64_t i, int64_t range) {
+  const kernels::Philox4 words = kernels::philox(seed, i);
+  const uint64_t word = uint64_t(words.v[1]) << 32 | words.v[0];
+  return int64_t((unsigned __int128)word * uint64_t(range) >> 64);
+}
+
+/// Where `i` goes in a random order of [0, n): a four-round Feistel network over the next power of
+/// four, walked until it lands below n. No table is kept.
+int64_t permuted(uint64_t seed, int64_t i, int64_t n) {
+  int half = 1;
+  while (half < 31 && int64_t(1) << (2 * half) < n) ++half;
+  const uint64_t mask = (uint64_t(1) << half) - 1;
+  uint64_t x = uint64_t(i);
+  do {
+    uint64_t left = x >> half, right = x & mask;
+    for (uint64_t round = 0; round < 4; ++round) {
+      const uint64_t mixed = kernels::philox(seed, round << 32 | right).v[0] & mask;
+      left = std::exchange(right, left ^ mixed);
+    }
+    x = left << half | right;
+  } while (x >= uint64_t(n));
+  return int64_t(x);
+}
+
+}  // namespace
+
+Loader::Loader(TokenDataset dataset, LoaderOptions options)
+    : dataset_(std::move(dataset)), options_(options), seed_(derive_seed(options.seed, "loader")) {
+  const int64_t batch = options_.batch, context = options_.context, size = dataset_.size();
+  require(batch >= 1 && context >= 1 && options_.steps >= 0, "loader: batch ", batch, ", context ",
+          context, " and steps ", options_.steps, ", at least 1, 1 and 0 were wanted");
+  require(size > context, "loader: ", dataset_.describe(), " has ", size, " tokens, a context of ",
+          context, " needs at least ", context + 1);
+  windows_ = (size - 1) / context;
+  limit_ = options_.steps;
+  if (limit_ == 0 && !options_.shuffle) limit_ = (windows_ + batch - 1) / batch;
+}
+
+void Loader::set_position(int64_t position) {
+  require(position >= 0, "loader: position ", position, ", at least 0 was wanted");
+  position_ = position;
+}
+
+Json Loader::state() const {
+  Json state;
+  state["position"] = position_;
+  state["seed"] = options_.seed;
+  state["batch"] = options_.batch;
+  state["context"] = options_.context;
+  state["shuffle"] = options_.shuffle;
+  state["replacement"] = options_.replacement;
+  state["tokens"] = dataset_.size();
+  return state;
+}
+
+void Loader::set_state(const Json& state) {
+  const Json mine = this->state();
+  for (const auto& [key, value] : mine.members())
+    require(key == "position" || state.at(key) == value, "loader: the state is for ", key, " ",
+            state.at(key).dump(), ", this loader has ", value.dump());
+  set_position(state.at("position").as_int());
+}
+
+int64_t Loader::window_start(int64_t number) const {
+  if (options_.shuffle && options_.replacement) {
+    const int64_t range = std::max<int64_t>(1, dataset_.size() - options_.context - 1);
+    return random_below(seed_, uint64_t(number), range);
+  }
+  const int64_t in_epoch = number % windows_;
+  if (!options_.shuffle) return in_epoch * options_.context;
+  const auto epoch = uint64_t(number / windows_);
+  return permuted(seed_ + epoch * 0x9e3779b97f4a7c15u, in_epoch, windows_) * options_.context;
+}
+
+Batch Loader::next() {
+  require(!done(), "loader: all ", limit_, " batches were given");
+  const int64_t context = options_.context, first = position_ * options_.batch;
+  int64_t rows = options_.batch;
+  if (!options_.shuffle && options_.steps == 0) rows = std::min(rows, windows_ - first);
+  Batch batch{empty({rows, context}, {.dtype = i64}), empty({rows, context}, {.dtype = i64}),
+              position_};
+  auto* inputs = batch.inputs.mutable_data<int64_t>();
+  auto* targets = batch.targets.mutable_data<int64_t>();
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t start = window_start(first + row);
+    dataset_.read(start, context, inputs + row * context);
+    dataset_.read(start + 1, context, targets + row * context);
+  }
+  ++position_;
+  return batch;
+}
+
+}  // namespace olm::nn
