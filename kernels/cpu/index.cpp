@@ -60,13 +60,12 @@ template <class T, class Id>
 void add_rows(const IndexAdd& k) {
   using A = acc_t<T>;
   const int64_t blocks = (k.inner + kColumns - 1) / kColumns;
-  const int64_t work = (k.count + (k.accumulate ? 0 : k.size)) * std::min(k.inner, kColumns);
+  const int64_t work = k.count * std::min(k.inner, kColumns);
   parallel_for(k.outer * blocks, rows_per_range(work), [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t first = unit % blocks * kColumns, n = std::min(kColumns, k.inner - first);
       A* y = row_out<A>(k.y, unit / blocks, k.size * k.inner) + first;
       const T* src = row<T>(k.src, unit / blocks, k.count * k.inner) + first;
-      for (int64_t r = 0; r < k.size && !k.accumulate; ++r) std::fill_n(y + r * k.inner, n, A(0));
       for (int64_t j = 0; j < k.count; ++j)
         add_row(y + int64_t(in<Id>(k.index)[j]) * k.inner, src + j * k.inner, n);
     }
@@ -75,6 +74,10 @@ void add_rows(const IndexAdd& k) {
 
 void index_add(const IndexAdd& k) {
   visit_float(k.dtype, [&]<class T>() {
+    if (!k.accumulate)
+      parallel_for(k.outer * k.size * k.inner, 1 << 16, [&](int64_t begin, int64_t end) {
+        std::fill(out<acc_t<T>>(k.y) + begin, out<acc_t<T>>(k.y) + end, acc_t<T>(0));
+      });
     visit_index(k.index_dtype, [&]<class Id>() { add_rows<T, Id>(k); });
   });
 }
