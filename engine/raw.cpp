@@ -79,6 +79,11 @@ Tensor view(const Tensor& x, const Shape& wanted) {
   return window(x, shape, *strides, x.storage_offset());
 }
 
+Tensor reshape(const Tensor& x, const Shape& wanted) {
+  const Shape shape = infer_shape("reshape", wanted, x.numel());
+  return view(view_strides(x, shape) ? x : clone(x), shape);
+}
+
 Tensor as_strided(const Tensor& x, const Shape& shape, const Shape& strides, int64_t offset) {
   require(shape.rank() == strides.rank(), "as_strided: shape ", shape, " and strides ", strides,
           " differ in rank");

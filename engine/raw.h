@@ -15,6 +15,8 @@ OLM_API Tensor clone(const Tensor& x);
 OLM_API Tensor alias(const Tensor& x);
 /// The same elements under another shape; one size may be -1. Throws where strides do not allow it.
 OLM_API Tensor view(const Tensor& x, const Shape& shape);
+/// As view, with a copy where strides do not allow it.
+OLM_API Tensor reshape(const Tensor& x, const Shape& shape);
 /// Any window onto x's storage. Checked to stay inside it.
 OLM_API Tensor as_strided(const Tensor& x, const Shape& shape, const Shape& strides,
                           int64_t offset);

@@ -5,7 +5,7 @@
 namespace olm::kernels {
 
 /// Functions of one number; `a` and `b` are the parameters named here. Formulas with derivatives:
-/// pointwise-inl.h. Those up to `mul_scalar` also take i32 and i64.
+/// pointwise-inl.h. Those up to `rsub` also take i32 and i64.
 enum class UnaryOp : uint8_t {
   neg,
   abs,

@@ -1,0 +1,101 @@
+#include <olm/autograd/ops/arithmetic.h>
+
+#include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/unary_internal.h>
+
+namespace olm {
+
+using kernels::BinaryOp;
+using kernels::UnaryOp;
+
+namespace {
+
+Tensor forward(const char* name, BinaryOp op, const Tensor& a, const Tensor& b) {
+  require_same_device(name, a, b);
+  require_same_dtype(name, a, b);
+  const bool integers = a.dtype() != boolean && op != BinaryOp::div && op != BinaryOp::pow;
+  require(is_float(a.dtype()) || integers, name, ": wanted a float dtype, got ", a.dtype());
+  const Shape shape = broadcast_shapes(name, a.shape(), b.shape());
+  const Tensor y = empty(shape, options_of(a));
+  run(a.device().kind, over(shape, a,
+                            kernels::Binary{.op = op,
+                                            .dtype = a.dtype(),
+                                            .a = operand(a, shape),
+                                            .b = operand(b, shape),
+                                            .y = y.mutable_data()}));
+  return y;
+}
+
+/// Both gradients at the full shape, undefined where not needed. An operand that the wanted
+/// derivatives do not read may be undefined.
+Grads slopes(BinaryOp op, const Tensor& dy, const Saved& a, const Saved& b, Sinks into) {
+  const Tensor g = raw::contiguous(dy);
+  const Shape& shape = g.shape();
+  const Saved &left = a.defined() ? a : b, &right = b.defined() ? b : a;
+  const Tensor da = into[0].needed ? empty_like(g) : Tensor();
+  const Tensor db = into[1].needed ? empty_like(g) : Tensor();
+  run(g.device().kind,
+      over(shape, g,
+           kernels::BinaryBackward{.op = op,
+                                   .dtype = g.dtype(),
+                                   .dy = g.data(),
+                                   .a = operand(left.get(), shape),
+                                   .b = operand(right.get(), shape),
+                                   .da = da.defined() ? da.mutable_data() : nullptr,
+                                   .db = db.defined() ? db.mutable_data() : nullptr}));
+  return {da, db};
+}
+
+Tensor sum_to(const Tensor& gradient, const Shape& shape) {
+  return gradient.defined() ? raw::sum_to(gradient, shape) : Tensor();
+}
+
+/// y = op(a, b), of which the derivatives are those of BinaryBackward.
+Tensor binary(const char* name, BinaryOp op, const Tensor& a, const Tensor& b) {
+  const Tensor y = forward(name, op, a, b);
+  const bool product = op == BinaryOp::mul;
+  const bool keep_a = requires_grad(b) || !(product || op == BinaryOp::div);
+  const bool keep_b = requires_grad(a) || !product;
+  return record(name, y, {a, b},
+                [op, a_shape = a.shape(), b_shape = b.shape(), a = keep_a ? saved(a) : Saved(),
+                 b = keep_b ? saved(b) : Saved()](const Tensor& dy, Sinks into) -> Grads {
+                  const Grads g = slopes(op, dy, a, b, into);
+                  return {sum_to(g[0], a_shape), sum_to(g[1], b_shape)};
+                });
+}
+
+}  // namespace
+
+Tensor add(const Tensor& a, const Tensor& b) {
+  return record("add", forward("add", BinaryOp::add, a, b), {a, b},
+                [a = a.shape(), b = b.shape()](const Tensor& dy, Sinks into) -> Grads {
+                  return {into[0].needed ? raw::sum_to(dy, a) : Tensor(),
+                          into[1].needed ? raw::sum_to(dy, b) : Tensor()};
+                });
+}
+Tensor sub(const Tensor& a, const Tensor& b) {
+  return record("sub", forward("sub", BinaryOp::sub, a, b), {a, b},
+                [a = a.shape(), b = b.shape()](const Tensor& dy, Sinks into) -> Grads {
+                  return {into[0].needed ? raw::sum_to(dy, a) : Tensor(),
+                          into[1].needed ? neg(raw::sum_to(dy, b)) : Tensor()};
+                });
+}
+Tensor mul(const Tensor& a, const Tensor& b) { return binary("mul", BinaryOp::mul, a, b); }
+Tensor div(const Tensor& a, const Tensor& b) { return binary("div", BinaryOp::div, a, b); }
+Tensor pow(const Tensor& a, const Tensor& b) { return binary("pow", BinaryOp::pow, a, b); }
+Tensor maximum(const Tensor& a, const Tensor& b) {
+  return binary("maximum", BinaryOp::maximum, a, b);
+}
+Tensor minimum(const Tensor& a, const Tensor& b) {
+  return binary("minimum", BinaryOp::minimum, a, b);
+}
+
+Tensor add(const Tensor& a, double b) { return unary("add", UnaryOp::add_scalar, a, b); }
+Tensor sub(const Tensor& a, double b) { return unary("sub", UnaryOp::add_scalar, a, -b); }
+Tensor sub(double a, const Tensor& b) { return unary("sub", UnaryOp::rsub, b, a); }
+Tensor mul(const Tensor& a, double b) { return unary("mul", UnaryOp::mul_scalar, a, b); }
+Tensor div(const Tensor& a, double b) { return unary("div", UnaryOp::div_scalar, a, b); }
+Tensor div(double a, const Tensor& b) { return unary("div", UnaryOp::rdiv, b, a); }
+Tensor operator-(const Tensor& x) { return neg(x); }
+
+}  // namespace olm

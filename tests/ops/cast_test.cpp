@@ -1,0 +1,54 @@
+#include <doctest/doctest.h>
+
+#include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/cast.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::test;
+
+TEST_SUITE("ops/cast") {
+  TEST_CASE("gradients come back in the dtype of the input") {
+    for (const DType from : {f32, bf16, f16, f64})
+      for (const DType to : {f32, bf16, f16, f64}) {
+        const Tensor x = raw::cast(from_host<float>({1, -2, 0.5f}, {3}), from);
+        set_requires_grad(x);
+        const Tensor y = cast(x, to);
+        CHECK(y.dtype() == to);
+        CHECK(to_host<float>(y) == std::vector<float>{1, -2, 0.5f});
+        backward(y * 2, {.gradient = raw::cast(from_host<float>({1, 2, 4}, {3}), to)});
+        CHECK(grad(x).dtype() == from);
+        CHECK(to_host<float>(grad(x)) == std::vector<float>{2, 4, 8});
+      }
+  }
+
+  TEST_CASE("sizes and layouts agree with f64") {
+    compare_all(
+        {.inputs =
+             [](Generator& g, int64_t n) {
+               return Tensors{randn({3, n}, g)};
+             },
+         .op = [](const Tensors& in) { return cast(in[0], in[0].dtype() == f64 ? f64 : f32); }});
+    compare_all({.inputs =
+                     [](Generator& g, int64_t n) {
+                       return Tensors{randn({3, n}, g)};
+                     },
+                 .op = [](const Tensors& in) { return contiguous(in[0]) * 2; }});
+  }
+
+  TEST_CASE("what need not change is handed through") {
+    const Tensor x = ones({2, 3});
+    CHECK(cast(x, f32).is_same(x));
+    CHECK(contiguous(x).is_same(x));
+    CHECK(contiguous(raw::transpose(x, 0, 1)).is_contiguous());
+  }
+
+  TEST_CASE("integers leave the graph") {
+    const Tensor x = from_host<float>({1.7f, -1.7f, 0}, {3});
+    set_requires_grad(x);
+    CHECK(!requires_grad(cast(x, i64)));
+    CHECK(to_host<int64_t>(cast(x, i64)) == std::vector<int64_t>{1, -1, 0});
+    CHECK(to_host<int64_t>(cast(x, boolean)) == std::vector<int64_t>{1, 1, 0});
+    CHECK(to_host<float>(cast(cast(x, i32), f32)) == std::vector<float>{1, -1, 0});
+  }
+}

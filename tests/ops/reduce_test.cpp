@@ -1,0 +1,200 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/reduce.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+using Ints = std::vector<int64_t>;
+using Fn = Tensor (*)(const Tensor&, const Shape&, bool keepdim);
+
+struct Function {
+  const char* name;
+  Fn op;
+  bool over_nothing;  // has a finite gradient over an empty dimension or a single element
+};
+const Function kFunctions[] = {
+    {"sum", [](const Tensor& x, const Shape& d, bool k) { return sum(x, d, {.keepdim = k}); },
+     true},
+    {"mean", [](const Tensor& x, const Shape& d, bool k) { return mean(x, d, {.keepdim = k}); },
+     false},
+    {"max", [](const Tensor& x, const Shape& d, bool k) { return max(x, d, {.keepdim = k}); },
+     false},
+    {"min", [](const Tensor& x, const Shape& d, bool k) { return min(x, d, {.keepdim = k}); },
+     false},
+    {"var",
+     [](const Tensor& x, const Shape& d, bool k) {
+       return var(x, d, {.correction = 0.5, .keepdim = k});
+     },
+     false},
+    {"logsumexp",
+     [](const Tensor& x, const Shape& d, bool k) { return logsumexp(x, d, {.keepdim = k}); },
+     false}};
+
+OpCase case_of(const Function& f, const Shape& dims, bool keepdim) {
+  return {.inputs =
+              [](Generator& g, int64_t n) {
+                return Tensors{randn({3, n, 2}, g)};
+              },
+          .op = [=](const Tensors& in) { return f.op(in[0], dims, keepdim); },
+          .sizes = f.over_nothing ? Ints{0, 1, 31, 33, 4099} : Ints{1, 31, 33, 4099},
+          .reduction = [](int64_t n) { return 6.0 * double(n); },
+          .cancelling = 1};
+}
+
+}  // namespace
+
+TEST_SUITE("ops/reduce") {
+  TEST_CASE("gradients match finite differences over any dimensions") {
+    for (const Function& f : kFunctions)
+      for (const Shape& dims :
+           {Shape{0}, Shape{1}, Shape{-1}, Shape{0, 1}, Shape{2, 0}, Shape{0, 1, 2}})
+        for (const bool keepdim : {false, true}) {
+          CAPTURE(f.name);
+          gradcheck(case_of(f, dims, keepdim));
+        }
+  }
+
+  TEST_CASE("dtypes, layouts and sizes agree with f64") {
+    for (const Function& f : kFunctions)
+      for (const Shape& dims : {Shape{1}, Shape{-1}, Shape{0, 2}, Shape{0, 1, 2}}) {
+        CAPTURE(f.name);
+        CAPTURE(dims);
+        compare_all(case_of(f, dims, true));
+      }
+  }
+
+  TEST_CASE("each instruction set gives the same result") {
+    for_each_target([](const std::string& name) {
+      CAPTURE(name);
+      for (const Function& f : kFunctions) {
+        CAPTURE(f.name);
+        OpCase c = case_of(f, {1}, false);
+        c.sizes = {1, 33, 4099};
+        compare_all(c);
+        c.op = [&f](const Tensors& in) { return f.op(raw::transpose(in[0], 1, 2), {-1}, false); };
+        c.inputs = [](Generator& g, int64_t n) { return Tensors{randn({2, n, 3}, g)}; };
+        NoGrad guard;
+        compare_all(c);
+      }
+    });
+  }
+
+  TEST_CASE("shapes follow dims and keepdim") {
+    const Tensor x = ones({2, 3, 4});
+    CHECK(sum(x).shape() == Shape{});
+    CHECK(sum(x).item<float>() == 24);
+    CHECK(sum(x, 1).shape() == Shape{2, 4});
+    CHECK(sum(x, -1, {.keepdim = true}).shape() == Shape{2, 3, 1});
+    CHECK(mean(x, {0, 2}).shape() == Shape{3});
+    CHECK(max(x, {-1, 0}, {.keepdim = true}).shape() == Shape{1, 3, 1});
+    CHECK(argmax(x).shape() == Shape{});
+    CHECK(argmin(x, 1, {.keepdim = true}).shape() == Shape{2, 1, 4});
+    CHECK(sum(empty({5, 6}, {.device = meta}), 0).shape() == Shape{6});
+  }
+
+  TEST_CASE("dimensions that do not lie together are summed together") {
+    const Tensor x = from_host<float>({1, 2, 3, 4, 5, 6, 7, 8}, {2, 2, 2});
+    CHECK(to_host<float>(sum(x, {0, 2})) == std::vector<float>{14, 22});
+    CHECK(to_host<float>(max(x, {0, 2})) == std::vector<float>{6, 8});
+  }
+
+  TEST_CASE("equal extremes share the gradient") {
+    const Tensor x = from_host<float>({3, 1, 3, 2, 2, 2}, {2, 3});
+    set_requires_grad(x);
+    backward(max(x, 1), {.gradient = from_host<float>({4, 6}, {2})});
+    CHECK(to_host<float>(grad(x)) == std::vector<float>{2, 0, 2, 2, 2, 2});
+    zero_grad(x);
+    backward(min(x), {.gradient = from_host<float>({4}, {})});
+    CHECK(to_host<float>(grad(x)) == std::vector<float>{0, 4, 0, 0, 0, 0});
+  }
+
+  TEST_CASE("argmax and argmin give the first index") {
+    const Tensor x = from_host<float>({3, 1, 3, 2, 2, 2}, {2, 3});
+    CHECK(argmax(x).dtype() == i64);
+    CHECK(to_host<int64_t>(argmax(x, 1)) == Ints{0, 0});
+    CHECK(to_host<int64_t>(argmin(x, 1)) == Ints{1, 0});
+    CHECK(to_host<int64_t>(argmax(x, 0)) == Ints{0, 1, 0});
+    CHECK(argmin(x).item<int64_t>() == 1);
+    CHECK(argmax(raw::cast(x, i64), 0).size(0) == 3);
+    Generator g(2);
+    std::vector<float> v = to_host<float>(randn({4099}, g));
+    v[4000] = 100;
+    CHECK(argmax(raw::cast(from_host(v, {4099}), bf16)).item<int64_t>() == 4000);
+  }
+
+  TEST_CASE("NaN is the extreme and infinities survive logsumexp") {
+    const float nan = std::numeric_limits<float>::quiet_NaN(), inf = INFINITY;
+    const Tensor x =
+        from_host<float>({1, nan, 2, 3, inf, 4, -inf, 5, -inf, -inf, -inf, -inf}, {4, 3});
+    for_each_target([&](const std::string& name) {
+      CAPTURE(name);
+      CHECK(std::isnan(to_host<float>(max(x, 1))[0]));
+      CHECK(std::isnan(to_host<float>(min(x, 1))[0]));
+      CHECK(to_host<int64_t>(argmax(x, 1)) == Ints{1, 1, 1, 0});
+      const std::vector<float> y = to_host<float>(logsumexp(x, 1));
+      CHECK(std::isnan(y[0]));
+      CHECK(y[1] == inf);
+      CHECK(y[2] == 5);
+      CHECK(y[3] == -inf);
+    });
+  }
+
+  TEST_CASE("long sums stay accurate, and large values do not overflow") {
+    const Tensor x = full({1 << 20}, 0.1);
+    CHECK(sum(x).item<double>() == doctest::Approx(104857.6).epsilon(1e-6));
+    CHECK(mean(raw::cast(full({70000}, 1), bf16)).item<double>() == 1);
+    CHECK(logsumexp(full({4}, 1000), 0).item<double>() ==
+          doctest::Approx(1000 + std::log(4)).epsilon(1e-7));
+    const Tensor far = full({1000}, 1e4) + from_host<float>({0}, {1});
+    CHECK(var(far).item<double>() == 0);
+  }
+
+  TEST_CASE("integers and bool sum to i64") {
+    const Tensor x = from_host<int32_t>({1, 0, 5, -2}, {2, 2});
+    CHECK(sum(x).dtype() == i64);
+    CHECK(to_host<int64_t>(sum(x, 0)) == Ints{6, -2});
+    CHECK(sum(raw::cast(x, boolean)).item<int64_t>() == 3);
+    CHECK(to_host<int64_t>(max(x, 1)) == Ints{1, 5});
+    CHECK(max(x).dtype() == i32);
+  }
+
+  TEST_CASE("sums over nothing are 0, and there is no largest of none") {
+    const Tensor x = empty({2, 0});
+    CHECK(to_host<float>(sum(x, 1)) == std::vector<float>{0, 0});
+    CHECK(std::isnan(mean(x).item<float>()));
+    CHECK(logsumexp(x, 1).shape() == Shape{2});
+    CHECK(max(x, 0).shape() == Shape{0});
+    check_error([&] { max(x, 1); }, {"max"});
+    check_error([&] { argmin(x); }, {"argmin"});
+  }
+
+  TEST_CASE("any number of threads gives the same bits") {
+    check_same_for_any_threads([] {
+      Generator g(5);
+      const Tensor x = randn({1000, 513}, g);
+      Tensors results;
+      for (const Function& f : kFunctions)
+        for (const Shape& dims : {Shape{0}, Shape{1}, Shape{0, 1}})
+          results.push_back(f.op(x, dims, false));
+      return results;
+    });
+  }
+
+  TEST_CASE("what does not fit is refused") {
+    const Tensor x = ones({2, 3});
+    check_error([&] { sum(x, 2); }, {"sum", "2"});
+    check_error([&] { mean(x, {0, -2}); }, {"mean", "twice"});
+    check_error([&] { mean(arange(3)); }, {"mean", "i64"});
+    check_error([&] { var(arange(3), 0); }, {"var", "i64"});
+    check_error([&] { logsumexp(arange(3), 0); }, {"logsumexp", "i64"});
+  }
+}
