@@ -129,7 +129,8 @@ class OLM_API Buffer {
 /// The untyped part of Child: a named place for a module.
 class OLM_API ChildSlot {
  public:
-  ChildSlot(Module* owner, std::string name, Ref<Module> module);
+  /// `listed`: the slot belongs to a Children list, which registers itself.
+  ChildSlot(Module* owner, std::string name, Ref<Module> module, bool listed = false);
   ChildSlot(const ChildSlot&) = delete;
   ChildSlot& operator=(const ChildSlot&) = delete;
   virtual ~ChildSlot() = default;
@@ -159,7 +160,7 @@ class Child final : public ChildSlot {
     replace(std::move(module));
     return *this;
   }
-  Tensor operator()(const Tensor& x, Context& ctx) const { return module_->forward(x, ctx); }
+  Tensor operator()(const Tensor& x, Context& ctx) const;
   Module* operator->() const { return module_.get(); }
   explicit operator bool() const { return bool(module_); }
   /// The child as an M, or null where it was replaced by something else.
@@ -197,6 +198,13 @@ struct LoadOptions {
   bool strict = true;  ///< every key must be there, and no other
 };
 
+/// x + delta, not yet added: what flows between a Residual and what follows it. Without delta it
+/// is x.
+struct OLM_API Sum {
+  Tensor x, delta;
+  Tensor total() const;
+};
+
 /// A layer, a combinator or a model. Members of type Parameter, Buffer, Child and Children name
 /// and register themselves with `this`; everything below is a walk over them.
 class OLM_API Module {
@@ -212,6 +220,14 @@ class OLM_API Module {
   virtual Tensor loss(const Tensor& x, const Tensor& targets, Context& ctx);
   Tensor operator()(const Tensor& x);
   Tensor operator()(const Tensor& x, Context& ctx) { return forward(x, ctx); }
+
+  /// The same as forward and loss for an input that is a sum not yet added, so that the addition
+  /// fuses with the norm that follows it. Only structures and norms have a reason to override
+  /// these; each default adds and goes on.
+  virtual Sum forward_sum(const Sum& in, Context& ctx);
+  virtual Tensor loss_sum(const Sum& in, const Tensor& targets, Context& ctx);
+  /// forward of the sum, which is also handed back in `total`.
+  virtual Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx);
 
   /// The layer's name in the registry, and its options: what model.json says of it.
   virtual std::string type_name() const = 0;
@@ -261,6 +277,8 @@ class OLM_API Module {
   void for_each_parameter(const ParameterVisitor& visit, const std::string& prefix = "");
   void for_each_buffer(const BufferVisitor& visit, const std::string& prefix = "");
   void for_each_module(const ModuleVisitor& visit, const std::string& path = "");
+  /// Parameters of this module itself, without its children's.
+  void for_each_own_parameter(const std::function<void(Parameter&)>& visit);
   /// Direct children with their names ("blocks.0"), in order.
   std::vector<std::pair<std::string, ChildSlot*>> children();
 
@@ -277,6 +295,11 @@ class OLM_API Module {
   const Module* parent_ = nullptr;  // for messages: the last module that took this one in
   std::string name_in_parent_;
 };
+
+template <class M>
+Tensor Child<M>::operator()(const Tensor& x, Context& ctx) const {
+  return module_->forward(x, ctx);
+}
 
 /// A module whose options struct is a public member `options` with fields(): gives it its name and
 /// description.

@@ -11,19 +11,19 @@ namespace olm::nn {
 
 /// Runs its children in order. Where a Residual is followed by a norm, the sum and the norm are
 /// fused; the result and the keys stay the same. Keys: blocks.{i}.
-class OLM_API BlockModule final : public Module {
+class OLM_API BlockModule : public Module {
  public:
   explicit BlockModule(std::vector<Ref<Module>> blocks)
       : blocks(this, "blocks", std::move(blocks)) {}
   Tensor forward(const Tensor& x, Context& ctx) override;
   /// Folds all children but the last and asks that one for its loss.
   Tensor loss(const Tensor& x, const Tensor& targets, Context& ctx) override;
+  Sum forward_sum(const Sum& in, Context& ctx) override;
+  Tensor loss_sum(const Sum& in, const Tensor& targets, Context& ctx) override;
+  Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
   std::string type_name() const override { return "Block"; }
   bool describes_children() const override { return true; }
   Children blocks;
-
- private:
-  Tensor fold(Tensor x, Context& ctx, size_t count);
 };
 OLM_API Ref<BlockModule> Block(std::vector<Ref<Module>> blocks);
 
@@ -35,6 +35,7 @@ class OLM_API ResidualModule final : public BaseCombinator {
  public:
   explicit ResidualModule(Ref<Module> block) : block(this, "block", std::move(block)) {}
   Tensor forward(const Tensor& x, Context& ctx) override;
+  Sum forward_sum(const Sum& in, Context& ctx) override;
   std::string type_name() const override { return "Residual"; }
   bool describes_children() const override { return true; }
   Child<> block;
@@ -46,6 +47,7 @@ class OLM_API RepeatModule final : public BaseCombinator {
  public:
   explicit RepeatModule(std::vector<Ref<Module>> stack) : stack(this, "stack", std::move(stack)) {}
   Tensor forward(const Tensor& x, Context& ctx) override;
+  Sum forward_sum(const Sum& in, Context& ctx) override;
   std::string type_name() const override { return "Repeat"; }
   bool describes_children() const override { return true; }
   Children stack;

@@ -1,0 +1,153 @@
+#include <olm/nn/model_io.h>
+
+#include <olm/engine/file.h>
+#include <olm/engine/safetensors.h>
+#include <olm/nn/registry.h>
+
+namespace olm::nn {
+namespace {
+
+constexpr const char* kFormat = "libolm model";
+constexpr int kMaxDepth = 64;  // of nested modules in a file
+
+/// Throws unless every module that build() would have to make is in the registry.
+void require_rebuildable(Module& module, const std::string& path) {
+  const std::string type = module.type_name();
+  require(layers().contains(type), "save: the ", type, " at \"", path,
+          "\" is not in the registry; add it with layers().add(\"", type,
+          "\", …), or use save_weights");
+  const Json options = module.options_json();
+  if (const Json* merge = options.find("merge"))
+    require(!merge->is_string() || !merge->as_string().empty(), "save: the ", type, " at \"", path,
+            "\" has a merge function without a name");
+  for (const auto& [name, slot] : module.children())
+    if (module.describes_children() || slot->replaced())
+      require_rebuildable(*slot->module(), path.empty() ? name : path + "." + name);
+}
+
+Ref<Module> build_at(const Json& json, const std::string& where, int depth) {
+  require(depth < kMaxDepth, where, ": modules nest deeper than ", kMaxDepth);
+  require(json.is_object(), where, ": wanted an object, got ", json.kind());
+  for (const auto& [key, value] : json.members())
+    require(key == "type" || key == "options" || key == "children", where, ": unknown key \"", key,
+            "\"; known are type, options, children");
+  const Json* type = json.find("type");
+  require(type && type->is_string(), where, ": wanted a \"type\" with the name of a layer");
+  const Json* options = json.find("options");
+  const Json* described = json.find("children");
+  DescribedChildren children;
+  if (described) {
+    require(described->is_object(), where, ".children: wanted an object, got ", described->kind());
+    for (const auto& [name, child] : described->members())
+      children.emplace_back(name, build_at(child, where + "." + name, depth + 1));
+  }
+  const Json none = Json::object();
+  const LayerMaker maker = layers().get(type->as_string());
+  Ref<Module> module;
+  try {
+    module = maker(options ? *options : none, children);
+  } catch (const Error& error) {
+    throw Error(where, ": ", error.what());
+  }
+  if (!module->describes_children())
+    for (auto& [name, child] : children) module->replace(name, child);
+  return module;
+}
+
+}  // namespace
+
+Json describe(Module& module) {
+  Json json = Json::object();
+  json["type"] = module.type_name();
+  const Json options = module.options_json();
+  if (options.size()) json["options"] = options;
+  Json children = Json::object();
+  for (const auto& [name, slot] : module.children())
+    if (module.describes_children() || slot->replaced()) children[name] = describe(*slot->module());
+  if (children.size()) json["children"] = children;
+  return json;
+}
+
+Ref<Module> build(const Json& description, const std::string& where) {
+  return build_at(description, where, 0);
+}
+
+void save_weights(Module& model, const std::string& path) {
+  std::vector<NamedTensor> stored;
+  std::map<const TensorImpl*, std::string> first_key;
+  Json tied = Json::object();
+  for (const auto& [key, tensor] : model.state_dict()) {
+    const auto [at, fresh] = first_key.emplace(&tensor.impl(), key);
+    if (fresh)
+      stored.emplace_back(key, tensor);
+    else
+      tied[key] = at->second;
+  }
+  std::map<std::string, std::string> metadata{{"format", "libolm"}};
+  if (tied.size()) metadata["tied"] = tied.dump();
+  write_safetensors(path, stored, metadata);
+}
+
+void load_weights(Module& model, const std::string& path, LoadOptions options) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  std::map<std::string, Tensor> tensors;
+  for (const std::string& name : file.names()) tensors[name] = file.tensor(name);
+  const auto tied = file.metadata().find("tied");
+  if (tied != file.metadata().end()) {
+    const Json aliases = Json::parse(tied->second, path + ": metadata \"tied\"");
+    require(aliases.is_object(), path, ": metadata \"tied\" is no object");
+    for (const auto& [key, first] : aliases.members()) {
+      const bool known = first.is_string() && tensors.count(first.as_string());
+      if (!known)
+        throw FileError(path, ": tied key ", key, " refers to ", first.dump(),
+                        ", which is not there");
+      model.parameter(key) = model.parameter(first.as_string());
+    }
+    for (const auto& [key, first] : aliases.members()) tensors.erase(key);
+  }
+  try {
+    model.load_state_dict(tensors, options);
+  } catch (const Error& error) {
+    throw FileError(path, ": ", error.what());
+  }
+}
+
+void save(Module& model, const std::string& folder) {
+  require_rebuildable(model, "");
+  Json json = Json::object();
+  json["format"] = kFormat;
+  json["version"] = 1;
+  json["model"] = describe(model);
+  Json frozen = Json::array();
+  model.for_each_parameter([&](const std::string& key, Parameter& p) {
+    if (!p.trainable()) frozen.push_back(key);
+  });
+  if (frozen.size()) json["frozen"] = frozen;
+  make_directories(folder);
+  save_weights(model, folder + "/model.safetensors");
+  write_json(folder + "/model.json", json);
+}
+
+Ref<Module> load(const std::string& folder) {
+  const std::string path = folder + "/model.json";
+  const Json json = read_json(path);
+  try {
+    require(json.is_object(), "wanted an object, got ", json.kind());
+    const Json* format = json.find("format");
+    require(format && *format == Json(kFormat), "is not a ", kFormat, " file");
+    require(json.at("version") == Json(1), "has version ", json.at("version").dump(),
+            "; this library reads version 1");
+    Ref<Module> model = build(json.at("model"), "model");
+    load_weights(*model, folder + "/model.safetensors");
+    if (const Json* frozen = json.find("frozen"))
+      for (const Json& key : frozen->items())
+        model->parameter(key.as_string()).set_trainable(false);
+    return model;
+  } catch (const FileError&) {
+    throw;
+  } catch (const Error& error) {
+    throw FileError(path, ": ", error.what());
+  }
+}
+
+}  // namespace olm::nn
