@@ -4,7 +4,7 @@
 #include <unordered_set>
 
 #include <olm/autograd/ops/cross_entropy.h>
-#include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/arithmetic.h>
 #include <olm/engine/raw.h>
 
 namespace olm::nn {

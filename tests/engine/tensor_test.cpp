@@ -1,0 +1,231 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <sstream>
+
+#include <olm/engine/random.h>
+#include <olm/engine/raw.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+std::string text(const Tensor& x) {
+  std::ostringstream out;
+  out << x;
+  return out.str();
+}
+}  // namespace
+
+TEST_SUITE("engine/tensor") {
+  TEST_CASE("new tensors have what was asked for") {
+    const Tensor x = full({2, 3}, 1.5, {.dtype = bf16});
+    CHECK(x.shape() == Shape{2, 3});
+    CHECK(x.dtype() == bf16);
+    CHECK(to_host<float>(x) == std::vector<float>(6, 1.5f));
+    CHECK(to_host<int64_t>(arange(3)) == std::vector<int64_t>{0, 1, 2});
+    CHECK(zeros({0, 4}).numel() == 0);
+    CHECK(ones({}).item<double>() == 1);
+    CHECK(full({2}, 1, {.dtype = boolean}).data<bool>()[1]);
+    CHECK(to_host<bool>(from_host<bool>({true, false}, {2})) == std::vector<bool>{true, false});
+  }
+
+  TEST_CASE("shapes and dtypes that do not fit are refused") {
+    check_error([] { empty({-1}); }, {"empty", "[-1]"});
+    check_error([] { empty({int64_t(1) << 40, int64_t(1) << 40}); }, {"too large"});
+    check_error([] { from_host<float>({1, 2}, {3}); }, {"2", "[3]"});
+    check_error([] { zeros({2}).data<double>(); }, {"f32", "f64"});
+    check_error([] { zeros({2}).item<float>(); }, {"[2]"});
+    check_error([] { zeros({2}).size(1); }, {"1", "rank 1"});
+    check_error([] { Tensor().shape(); }, {"undefined"});
+    check_error([] { zeros({2}, {.device = cuda(0)}); }, {"cuda:0"});
+    check_error([] { (void)parse_device("gpu"); }, {"gpu", "cuda:N"});
+    check_error([] { (void)Shape{1, 1, 1, 1, 1, 1, 1, 1, 1}; }, {"8", "9"});
+  }
+
+  TEST_CASE("views share memory and copies do not") {
+    const Tensor x = raw::view(raw::cast(arange(24), f32), {2, 3, 4});
+    const Tensor t = raw::transpose(x, 0, 2);
+    CHECK(t.shape() == Shape{4, 3, 2});
+    CHECK(raw::select(raw::select(raw::select(t, 0, 3), 0, 1), 0, 1).item<float>() == 19);
+    CHECK(raw::contiguous(x).is_same(x));
+    CHECK(raw::contiguous(t).data() != x.data());
+    CHECK(to_host<float>(raw::slice(x, 1, -2, 3, 1)) ==
+          std::vector<float>{4, 5, 6, 7, 8, 9, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23});
+    raw::fill_(raw::slice(x, 2, 0, 4, 2), -1);
+    CHECK(x.data<float>()[2] == -1);
+    CHECK(x.data<float>()[3] == 3);
+    CHECK(x.version() > 0);
+  }
+
+  TEST_CASE("view works on strides that allow it and refuses others") {
+    const Tensor x = raw::view(arange(24), {2, 3, 4});
+    const Tensor part = raw::slice(x, 0, 0, 1);
+    CHECK(raw::view(part, {12}).shape() == Shape{12});
+    const Tensor t = raw::permute(x, {1, 0, 2});
+    CHECK(raw::view(t, {3, 2, 2, 2}).strides() == Shape{4, 12, 2, 1});
+    CHECK(to_host<int64_t>(raw::view(t, {3, 2, 4, 1})) == to_host<int64_t>(t));
+    check_error([&] { raw::view(t, {6, 4}); }, {"view", "[6,4]", "reshape"});
+    check_error([&] { raw::view(x, {5, -1}); }, {"24", "[5,-1]"});
+    check_error([&] { raw::view(x, {-1, -1}); }, {"-1"});
+    CHECK(raw::view(zeros({0, 3}), {3, 0}).numel() == 0);
+  }
+
+  TEST_CASE("permute, expand, select and as_strided check what they are given") {
+    const Tensor x = zeros({2, 3});
+    check_error([&] { raw::permute(x, {0, 0}); }, {"twice"});
+    check_error([&] { raw::expand(x, {2, 2, 4}); }, {"[2,3]", "[2,2,4]"});
+    check_error([&] { raw::select(x, 0, 2); }, {"2", "[2,3]"});
+    check_error([&] { raw::as_strided(x, {4}, {2}, 0); }, {"leaves"});
+    CHECK(raw::expand(zeros({3, 1}), {2, -1, 4}).strides() == Shape{0, 1, 0});
+  }
+
+  TEST_CASE("every dtype converts to every other") {
+    const std::vector<double> values{0, 1, -2, 7, 100};
+    for (const DType from : {f32, bf16, f16, f64, i32, i64})
+      for (const DType to : {f32, bf16, f16, f64, i32, i64}) {
+        INFO(name_of(from), " to ", name_of(to));
+        CHECK(to_host<double>(raw::cast(raw::cast(from_host(values, {5}), from), to)) == values);
+      }
+    CHECK(to_host<bool>(raw::cast(from_host(values, {5}), boolean)) ==
+          std::vector<bool>{false, true, true, true, true});
+  }
+
+  TEST_CASE("bf16 and f16 round to nearest even and keep NaN and infinity") {
+    for_each_target([](const std::string& name) {
+      INFO(name);
+      std::vector<float> x{1.00390625f, 1.01171875f, 3.4e38f, INFINITY, -INFINITY, NAN, 1e-40f};
+      for (int i = 0; i < 40; ++i) x.push_back(float(std::sin(i) * std::pow(10.0, i % 9 - 4)));
+      const auto n = int64_t(x.size());
+      const std::vector<float> got = to_host<float>(raw::cast(from_host(x, {n}), bf16));
+      for (size_t i = 0; i < x.size(); ++i) {
+        const float wanted = float(bfloat16_t(x[i]));
+        CHECK((got[i] == wanted || (std::isnan(got[i]) && std::isnan(wanted))));
+      }
+      CHECK(got[0] == 1.0f);
+      CHECK(got[1] == 1.015625f);
+      CHECK(std::isinf(got[2]));
+    });
+    CHECK(float(float16_t(65504.0f)) == 65504.0f);
+    CHECK(std::isinf(float(float16_t(65520.0f))));
+    CHECK(float(float16_t(0x1p-24f)) == 0x1p-24f);
+    CHECK(float(float16_t(1.5 * 0x1p-24f)) == 0x1p-23f);
+    CHECK(std::isnan(float(float16_t(NAN))));
+  }
+
+  TEST_CASE("strided copies of any layout") {
+    Generator rng(1);
+    for (const Shape& shape : {Shape{33, 65}, Shape{3, 40, 5}, Shape{1, 7, 1, 9}}) {
+      const Tensor x = randn(shape, rng);
+      const Tensor back = raw::transpose(raw::contiguous(raw::transpose(x, 0, -1)), 0, -1);
+      CHECK(to_host<float>(back) == to_host<float>(x));
+      const Tensor y = zeros(raw::transpose(x, 0, 1).shape());
+      raw::copy_(y, raw::transpose(x, 0, 1));
+      CHECK(to_host<float>(y) == to_host<float>(raw::transpose(x, 0, 1)));
+    }
+  }
+
+  TEST_CASE("sum_to undoes broadcasting") {
+    const Tensor x = ones({2, 3, 4});
+    CHECK(to_host<float>(raw::sum_to(x, {3, 1})) == std::vector<float>(3, 8));
+    CHECK(raw::sum_to(x, {}).item<float>() == 24);
+    check_error([&] { raw::sum_to(x, {5}); }, {"[2,3,4]", "[5]"});
+  }
+
+  TEST_CASE("add_, scale_ and has_nonfinite") {
+    const Tensor x = ones({5}), y = full({5}, 2);
+    raw::add_(x, y, 0.5);
+    raw::scale_(x, 3);
+    CHECK(to_host<float>(x) == std::vector<float>(5, 6));
+    CHECK_FALSE(raw::has_nonfinite(x));
+    x.mutable_data<float>()[4] = INFINITY;
+    CHECK(raw::has_nonfinite(x));
+    check_error([&] { raw::add_(x, zeros({4})); }, {"[5]", "[4]"});
+  }
+
+  TEST_CASE("printing shows values, shape, dtype and device") {
+    CHECK(text(from_host<int64_t>({1, 2, 3}, {3})) == "[1, 2, 3] i64 [3] cpu");
+    CHECK(text(arange(100)) == "[0, 1, 2, ..., 97, 98, 99] i64 [100] cpu");
+    CHECK(text(zeros({2, 2}, {.device = meta})) == "f32 [2,2] meta");
+    CHECK(text(Tensor()) == "tensor(undefined)");
+    CHECK(text(full({2, 1}, 0.5)).find("0.5") != std::string::npos);
+  }
+
+  TEST_CASE("meta has shapes and no memory") {
+    const Tensor x = zeros({int64_t(1) << 30, 1000}, {.device = meta});
+    CHECK(raw::cast(raw::transpose(x, 0, 1), bf16).shape() == Shape{1000, int64_t(1) << 30});
+    check_error([&] { to_host<float>(x); }, {"meta"});
+  }
+}
+
+TEST_SUITE("engine/allocator") {
+  TEST_CASE("memory is reused, counted and given back") {
+    empty_cache();
+    const MemoryStats before = memory_stats();
+    void* first = nullptr;
+    {
+      const Tensor x = empty({1000, 1000});
+      first = x.mutable_data();
+      CHECK(memory_stats().in_use >= before.in_use + 4000000);
+    }
+    CHECK(memory_stats().in_use == before.in_use);
+    const size_t system = memory_stats().system_allocations;
+    const Tensor y = empty({1000, 1000});
+    CHECK(y.mutable_data() == first);
+    CHECK(memory_stats().system_allocations == system);
+  }
+
+  TEST_CASE("neighbours merge, and an emptied cache returns whole segments") {
+    {
+      std::vector<Tensor> blocks;
+      for (int i = 0; i < 6; ++i) blocks.push_back(empty({1 << 20}));
+      std::swap(blocks[1], blocks[4]);
+    }
+    const size_t system = memory_stats().system_allocations;
+    const Tensor large = empty({6 << 20});
+    CHECK(memory_stats().system_allocations == system);
+    const size_t reserved = memory_stats().reserved;
+    empty_cache();
+    CHECK(memory_stats().reserved <= reserved);
+    raw::fill_(large, 1);
+  }
+
+  TEST_CASE("asking for more than there is throws and leaves all as it was") {
+    const size_t in_use = memory_stats().in_use;
+    check_error([] { empty({int64_t(1) << 50}); }, {"out of memory", "in use"});
+    CHECK(memory_stats().in_use == in_use);
+  }
+}
+
+TEST_SUITE("engine/random") {
+  TEST_CASE("a state names its numbers") {
+    Generator a(5), b(5);
+    for (int i = 0; i < 10; ++i) CHECK(a.uniform() == b.uniform());
+    const uint64_t at = a.offset();
+    const double next = a.normal();
+    Generator c(5, at);
+    CHECK(c.normal() == next);
+    CHECK(Generator(6).uniform() != Generator(5).uniform());
+    CHECK(derive_seed(1, "a") != derive_seed(1, "b"));
+    CHECK(derive_seed(1, "a") != derive_seed(2, "a"));
+  }
+
+  TEST_CASE("moments of the distributions") {
+    Generator rng(9);
+    double sum = 0, squares = 0, fourth = 0;
+    constexpr int kCount = 200000;
+    for (int i = 0; i < kCount; ++i) {
+      const double x = rng.normal();
+      sum += x;
+      squares += x * x;
+      fourth += x * x * x * x;
+    }
+    CHECK(std::abs(sum / kCount) < 0.01);
+    CHECK(std::abs(squares / kCount - 1) < 0.02);
+    CHECK(std::abs(fourth / kCount - 3) < 0.15);
+    std::vector<int> counts(7);
+    for (int i = 0; i < 70000; ++i) ++counts[size_t(rng.below(7))];
+    for (const int count : counts) CHECK(std::abs(count - 10000) < 500);
+  }
+}
