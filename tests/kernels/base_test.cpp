@@ -1,0 +1,71 @@
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include <olm/kernels/base/parallel.h>
+#include <olm/kernels/base/philox.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::kernels;
+
+TEST_SUITE("kernels/base") {
+  TEST_CASE("parallel_for covers each index once, in ranges cut by n and grain alone") {
+    for (const int threads : {1, 2, 5}) {
+      set_threads(threads);
+      std::vector<std::atomic<int>> seen(1003);
+      parallel_for(1003, 10, [&](int64_t begin, int64_t end) {
+        CHECK(begin % 10 == 0);
+        CHECK(end == std::min<int64_t>(begin + 10, 1003));
+        for (int64_t i = begin; i < end; ++i) ++seen[size_t(i)];
+      });
+      for (const auto& count : seen) CHECK(count == 1);
+    }
+    set_threads(2);
+    parallel_for(0, 10, [](int64_t, int64_t) { FAIL("no range was wanted"); });
+  }
+
+  TEST_CASE("exceptions reach the caller, and nesting works") {
+    CHECK_THROWS_AS(
+        parallel_for(100, 1, [](int64_t begin, int64_t) { require(begin != 57, "57"); }), Error);
+    std::atomic<int64_t> sum = 0;
+    parallel_for(20, 1, [&](int64_t i, int64_t) {
+      parallel_for(50, 7, [&](int64_t begin, int64_t end) { sum += (end - begin) * i; });
+    });
+    CHECK(sum == 50 * 190);
+  }
+
+  TEST_CASE("threads of the caller may use the pool at once, while its size changes") {
+    std::vector<std::thread> callers;
+    std::atomic<int64_t> total = 0;
+    for (int t = 0; t < 3; ++t)
+      callers.emplace_back([&] {
+        for (int i = 0; i < 200; ++i)
+          parallel_for(64, 4, [&](int64_t begin, int64_t end) { total += end - begin; });
+      });
+    for (int i = 0; i < 20; ++i) set_threads(1 + i % 3);
+    for (std::thread& caller : callers) caller.join();
+    CHECK(total == 3 * 200 * 64);
+    set_threads(2);
+  }
+
+  TEST_CASE("a number of threads outside 1 to 4096 is refused") {
+    test::check_error([] { set_threads(0); }, {"set_threads", "0"});
+    test::check_error([] { set_threads(5000); }, {"5000"});
+  }
+
+  TEST_CASE("Philox gives the published known answers") {
+    // Random123, kat_vectors, philox4x32 with 10 rounds.
+    const Philox4 zero = philox(0, 0);
+    CHECK(zero.v[0] == 0x6627e8d5u);
+    CHECK(zero.v[1] == 0xe169c58du);
+    CHECK(zero.v[2] == 0xbc57ac4cu);
+    CHECK(zero.v[3] == 0x9b00dbd8u);
+    CHECK(philox_word(3, 6) == philox(3, 1).v[2]);
+    CHECK(to_uniform(0xffffffffu) < 1.0f);
+    CHECK(to_uniform(0) == 0.0f);
+  }
+}
