@@ -3,6 +3,4 @@
 #include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
 #include <olm/engine/tensor.h>
-#include <olm/nn/data.h>
-#include <olm/nn/text.h>
 #include <olm/nn/version.h>

@@ -1,0 +1,206 @@
+#pragma once
+// Training: a loop with callbacks, checkpoints from which it goes on bit for bit, and its log.
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <olm/nn/data.h>
+#include <olm/nn/generate.h>
+#include <olm/nn/module.h>
+#include <olm/nn/optim.h>
+
+namespace olm::nn {
+
+/// Lines of JSON in a file that only grows, each written whole: a line that does not fit on the
+/// disk is taken back before the error is thrown.
+class OLM_API JsonLines {
+ public:
+  /// Opens for appending; makes the file where there is none.
+  explicit JsonLines(const std::string& path);
+  ~JsonLines();
+  JsonLines(const JsonLines&) = delete;
+  JsonLines& operator=(const JsonLines&) = delete;
+  void append(const Json& line);
+  /// Reads all lines; a last line that was cut off is left out.
+  static std::vector<Json> read(const std::string& path);
+  /// Rewrites the file with those lines whose "step" is at most `step`; nothing happens where there
+  /// is no file.
+  static void cut(const std::string& path, int64_t step);
+
+ private:
+  std::string path_;
+  int file_ = -1;
+};
+
+/// Lines of metrics as CSV with a header: one column per name, in the order of first appearance.
+OLM_API std::string metrics_csv(const std::vector<Json>& lines);
+
+/// What tells a loss that jumps: mean and mean deviation of those before, which fade with time.
+struct OLM_API SpikeStatistics {
+  double mean = 0, deviation = 0;
+  int64_t count = 0;     ///< losses taken
+  int64_t in_a_row = 0;  ///< steps skipped since the last one taken
+  /// True where `loss` is `factor` deviations above the mean of at least 50 losses; never with
+  /// factor 0.
+  bool is_spike(double loss, double factor) const;
+  void take(double loss);
+  void fields(auto& v) {
+    v("mean", mean);
+    v("deviation", deviation);
+    v("count", count);
+    v("in_a_row", in_a_row);
+  }
+};
+
+/// The part of a checkpoint that is no tensor.
+struct CheckpointState {
+  int64_t step = 0, total_steps = 0;
+  uint64_t rng_seed = 0, rng_offset = 0;
+  Json loader;
+  SpikeStatistics spikes = {};
+  std::string corpus_hash = {}, tokenizer_hash = {};
+  Json model;  ///< its description
+  double train_seconds = 0;
+  std::optional<double> val_loss = {};  ///< where it was evaluated at this step
+};
+
+/// Checkpoints of a run: folders `checkpoints/000500` with model.safetensors, optimizer.safetensors
+/// and state.json. Each appears whole or not at all, and holds hashes by which damage is seen.
+class OLM_API Checkpoints {
+ public:
+  /// `keep` newest ones stay, and the one of least validation loss.
+  explicit Checkpoints(std::string run_folder, int64_t keep = 3);
+  /// Steps of the checkpoints there are, in ascending order.
+  std::vector<int64_t> steps() const;
+  std::string path(int64_t step) const;
+  /// Writes one aside, syncs it, renames it into place, and removes those that no longer stay.
+  void save(const CheckpointState& state, Module& model, const Optimizer& optimizer);
+  /// Reads state.json; throws FileError for what is not a checkpoint.
+  CheckpointState state(int64_t step) const;
+  /// Fills model and optimizer; throws, and changes neither, where a file is damaged or does not
+  /// fit.
+  void load(int64_t step, Module& model, Optimizer& optimizer) const;
+
+ private:
+  void prune() const;
+  void check_hash(int64_t step, const std::string& file) const;
+  std::string folder_;
+  int64_t keep_;
+};
+
+struct TrainerOptions {
+  /// Where metrics.jsonl, samples.jsonl and checkpoints go; empty: nothing is written.
+  std::string folder = {};
+  int64_t total_steps = 1000;
+  int64_t accumulation = 1;      ///< batches per step
+  DType dtype = f32;             ///< of activations: f32 or bf16
+  uint64_t seed = 0;             ///< of dropout
+  Schedule schedule = {};        ///< total_steps and decay_steps follow total_steps here
+  double decay_fraction = 0.2;   ///< part of the steps that `wsd` decays in
+  int64_t eval_every = 0;        ///< 0: never; the last step is always evaluated otherwise
+  int64_t sample_every = 0;      ///< 0: never
+  int64_t checkpoint_every = 0;  ///< 0: at the end alone
+  int64_t keep = 3;              ///< newest checkpoints that stay, beside the best
+  double spike_factor = 0;  ///< a loss so many deviations above its mean is skipped; 0: none is
+  GenerateOptions sample = {};
+  std::vector<int32_t> prompt = {};  ///< ids that samples continue
+};
+
+struct StepReport {
+  int64_t step = 0, total_steps = 0;  ///< the first step is 1
+  double loss = 0, lr = 0, grad_norm = 0;
+  int64_t tokens = 0;  ///< targets in this step
+  double tokens_per_second = 0, train_seconds = 0;
+  /// Why the parameters were left alone, naming step, batch and first bad parameter; empty where
+  /// they were not.
+  std::string skipped = {};
+};
+struct EvalReport {
+  int64_t step = 0;
+  double loss = 0;  ///< nats per token
+  int64_t tokens = 0;
+  double seconds = 0;
+};
+struct SampleReport {
+  int64_t step = 0;
+  std::string prompt, text;
+};
+
+struct TrainerCallbacks {
+  std::function<void(const StepReport&)> on_step = {};
+  std::function<void(const EvalReport&)> on_eval = {};
+  std::function<void(const SampleReport&)> on_sample = {};
+  std::function<void(int64_t step, const std::string& path)> on_checkpoint = {};
+  /// Asked between steps: true finishes here, with a checkpoint.
+  std::function<bool()> should_stop = {};
+};
+
+/// How long things take, from a few timed steps that change nothing.
+struct Timing {
+  double step_seconds = 0, eval_seconds = 0;
+  size_t peak_bytes = 0;
+};
+
+/// Mean loss of a model over a whole dataset in windows of `context`, nats per token. What is
+/// behind the last full window is left out. Deterministic: no dropout.
+OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context,
+                            DType dtype = f32);
+
+/// The loop: batches → loss → backward → step, with everything that belongs to a long run. Never
+/// prints; tells its callbacks.
+class OLM_API Trainer {
+ public:
+  /// `validation` may be empty: then nothing is evaluated. `tokenizer` is used for samples alone.
+  Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDataset validation,
+          TrainerOptions options, TrainerCallbacks callbacks = {},
+          std::shared_ptr<const Tokenizer> tokenizer = nullptr);
+
+  /// Times some steps without changing the parameters, the position or any random stream.
+  Timing measure(double seconds = 2);
+  /// Replaces the number of steps in all, and with it the schedule.
+  void set_total_steps(int64_t total);
+  int64_t total_steps() const { return options_.total_steps; }
+  int64_t step() const { return step_; }
+  /// Goes on from the newest checkpoint in the folder, bit for bit: cuts the logs back to it, takes
+  /// over its number of steps. Throws where corpus, tokenizer or architecture differ.
+  void resume();
+  /// Trains to the end or until should_stop; ends with a checkpoint. True at the end.
+  bool run();
+  /// Newest validation loss.
+  std::optional<double> validation_loss() const { return val_loss_; }
+
+ private:
+  struct Gathered {
+    double loss = 0;
+    int64_t tokens = 0;
+    int64_t batch = 0;
+  };
+  StepReport train_step();
+  Gathered gather(Loader& loader, Generator& rng);
+  std::string judge(const Gathered& g, bool spike, const StepInfo& info);
+  void after_step(const StepReport& report);
+  void evaluate_now();
+  void sample_now();
+  void checkpoint_now();
+  void check_same(const CheckpointState& state) const;
+  bool is_due(int64_t every) const;
+  std::string key_of(const Tensor& parameter);
+
+  Ref<Module> model_;
+  Optimizer& optimizer_;
+  Loader loader_;
+  TokenDataset validation_;
+  TrainerOptions options_;
+  TrainerCallbacks callbacks_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
+  Generator rng_;
+  SpikeStatistics spikes_;
+  std::unique_ptr<JsonLines> metrics_, samples_;
+  int64_t step_ = 0, saved_step_ = -1, evaluated_step_ = -1;
+  double train_seconds_ = 0;
+  std::optional<double> val_loss_;
+};
+
+}  // namespace olm::nn

@@ -1,0 +1,211 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include <olm/autograd/tape.h>
+#include <olm/engine/allocator.h>
+#include <olm/engine/file.h>
+#include <olm/nn/model_io.h>
+#include <olm/nn/training.h>
+
+namespace olm::nn {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+constexpr int64_t kIgnored = -100;    // target of what is not predicted
+constexpr int64_t kMostSkipped = 20;  // steps in a row
+
+int64_t count_targets(const Tensor& targets) {
+  const int64_t* ids = targets.data<int64_t>();
+  return targets.numel() - std::count(ids, ids + targets.numel(), kIgnored);
+}
+
+}  // namespace
+
+Trainer::Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDataset validation,
+                 TrainerOptions options, TrainerCallbacks callbacks,
+                 std::shared_ptr<const Tokenizer> tokenizer)
+    : model_(std::move(model)),
+      optimizer_(optimizer),
+      loader_(std::move(loader)),
+      validation_(std::move(validation)),
+      options_(std::move(options)),
+      callbacks_(std::move(callbacks)),
+      tokenizer_(std::move(tokenizer)),
+      rng_(derive_seed(options_.seed, "dropout")) {
+  require(options_.accumulation >= 1, "trainer: accumulation wants at least 1, got ",
+          options_.accumulation);
+  require(options_.dtype == f32 || options_.dtype == bf16, "trainer: dtype wants f32 or bf16, got ",
+          options_.dtype);
+  require(options_.sample_every == 0 || (tokenizer_ && !options_.prompt.empty()),
+          "trainer: samples want a tokenizer and a prompt");
+  set_total_steps(options_.total_steps);
+}
+
+void Trainer::set_total_steps(int64_t total) {
+  require(total >= 1, "trainer: total_steps wants at least 1, got ", total);
+  options_.total_steps = total;
+  options_.schedule.total_steps = total;
+  options_.schedule.decay_steps = int64_t(std::llround(double(total) * options_.decay_fraction));
+}
+
+Trainer::Gathered Trainer::gather(Loader& loader, Generator& rng) {
+  Gathered g{.batch = loader.position()};
+  for (int64_t i = 0; i < options_.accumulation; ++i) {
+    const Batch batch = loader.next();
+    Context ctx{.dtype = options_.dtype, .rng = &rng};
+    const Tensor loss = model_->loss(batch.inputs, batch.targets, ctx);
+    const int64_t tokens = count_targets(batch.targets);
+    // The loss is a mean over the batch's targets; weighted by their number, batches of different
+    // length add up to the mean over all.
+    if (options_.accumulation == 1)
+      backward(loss);
+    else
+      backward(loss, {.gradient = full(loss.shape(), double(tokens), options_of(loss))});
+    g.loss += loss.item<double>() * double(tokens);
+    g.tokens += tokens;
+  }
+  g.loss /= double(std::max<int64_t>(1, g.tokens));
+  return g;
+}
+
+StepReport Trainer::train_step() {
+  const auto start = Clock::now();
+  StepReport report{.step = step_ + 1, .total_steps = options_.total_steps};
+  report.lr = options_.schedule.at(step_);
+  const Gathered g = gather(loader_, rng_);
+  const bool spike = spikes_.is_spike(g.loss, options_.spike_factor);
+  StepOptions how;
+  if (options_.accumulation > 1) how.gradient_scale = 1 / double(g.tokens);
+  if (spike || !std::isfinite(g.loss)) how.skip_above = -1;  // any norm is too large
+  optimizer_.set_lr(report.lr);
+  const StepInfo info = optimizer_.step(how);
+  report.loss = g.loss;
+  report.grad_norm = info.grad_norm;
+  report.tokens = g.tokens;
+  if (info.skipped) report.skipped = judge(g, spike, info);
+  if (!info.skipped) spikes_.take(g.loss);
+  ++step_;
+  const double seconds = seconds_since(start);
+  train_seconds_ += seconds;
+  report.train_seconds = train_seconds_;
+  report.tokens_per_second = double(g.tokens) / std::max(seconds, 1e-9);
+  return report;
+}
+
+/// The sentence about a skipped step; throws where too many were.
+std::string Trainer::judge(const Gathered& g, bool spike, const StepInfo& info) {
+  std::string text = detail::concat("step ", step_ + 1, " was skipped: batch ", g.batch, " gave ");
+  if (spike)
+    text += detail::concat("a loss of ", g.loss, " after a mean of ", spikes_.mean);
+  else if (!std::isfinite(g.loss))
+    text += detail::concat("a loss of ", g.loss);
+  else
+    text += detail::concat("a gradient norm of ", info.grad_norm);
+  if (info.first_bad >= 0)
+    text += ", first bad gradient: " + key_of(optimizer_.parameters()[size_t(info.first_bad)]);
+  if (++spikes_.in_a_row >= kMostSkipped) {
+    require(spike, "training has diverged, ", kMostSkipped, " steps in a row were skipped; ", text);
+    spikes_ = {};  // the loss stays where it is: that is its new level
+  }
+  return text;
+}
+
+std::string Trainer::key_of(const Tensor& parameter) {
+  for (const auto& [key, tensor] : model_->named_parameters())
+    if (tensor.is_same(parameter)) return key;
+  return "unknown";
+}
+
+bool Trainer::is_due(int64_t every) const {
+  return every > 0 && (step_ % every == 0 || step_ == options_.total_steps);
+}
+
+void Trainer::evaluate_now() {
+  EvalReport report = evaluate(*model_, validation_, loader_.options().context, options_.dtype);
+  report.step = step_;
+  val_loss_ = report.loss;
+  evaluated_step_ = step_;
+  if (callbacks_.on_eval) callbacks_.on_eval(report);
+}
+
+void Trainer::sample_now() {
+  const std::vector<int32_t> ids = generate(*model_, options_.prompt, options_.sample);
+  const SampleReport report{.step = step_,
+                            .prompt = tokenizer_->decode(options_.prompt),
+                            .text = tokenizer_->decode(ids)};
+  if (samples_) {
+    Json line;
+    line["step"] = report.step;
+    line["prompt"] = report.prompt;
+    line["text"] = report.text;
+    samples_->append(line);
+  }
+  if (callbacks_.on_sample) callbacks_.on_sample(report);
+}
+
+void Trainer::checkpoint_now() {
+  saved_step_ = step_;
+  if (options_.folder.empty()) return;
+  CheckpointState state{.step = step_,
+                        .total_steps = options_.total_steps,
+                        .rng_seed = rng_.seed(),
+                        .rng_offset = rng_.offset(),
+                        .loader = loader_.state(),
+                        .spikes = spikes_,
+                        .corpus_hash = loader_.dataset().source_hash(),
+                        .tokenizer_hash = loader_.dataset().tokenizer_hash(),
+                        .model = describe(*model_),
+                        .train_seconds = train_seconds_};
+  if (evaluated_step_ == step_) state.val_loss = val_loss_;
+  Checkpoints checkpoints(options_.folder, options_.keep);
+  checkpoints.save(state, *model_, optimizer_);
+  if (callbacks_.on_checkpoint) callbacks_.on_checkpoint(step_, checkpoints.path(step_));
+}
+
+void Trainer::after_step(const StepReport& report) {
+  if (callbacks_.on_step) callbacks_.on_step(report);
+  if (validation_.size() > 0 && is_due(options_.eval_every)) evaluate_now();
+  if (metrics_) {
+    Json line;
+    line["step"] = report.step;
+    line["loss"] = report.loss;
+    if (evaluated_step_ == step_) line["val_loss"] = *val_loss_;
+    line["lr"] = report.lr;
+    line["grad_norm"] = report.grad_norm;
+    line["tokens_per_second"] = report.tokens_per_second;
+    line["train_seconds"] = report.train_seconds;
+    if (!report.skipped.empty()) line["skipped"] = report.skipped;
+    metrics_->append(line);
+  }
+  if (is_due(options_.sample_every)) sample_now();
+  if (is_due(options_.checkpoint_every)) checkpoint_now();
+}
+
+bool Trainer::run() {
+  if (!options_.folder.empty()) {
+    metrics_ = std::make_unique<JsonLines>(options_.folder + "/metrics.jsonl");
+    samples_ = std::make_unique<JsonLines>(options_.folder + "/samples.jsonl");
+  }
+  if (step_ == 0 && options_.eval_every > 0 && validation_.size() > 0) {
+    evaluate_now();
+    Json line;
+    line["step"] = 0;
+    line["val_loss"] = *val_loss_;
+    if (metrics_) metrics_->append(line);
+  }
+  while (step_ < options_.total_steps) {
+    if (callbacks_.should_stop && callbacks_.should_stop()) break;
+    after_step(train_step());
+  }
+  if (saved_step_ != step_) checkpoint_now();
+  return step_ >= options_.total_steps;
+}
+
+}  // namespace olm::nn
