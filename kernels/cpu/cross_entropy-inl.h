@@ -32,7 +32,8 @@ A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropy
   const A largest = hn::GetLane(hn::MaxOfLanes(d, most));
   const auto shift = hn::Set(d, largest);
   const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    return keep(d, exp(d, hn::Sub(load(d, x + i, part), shift)), hn::Zero(d), part);
+    return keep(d, exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp), hn::Zero(d),
+                part);
   });
   const A log_sum = std::log(sum), smoothing = A(terms.label_smoothing);
   logsumexp = largest + log_sum;
@@ -46,6 +47,9 @@ A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropy
   if (terms.z_loss != 0) loss += A(terms.z_loss) * logsumexp * logsumexp;
   return loss;
 }
+
+/// Probabilities below e^this have no gradient in f32 (see CrossEntropyBackward).
+inline constexpr float kLeastLogProbability = -55.0f;
 
 /// dx = dy · d loss / dx, times the slope 1 - (x / softcap)² of a softcap that made x (0: none). dx
 /// may be x itself if the types are the same.
@@ -64,7 +68,7 @@ void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
   const auto one = hn::Set(d, A(1));
   for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
     const auto v = load(d, x + i, part);
-    auto g = hn::MulSub(exp(d, hn::Sub(v, lse)), scale, offset);
+    auto g = hn::MulSub(exp_above(d, hn::Sub(v, lse), kLeastLogProbability), scale, offset);
     if (softcap != 0) {
       const auto ratio = hn::Mul(v, inverse);
       g = hn::Mul(g, hn::NegMulAdd(ratio, ratio, one));

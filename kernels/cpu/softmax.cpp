@@ -51,7 +51,7 @@ void softmax_row(const T* x, T* y, int64_t cols, bool log) {
     return fill_empty_row(d, x, log ? most : A(0), y, cols);
   const auto shift = hn::Set(d, most);
   const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    const auto e = exp(d, hn::Sub(load(d, x + i, part), shift));
+    const auto e = exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp);
     return keep(d, e, hn::Zero(d), part);
   });
   if (log) {
@@ -62,7 +62,7 @@ void softmax_row(const T* x, T* y, int64_t cols, bool log) {
   } else {
     const auto inverse = hn::Set(d, A(1) / sum);
     for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-      const auto e = exp(d, hn::Sub(load(d, x + i, part), shift));
+      const auto e = exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp);
       store(d, hn::Mul(e, inverse), y + i, part);
     });
   }
@@ -90,7 +90,7 @@ void log_softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols) {
                              return load(d, dy + i, part);
                            }));
   for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    const auto probability = exp(d, load(d, y + i, part));
+    const auto probability = exp_above(d, load(d, y + i, part), kLeastNormalExp);
     store(d, hn::NegMulAdd(probability, sum, load(d, dy + i, part)), dx + i, part);
   });
 }

@@ -42,12 +42,19 @@ HWY_INLINE hn::Vec<D> load(D d, const float16_t* p, Full = {}) {
   const auto bits = hn::LoadU(du, reinterpret_cast<const uint16_t*>(p));
   return hn::PromoteTo(d, hn::BitCast(dh, bits));
 }
+/// From AVX2 on, masked loads and stores of 32 and 64 bit lanes touch no memory past the tail.
+inline constexpr bool kMasksMemory = HWY_TARGET <= HWY_AVX2;
 /// The lanes past the tail are zero.
 template <class D, class T>
 HWY_INLINE hn::Vec<D> load(D d, const T* p, Tail tail) {
-  HWY_ALIGN T buffer[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)] = {};
-  std::memcpy(static_cast<void*>(buffer), p, tail.n * sizeof(T));
-  return load(d, buffer);
+  using A = hn::TFromD<D>;
+  if constexpr (kMasksMemory && sizeof(T) == sizeof(A)) {
+    return hn::MaskedLoad(hn::FirstN(d, tail.n), d, p);
+  } else {
+    HWY_ALIGN T buffer[HWY_MAX_BYTES / sizeof(A)] = {};
+    std::memcpy(static_cast<void*>(buffer), p, tail.n * sizeof(T));
+    return load(d, buffer);
+  }
 }
 
 // ---- stores ------------------------------------------------------------------------------------
@@ -80,9 +87,14 @@ HWY_INLINE void store(D, hn::Vec<D> v, float16_t* p, Full = {}) {
 }
 template <class D, class T>
 HWY_INLINE void store(D d, hn::Vec<D> v, T* p, Tail tail) {
-  HWY_ALIGN T buffer[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)];
-  store(d, v, buffer);
-  std::memcpy(static_cast<void*>(p), buffer, tail.n * sizeof(T));
+  using A = hn::TFromD<D>;
+  if constexpr (kMasksMemory && sizeof(T) == sizeof(A)) {
+    hn::BlendedStore(v, hn::FirstN(d, tail.n), d, p);
+  } else {
+    HWY_ALIGN T buffer[HWY_MAX_BYTES / sizeof(A)];
+    store(d, v, buffer);
+    std::memcpy(static_cast<void*>(p), buffer, tail.n * sizeof(T));
+  }
 }
 
 // ---- tails -------------------------------------------------------------------------------------
