@@ -9,6 +9,7 @@
 #include <olm/autograd/ops/cumsum.h>
 #include <olm/autograd/ops/dropout.h>
 #include <olm/autograd/ops/embedding.h>
+#include <olm/autograd/ops/flash_attention.h>
 #include <olm/autograd/ops/index.h>
 #include <olm/autograd/ops/inplace.h>
 #include <olm/autograd/ops/layer_norm.h>

@@ -1,0 +1,31 @@
+#pragma once
+// What the passes of attention's backward share: operands packed by tiles, in acc_dtype.
+#include <olm/kernels/cpu/flash_attention/tiles.h>
+
+namespace olm::kernels::attention {
+
+struct BackwardPack {
+  Sizes sizes;
+  // By (batch row, head, tile of queries): queries times scale [kTile, padded_dim], dy
+  // [kTile, padded_value_dim], logsumexp in units of log 2 (infinity where nothing is attended) and
+  // Σ y · dy, both [kTile].
+  void *q = nullptr, *dy = nullptr, *logsumexp = nullptr, *delta = nullptr;
+  // By (batch row, key and value head, tile of keys): keys [kTile, padded_dim] and transposed
+  // [dim, kTile], values transposed [value_dim, kTile].
+  void *keys = nullptr, *keys_t = nullptr, *values_t = nullptr;
+  // Partial dq of each chunk of keys, laid out as q.
+  void* dq = nullptr;
+  int64_t chunks = 1, chunk_tiles = 1;
+
+  int64_t query_tile(const Attention& a, const Place& p) const {
+    return (p.b * a.heads + p.h) * sizes.query_tiles + p.i0 / kTile;
+  }
+  int64_t key_tile(const Attention& a, const Place& p) const {
+    return (p.b * a.kv_heads + p.h / sizes.group) * sizes.key_tiles + p.j0 / kTile;
+  }
+};
+
+/// dmask, from what the other gradients were made of.
+void mask_gradient(const FlashAttentionBackward& f, const BackwardPack& pack);
+
+}  // namespace olm::kernels::attention

@@ -1,0 +1,152 @@
+#pragma once
+// How attention is cut into tiles, and which part of a tile is attended. Everything here follows
+// from shapes and rules, never from the number of threads.
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include <olm/kernels/flash_attention.h>
+
+namespace olm::kernels::attention {
+
+inline constexpr int64_t kTile = 64;     ///< queries, and keys, of a tile
+inline constexpr int64_t kPad = 16;      ///< head sizes are padded to multiples of this
+inline constexpr int64_t kMinBlock = 4;  ///< fewest rows the products take at a time
+
+constexpr int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+constexpr int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
+
+/// Sizes that follow from the shapes.
+struct Sizes {
+  explicit Sizes(const Attention& a)
+      : query_tiles(tiles_of(a.queries)),
+        key_tiles(tiles_of(a.keys)),
+        padded_queries(query_tiles * kTile),
+        padded_keys(key_tiles * kTile),
+        dim(a.dim),
+        value_dim(a.value_dim),
+        padded_dim(rounded_up(a.dim, kPad)),
+        padded_value_dim(rounded_up(a.value_dim, kPad)),
+        group(a.kv_heads > 0 ? a.heads / a.kv_heads : 1) {}
+  int64_t query_tiles, key_tiles, padded_queries, padded_keys;
+  int64_t dim, value_dim, padded_dim, padded_value_dim;
+  int64_t group;  // query heads per key and value head
+};
+
+/// Tiles that a task packs, and tiles of queries that a task computes against `key_tiles` tiles of
+/// keys: enough for tens of microseconds.
+inline int64_t pack_grain(const Sizes& n) {
+  return std::max<int64_t>(1, 65536 / (kTile * (n.padded_dim + n.padded_value_dim)));
+}
+inline int64_t tile_grain(const Sizes& n, int64_t key_tiles) {
+  const int64_t tile = 2 * kTile * kTile * (n.padded_dim + n.padded_value_dim);
+  return std::max<int64_t>(1, 2000000 / (tile * std::max<int64_t>(key_tiles, 1)));
+}
+
+/// Throws unless the sizes make sense.
+inline void check(const Attention& a, const char* name) {
+  require(is_float(a.dtype), name, ": wanted a float dtype, got ", a.dtype);
+  require(a.kv_heads > 0 ? a.heads % a.kv_heads == 0 : a.heads == 0, name, ": ", a.heads,
+          " heads do not divide among ", a.kv_heads, " key and value heads");
+  require(a.dropout_offset % 4 == 0, name, ": dropout_offset ", a.dropout_offset,
+          " is not a multiple of 4");
+  require((a.query_documents == nullptr) == (a.key_documents == nullptr), name,
+          ": document ids are needed for queries and keys, or for neither");
+}
+
+struct Span {
+  int64_t begin = 0, end = 0;
+  bool empty() const { return begin >= end; }
+};
+
+/// Keys that query row i of batch row b attends by causality, window and length; documents and
+/// masks may take more away. Both ends grow with i.
+inline Span attended_keys(const Attention& a, int64_t b, int64_t i) {
+  const int64_t position = i + a.offset;
+  Span span{0, a.keys};
+  if (a.causal) span.end = std::min(span.end, position + 1);
+  if (a.window > 0) {
+    span.begin = std::max(span.begin, position - a.window + 1);
+    span.end = std::min(span.end, position + a.window);
+  }
+  if (a.key_lengths) span.end = std::min<int64_t>(span.end, a.key_lengths[b]);
+  return span;
+}
+
+/// Place of a tile: batch row, query head, first query row and first key.
+struct Place {
+  int64_t b = 0, h = 0, i0 = 0, j0 = 0;
+};
+
+/// What of a tile is attended: an interval of its keys for each query row, and the interval that
+/// covers them for each block of rows, widened to multiples of `align`.
+struct Region {
+  Span rows[kTile];
+  Span blocks[kTile / kMinBlock];
+  int64_t block = 0;         // rows of a block
+  int64_t count = 0;         // blocks that hold rows of the tensor
+  bool by_document = false;  // ids must still be compared
+  bool empty = true;
+};
+
+struct IdRange {
+  int32_t least = std::numeric_limits<int32_t>::max();
+  int32_t most = std::numeric_limits<int32_t>::min();
+};
+inline IdRange range_of_ids(const int32_t* ids, int64_t n) {
+  IdRange r;
+  for (int64_t i = 0; i < n; ++i) {
+    r.least = std::min(r.least, ids[i]);
+    r.most = std::max(r.most, ids[i]);
+  }
+  return r;
+}
+
+/// Finds the region of a tile whose blocks have `block` rows. False where nothing is attended.
+inline bool find_region(const Attention& a, const Place& p, int64_t block, int64_t align,
+                        Region& region) {
+  const int64_t rows = std::min(kTile, a.queries - p.i0), keys = std::min(kTile, a.keys - p.j0);
+  const Span first = attended_keys(a, p.b, p.i0), last = attended_keys(a, p.b, p.i0 + rows - 1);
+  region.empty = true;
+  region.by_document = false;
+  if (last.end <= p.j0 || first.begin >= p.j0 + keys) return false;
+  if (a.query_documents) {
+    const IdRange q = range_of_ids(a.query_documents + p.b * a.queries + p.i0, rows);
+    const IdRange k = range_of_ids(a.key_documents + p.b * a.keys + p.j0, keys);
+    if (q.most < k.least || k.most < q.least) return false;
+    region.by_document = q.least != q.most || k.least != k.most || q.least != k.least;
+  }
+  region.block = block;
+  region.count = (rows + block - 1) / block;
+  for (int64_t r = 0; r < region.count * block; ++r) {
+    Span span = attended_keys(a, p.b, p.i0 + r);
+    span.begin = std::clamp<int64_t>(span.begin - p.j0, 0, keys);
+    span.end = std::clamp<int64_t>(span.end - p.j0, 0, keys);
+    region.rows[r] = r < rows && !span.empty() ? span : Span{};
+  }
+  for (int64_t n = 0; n < region.count; ++n) {
+    Span cover{kTile, 0};
+    for (int64_t r = n * block; r < (n + 1) * block; ++r) {
+      if (region.rows[r].empty()) continue;
+      cover.begin = std::min(cover.begin, region.rows[r].begin);
+      cover.end = std::max(cover.end, region.rows[r].end);
+    }
+    region.blocks[n] =
+        cover.empty() ? Span{} : Span{cover.begin / align * align, rounded_up(cover.end, align)};
+    region.empty = region.empty && cover.empty();
+  }
+  return !region.empty;
+}
+
+/// The query rows whose blocks reach keys [begin, end) of the tile.
+inline Span rows_reaching(const Region& region, int64_t begin, int64_t end) {
+  Span rows{kTile, 0};
+  for (int64_t n = 0; n < region.count; ++n) {
+    if (region.blocks[n].end <= begin || region.blocks[n].begin >= end) continue;
+    rows.begin = std::min(rows.begin, n * region.block);
+    rows.end = (n + 1) * region.block;
+  }
+  return rows;
+}
+
+}  // namespace olm::kernels::attention

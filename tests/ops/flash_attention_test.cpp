@@ -1,0 +1,265 @@
+#include <olm/autograd/ops/flash_attention.h>
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include <olm/kernels/base/philox.h>
+#include <tests/ops/flash_attention_cases.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+Tensors inputs_of(const Sizes& n, Generator& g, DType dtype) {
+  const auto make = [&](const Shape& shape) {
+    return raw::cast(randn(shape, g, {.dtype = f64}), dtype);
+  };
+  return {make({n.b, n.t, n.h, n.dqk}), make({n.b, n.s, n.hkv, n.dqk}),
+          make({n.b, n.s, n.hkv, n.dv})};
+}
+
+/// Options with what fits activations of `dtype`.
+FlashAttentionOptions converted(FlashAttentionOptions o, DType dtype) {
+  const auto cast = [&](Tensor& t, DType to) {
+    if (t.defined() && is_float(t.dtype())) t = raw::cast(t, to);
+  };
+  cast(o.slopes, acc_dtype(dtype));
+  cast(o.sink, acc_dtype(dtype));
+  cast(o.mask, dtype);
+  return o;
+}
+
+/// Gradients of everything that has one, under a fixed projection.
+Tensors gradients_of(const Tensors& qkv, const FlashAttentionOptions& o, const Tensor& dy) {
+  Tensors leaves;
+  for (const Tensor& t : qkv) leaves.push_back(detach(t));
+  FlashAttentionOptions own = o;
+  if (o.sink.defined()) leaves.push_back(own.sink = detach(o.sink));
+  if (o.mask.defined() && is_float(o.mask.dtype())) leaves.push_back(own.mask = detach(o.mask));
+  for (const Tensor& t : leaves) set_requires_grad(t);
+  const Tensor y = flash_attention(leaves[0], leaves[1], leaves[2], own);
+  return gradients({y}, {raw::cast(dy, y.dtype())}, leaves);
+}
+
+OpCase differentiated(const Setup& setup) {
+  Generator g(21);
+  const FlashAttentionOptions base = setup.options(g);
+  const bool sink = base.sink.defined(), mask = base.mask.defined() && is_float(base.mask.dtype());
+  return {.inputs =
+              [=](Generator& rng, int64_t) {
+                Tensors in = inputs_of(setup.n, rng, f64);
+                if (sink) in.push_back(base.sink);
+                if (mask) in.push_back(base.mask);
+                return in;
+              },
+          .op =
+              [=](const Tensors& in) {
+                FlashAttentionOptions o = base;
+                if (sink) o.sink = in[3];
+                if (mask) o.mask = in.back();
+                return flash_attention(in[0], in[1], in[2], o);
+              }};
+}
+
+}  // namespace
+
+TEST_SUITE("ops/flash_attention") {
+  TEST_CASE("gradients match finite differences") {
+    for (const auto& [t, s] : {std::pair<int64_t, int64_t>{5, 5}, {3, 7}, {7, 4}})
+      for (const Setup& setup : setups(t, s)) {
+        INFO(setup.name);
+        gradcheck(differentiated(setup));
+      }
+  }
+
+  TEST_CASE("values agree with the definition in f64") {
+    for (const auto& [t, s] : {std::pair<int64_t, int64_t>{1, 1},
+                               {1, 130},
+                               {31, 31},
+                               {33, 70},
+                               {130, 33},
+                               {130, 130},
+                               {65, 200}})
+      for (const Setup& setup : setups(t, s)) {
+        INFO(setup.name, " ", t, " ", s);
+        Generator g(8);
+        const FlashAttentionOptions o = setup.options(g);
+        const Tensors in = inputs_of(setup.n, g, f64);
+        const Tensor y = flash_attention(in[0], in[1], in[2], o);
+        const auto want = attention_by_definition(
+            setup.n, to_host<double>(in[0]), to_host<double>(in[1]), to_host<double>(in[2]), o);
+        check_close(y, from_host(want, y.shape()), f64, double(s) * 20, setup.name, 1);
+      }
+  }
+
+  TEST_CASE("dtypes and instruction sets agree with f64") {
+    for_each_target([](const std::string& target) {
+      for (const auto& [t, s] : {std::pair<int64_t, int64_t>{33, 70}, {130, 130}})
+        for (const Setup& setup : setups(t, s))
+          for (const DType dtype : {f32, bf16, f16}) {
+            INFO(setup.name, " ", t, " ", s, " ", name_of(dtype), " ", target);
+            Generator g(8);
+            const FlashAttentionOptions o = converted(setup.options(g), dtype);
+            const Tensors in = inputs_of(setup.n, g, dtype);
+            Tensors wide;
+            for (const Tensor& x : in) wide.push_back(raw::cast(x, f64));
+            const FlashAttentionOptions wide_o = converted(o, f64);
+            const Tensor y = flash_attention(in[0], in[1], in[2], o);
+            const Tensor want = flash_attention(wide[0], wide[1], wide[2], wide_o);
+            check_close(y, want, dtype, double(s) * 20, "value", 0.1);
+            const Tensor dy = raw::cast(raw::cast(randn(y.shape(), g), dtype), f64);
+            const Tensors a = gradients_of(in, o, dy), b = gradients_of(wide, wide_o, dy);
+            for (size_t i = 0; i < a.size(); ++i)
+              check_close(a[i], b[i], dtype, double(s) * 40, "gradient " + std::to_string(i), 1);
+          }
+    });
+  }
+
+  TEST_CASE("strided inputs are read in place") {
+    Generator g(4);
+    const int64_t b = 2, t = 70, h = 3, d = 12;
+    const Tensor packed = randn({b, t, 3, h, d}, g), heads_first = randn({b, h, t, d}, g);
+    const auto part = [&](int64_t i) { return raw::select(packed, 2, i); };
+    const FlashAttentionOptions o{.causal = true};
+    const Tensor k = raw::transpose(heads_first, 1, 2), v = strided_copy(part(2));
+    const Tensor got = flash_attention(part(0), k, v, o);
+    const Tensor want =
+        flash_attention(raw::contiguous(part(0)), raw::contiguous(k), raw::contiguous(v), o);
+    check_same_bits(got, want, "strided");
+    const Tensor dy = randn({b, h, t, d}, g);
+    const Tensors a = gradients_of({part(0), k, v}, o, raw::transpose(dy, 1, 2));
+    const Tensors w =
+        gradients_of({raw::contiguous(part(0)), raw::contiguous(k), raw::contiguous(v)}, o,
+                     raw::contiguous(raw::transpose(dy, 1, 2)));
+    for (size_t i = 0; i < a.size(); ++i) check_same_bits(a[i], w[i], "gradient");
+  }
+
+  TEST_CASE("a query with nothing to attend gives zero and passes nothing on") {
+    Generator g(4);
+    const Tensors in = inputs_of({.t = 3, .s = 3}, g, f32);
+    const FlashAttentionOptions o{.causal = true, .offset = -1};
+    const Tensor y = flash_attention(in[0], in[1], in[2], o);
+    const auto values = to_host<double>(raw::slice(y, 1, 0, 1));
+    for (const double x : values) CHECK(x == 0);
+    const Tensors d = gradients_of(in, o, randn(y.shape(), g));
+    for (const double x : to_host<double>(raw::slice(d[0], 1, 0, 1))) CHECK(x == 0);
+    CHECK_FALSE(raw::has_nonfinite(d[1]));
+    CHECK_FALSE(raw::has_nonfinite(d[2]));
+    const Tensors none = inputs_of({.t = 3, .s = 0}, g, f32);
+    for (const double x : to_host<double>(flash_attention(none[0], none[1], none[2])))
+      CHECK(x == 0);
+  }
+
+  TEST_CASE("what is not a number stays visible") {
+    Generator g(4);
+    const Tensors in = inputs_of({.t = 70, .s = 70}, g, f32);
+    in[0].mutable_data<float>()[0] = NAN;
+    CHECK(raw::has_nonfinite(flash_attention(in[0], in[1], in[2], {.causal = true})));
+  }
+
+  TEST_CASE("dropout keeps what the generator says, in both directions") {
+    const Sizes n{.b = 1, .t = 70, .s = 66, .h = 2, .hkv = 2, .dqk = 4, .dv = 66};
+    Generator g(4);
+    Tensors in = inputs_of(n, g, f64);
+    // With the identity for values the output is the matrix of weights.
+    in[2] = zeros(in[2].shape(), {.dtype = f64});
+    for (int64_t j = 0; j < n.s; ++j)
+      for (int64_t h = 0; h < n.h; ++h) in[2].mutable_data<double>()[(j * n.h + h) * n.dv + j] = 1;
+    const auto plain = to_host<double>(flash_attention(in[0], in[1], in[2]));
+    Generator rng(77, 12);
+    const auto dropped =
+        to_host<double>(flash_attention(in[0], in[1], in[2], {.dropout = 0.3, .rng = &rng}));
+    CHECK(rng.offset() == 12 + uint64_t(n.h * n.t * 68));
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n.t; ++i)
+      for (int64_t h = 0; h < n.h; ++h)
+        for (int64_t j = 0; j < n.s; ++j) {
+          const size_t at = size_t((i * n.h + h) * n.s + j);
+          const uint32_t word = kernels::philox_word(77, 12 + uint64_t((h * n.t + i) * 68 + j));
+          const bool keep = kernels::to_uniform(word) >= 0.3f;
+          kept += keep;
+          CHECK(dropped[at] == doctest::Approx(keep ? plain[at] / 0.7 : 0).epsilon(1e-12));
+        }
+    CHECK(double(kept) / double(n.t * n.h * n.s) == doctest::Approx(0.7).epsilon(0.03));
+  }
+
+  TEST_CASE("gradients through dropout match finite differences") {
+    for (const int64_t s : {6, 70}) {
+      OpCase c = differentiated({.name = "dropout", .n = {.b = 1, .t = 3, .s = s}});
+      c.op = [](const Tensors& in) {
+        Generator rng(5, 8);
+        return flash_attention(in[0], in[1], in[2],
+                               {.causal = true, .offset = 66, .dropout = 0.4, .rng = &rng});
+      };
+      gradcheck(c);
+    }
+  }
+
+  TEST_CASE("any number of threads gives the same bits") {
+    for (const Setup& setup : setups(200, 330))
+      check_same_for_any_threads([&] {
+        INFO(setup.name);
+        Generator g(5);
+        const FlashAttentionOptions o = converted(setup.options(g), f32);
+        const Tensors in = inputs_of(setup.n, g, f32);
+        const Tensor y = flash_attention(in[0], in[1], in[2], o);
+        Tensors all = gradients_of(in, o, randn(y.shape(), g));
+        all.push_back(y);
+        return all;
+      });
+  }
+
+  TEST_CASE("a cache of keys gives the rows of the whole") {
+    Generator g(6);
+    const Tensors in = inputs_of({.b = 2, .t = 80, .s = 80}, g, f32);
+    const Tensor whole = flash_attention(in[0], in[1], in[2], {.causal = true});
+    const Tensor last =
+        flash_attention(raw::slice(in[0], 1, 79, 80), in[1], in[2], {.causal = true, .offset = 79});
+    check_close(last, raw::slice(whole, 1, 79, 80), f32, 80, "last row");
+  }
+
+  TEST_CASE("shapes alone on meta") {
+    const TensorOptions o{.device = meta};
+    const Tensor q = empty({2, 3, 4, 8}, o), k = empty({2, 5, 2, 8}, o), v = empty({2, 5, 2, 6}, o);
+    CHECK(flash_attention(q, k, v, {.causal = true}).shape() == Shape{2, 3, 4, 6});
+  }
+
+  TEST_CASE("what does not fit is refused") {
+    Generator g(1);
+    const Tensors in = inputs_of({}, g, f32);
+    const auto call = [&](const FlashAttentionOptions& o) {
+      return [&, o] { flash_attention(in[0], in[1], in[2], o); };
+    };
+    check_error(
+        [&] {
+          flash_attention(in[0], randn({2, 5, 3, 6}, g), randn({2, 5, 3, 6}, g));
+        },
+        {"flash_attention", "4", "3"});
+    check_error(
+        [&] {
+          flash_attention(in[0], randn({2, 5, 2, 5}, g), in[2]);
+        },
+        {"flash_attention", "[2,5,2,5]", "[2,5,4,6]"});
+    check_error(
+        [&] {
+          flash_attention(in[0], in[1], randn({2, 4, 2, 6}, g));
+        },
+        {"flash_attention", "[2,4,2,6]", "[2,5,2,6]"});
+    check_error([&] { flash_attention(randn({2, 5}, g), in[1], in[2]); }, {"rank 4", "[2,5]"});
+    check_error([&] { flash_attention(in[0], raw::cast(in[1], bf16), in[2]); }, {"f32", "bf16"});
+    check_error(call({.sink = randn({3}, g)}), {"sink", "[4]", "[3]"});
+    check_error(call({.mask = randn({3, 5}, g)}), {"mask", "[3,5]", "[2,4,5,5]"});
+    check_error(call({.mask = arange(5)}), {"mask", "i64"});
+    check_error(call({.documents = arange(5)}), {"documents", "[2,5]", "[5]"});
+    check_error(call({.key_lengths = arange(3)}), {"key_lengths", "[2]", "[3]"});
+    check_error(call({.dropout = 0.5}), {"dropout", "0.5", "generator"});
+    check_error(call({.dropout = 1.5}), {"dropout", "1.5"});
+    check_error(call({.window = -1}), {"window", "-1"});
+    const Tensor slopes = randn({4}, g);
+    set_requires_grad(slopes);
+    check_error(call({.slopes = slopes}), {"slopes", "gradient"});
+  }
+}
