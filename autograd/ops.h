@@ -14,6 +14,7 @@
 #include <olm/autograd/ops/inplace.h>
 #include <olm/autograd/ops/layer_norm.h>
 #include <olm/autograd/ops/linear.h>
+#include <olm/autograd/ops/linear_cross_entropy.h>
 #include <olm/autograd/ops/matmul.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/reduce.h>
@@ -22,5 +23,6 @@
 #include <olm/autograd/ops/select.h>
 #include <olm/autograd/ops/softmax.h>
 #include <olm/autograd/ops/sort.h>
+#include <olm/autograd/ops/swiglu.h>
 #include <olm/autograd/ops/view.h>
 #include <olm/autograd/ops/where.h>
