@@ -1,6 +1,8 @@
 #include <olm/engine/raw.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include <olm/kernels/copy.h>
 #include <olm/kernels/reduce.h>
@@ -57,6 +59,26 @@ std::optional<Shape> view_strides(const Tensor& x, const Shape& shape) {
     if (done == sizes[run]) --run, done = 1;
   }
   return strides;
+}
+
+/// Sums over dimensions [first, end), which become 1.
+Tensor sum_dims(const Tensor& x, int first, int end) {
+  const Tensor from = contiguous(x);
+  Shape shape = x.shape();
+  int64_t outer = 1, reduced = 1, inner = 1;
+  for (int i = 0; i < first; ++i) outer *= shape[i];
+  for (int i = first; i < end; ++i) reduced *= std::exchange(shape[i], 1);
+  for (int i = end; i < shape.rank(); ++i) inner *= shape[i];
+  const Tensor y = empty(shape, options_of(x));
+  run(x.device().kind, kernels::Reduce{.op = kernels::ReduceOp::sum,
+                                       .dtype = x.dtype(),
+                                       .x = from.data(),
+                                       .y = y.mutable_data(),
+                                       .outer = outer,
+                                       .reduced = reduced,
+                                       .inner = inner,
+                                       .stream = stream_of(x)});
+  return y;
 }
 
 }  // namespace
@@ -222,29 +244,18 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
   if (x.shape() == shape) return x;
   const int added = x.rank() - shape.rank();
   require(added >= 0, "sum_to: ", x.shape(), " does not reduce to ", shape);
-  Tensor y = x;
+  std::vector<std::pair<int, int>> runs;  // [first, end) of neighbouring dimensions to sum over
   for (int i = 0; i < x.rank(); ++i) {
     const int64_t want = i < added ? 1 : shape[i - added], have = x.shape()[i];
     if (want == have) continue;
     require(want == 1, "sum_to: ", x.shape(), " does not reduce to ", shape);
-    y = contiguous(y);
-    Shape reduced = y.shape();
-    int64_t outer = 1, inner = 1;
-    for (int j = 0; j < i; ++j) outer *= reduced[j];
-    for (int j = i + 1; j < reduced.rank(); ++j) inner *= reduced[j];
-    reduced[i] = 1;
-    const Tensor sum = empty(reduced, options_of(y));
-    run(y.device().kind, kernels::Reduce{.op = kernels::ReduceOp::sum,
-                                         .dtype = y.dtype(),
-                                         .x = y.data(),
-                                         .y = sum.mutable_data(),
-                                         .outer = outer,
-                                         .reduced = have,
-                                         .inner = inner,
-                                         .stream = stream_of(y)});
-    y = sum;
+    if (runs.empty() || runs.back().second != i) runs.push_back({i, i});
+    runs.back().second = i + 1;
   }
-  return view(y, shape);
+  // Between two sums nothing is rounded to a narrow dtype.
+  Tensor y = runs.size() > 1 && is_float(x.dtype()) ? cast(x, acc_dtype(x.dtype())) : x;
+  for (const auto& [first, end] : runs) y = sum_dims(y, first, end);
+  return view(cast(y, x.dtype()), shape);
 }
 
 bool has_nonfinite(const Tensor& x) {

@@ -129,9 +129,9 @@ struct Sqrt : RealOfY {
   template <class V> OLM_HD V f(V x) const { return sqrt(x); }
   template <class V> OLM_HD V df(V, V y) const { return V(0.5) / y; }
 };
-struct RSqrt : RealOfY {
+struct RSqrt : Real {
   template <class V> OLM_HD V f(V x) const { return V(1) / sqrt(x); }
-  template <class V> OLM_HD V df(V, V y) const { return V(-0.5) * y * y * y; }
+  template <class V> OLM_HD V df(V x, V) const { return V(-0.5) / (x * sqrt(x)); }
 };
 struct Reciprocal : RealOfY {
   template <class V> OLM_HD V f(V x) const { return V(1) / x; }

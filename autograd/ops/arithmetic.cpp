@@ -28,10 +28,10 @@ Tensor forward(const char* name, BinaryOp op, const Tensor& a, const Tensor& b) 
 
 /// Both gradients at the full shape, undefined where not needed. An operand that the wanted
 /// derivatives do not read may be undefined.
-Grads slopes(BinaryOp op, const Tensor& dy, const Saved& a, const Saved& b, Sinks into) {
+Grads slopes(BinaryOp op, const Tensor& dy, const Tensor& a, const Tensor& b, Sinks into) {
   const Tensor g = raw::contiguous(dy);
   const Shape& shape = g.shape();
-  const Saved &left = a.defined() ? a : b, &right = b.defined() ? b : a;
+  const Tensor &left = a.defined() ? a : b, &right = b.defined() ? b : a;
   const Tensor da = into[0].needed ? empty_like(g) : Tensor();
   const Tensor db = into[1].needed ? empty_like(g) : Tensor();
   run(g.device().kind,
@@ -39,15 +39,19 @@ Grads slopes(BinaryOp op, const Tensor& dy, const Saved& a, const Saved& b, Sink
            kernels::BinaryBackward{.op = op,
                                    .dtype = g.dtype(),
                                    .dy = g.data(),
-                                   .a = operand(left.get(), shape),
-                                   .b = operand(right.get(), shape),
+                                   .a = operand(left, shape),
+                                   .b = operand(right, shape),
                                    .da = da.defined() ? da.mutable_data() : nullptr,
                                    .db = db.defined() ? db.mutable_data() : nullptr}));
   return {da, db};
 }
 
-Tensor sum_to(const Tensor& gradient, const Shape& shape) {
-  return gradient.defined() ? raw::sum_to(gradient, shape) : Tensor();
+Tensor widened(const Saved& x, DType dtype) {
+  return x.defined() ? raw::cast(x.get(), dtype) : Tensor();
+}
+
+Tensor sum_to(const Tensor& gradient, const Shape& shape, DType dtype) {
+  return gradient.defined() ? raw::cast(raw::sum_to(gradient, shape), dtype) : Tensor();
 }
 
 /// y = op(a, b), of which the derivatives are those of BinaryBackward.
@@ -59,8 +63,12 @@ Tensor binary(const char* name, BinaryOp op, const Tensor& a, const Tensor& b) {
   return record(name, y, {a, b},
                 [op, a_shape = a.shape(), b_shape = b.shape(), a = keep_a ? saved(a) : Saved(),
                  b = keep_b ? saved(b) : Saved()](const Tensor& dy, Sinks into) -> Grads {
-                  const Grads g = slopes(op, dy, a, b, into);
-                  return {sum_to(g[0], a_shape), sum_to(g[1], b_shape)};
+                  // What will be summed is not rounded to a narrow dtype before.
+                  const bool sums = a_shape != dy.shape() || b_shape != dy.shape();
+                  const DType dtype = dy.dtype(), work = sums ? acc_dtype(dtype) : dtype;
+                  const Grads g =
+                      slopes(op, raw::cast(dy, work), widened(a, work), widened(b, work), into);
+                  return {sum_to(g[0], a_shape, dtype), sum_to(g[1], b_shape, dtype)};
                 });
 }
 

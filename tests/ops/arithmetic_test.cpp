@@ -14,7 +14,7 @@ namespace {
 
 using Fn = Tensor (*)(const Tensor&, const Tensor&);
 struct Function {
-  const char* name;
+  std::string name;
   Fn op;
 };
 const Function kFunctions[] = {{"add", add},

@@ -17,7 +17,7 @@ using Ints = std::vector<int64_t>;
 using Fn = Tensor (*)(const Tensor&, const Shape&, bool keepdim);
 
 struct Function {
-  const char* name;
+  std::string name;
   Fn op;
   bool over_nothing;  // has a finite gradient over an empty dimension or a single element
 };

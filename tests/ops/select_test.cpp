@@ -10,7 +10,7 @@ using namespace olm::test;
 namespace {
 
 struct Function {
-  const char* name;
+  std::string name;
   Tensor (*op)(const Tensor& x);  // of shape [2, 5, n]
 };
 const Function kFunctions[] = {
