@@ -158,14 +158,8 @@ struct Sigmoid : RealOfY {
   template <class V> OLM_HD V df(V, V y) const { return y * (V(1) - y); }
 };
 struct ReluSquared : Real {
-  template <class V> OLM_HD V f(V x) const {
-    const V positive = Relu().f(x);
-    return positive * positive;
-  }
-  template <class V> OLM_HD V df(V x, V) const {
-    const V positive = Relu().f(x);
-    return positive + positive;
-  }
+  template <class V> OLM_HD V f(V x) const { const V p = Relu().f(x); return p * p; }
+  template <class V> OLM_HD V df(V x, V) const { const V p = Relu().f(x); return p + p; }
 };
 struct LeakyRelu : Real {
   double slope;
@@ -221,10 +215,7 @@ struct Mish : Real {
     const V e = exp(select(x > V(20), V(20), x));
     return e * (e + V(2));
   }
-  template <class V> OLM_HD V f(V x) const {
-    const V m = n(x);
-    return x * (m / (m + V(2)));
-  }
+  template <class V> OLM_HD V f(V x) const { const V m = n(x); return x * (m / (m + V(2))); }
   template <class V> OLM_HD V df(V x, V) const {
     const V m = n(x), sum = m + V(2);
     const V inner = m / sum + x * sigmoid_of(x) * (V(4) * (m + V(1)) / (sum * sum));

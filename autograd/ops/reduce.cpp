@@ -171,6 +171,7 @@ Tensor sum(const Tensor& x) { return sum(x, all_dims(x)); }
 Tensor mean(const Tensor& x) { return mean(x, all_dims(x)); }
 Tensor max(const Tensor& x) { return max(x, all_dims(x)); }
 Tensor min(const Tensor& x) { return min(x, all_dims(x)); }
+Tensor logsumexp(const Tensor& x) { return logsumexp(x, all_dims(x)); }
 Tensor var(const Tensor& x) { return var(x, all_dims(x)); }
 Tensor sum(const Tensor& x, int64_t dim, ReduceOptions options) {
   return sum(x, Shape{dim}, options);

@@ -38,6 +38,7 @@ OLM_API Tensor var(const Tensor& x);
 OLM_API Tensor var(const Tensor& x, const Shape& dims, VarOptions options = {});
 OLM_API Tensor var(const Tensor& x, int64_t dim, VarOptions options = {});
 /// ln Σ e^x, computed around the maximum.
+OLM_API Tensor logsumexp(const Tensor& x);
 OLM_API Tensor logsumexp(const Tensor& x, const Shape& dims, ReduceOptions options = {});
 OLM_API Tensor logsumexp(const Tensor& x, int64_t dim, ReduceOptions options = {});
 
