@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include <olm/engine/raw.h>
+
 namespace olm::test {
 
 struct Sizes {
