@@ -1,0 +1,99 @@
+#pragma once
+// Larger pieces that models are made of.
+#include <optional>
+#include <string>
+
+#include <olm/nn/embeddings.h>
+#include <olm/nn/structure.h>
+
+namespace olm::nn {
+
+struct OutputHeadOptions {
+  int64_t embed_dim = 0, vocab_size = 0;
+  bool bias = false;                         ///< of the projection
+  bool use_norm = true;                      ///< a LayerNorm first, unless `norm` is another
+  std::optional<double> softcap = {};        ///< c: logits become c · tanh(logit / c)
+  Ref<Module> norm = {};                     ///< in place of the LayerNorm
+  Ref<EmbeddingModule> tied_embedding = {};  ///< whose weight the projection shares
+  void fields(auto& v) {
+    v("embed_dim", embed_dim);
+    v("vocab_size", vocab_size);
+    v("bias", bias);
+    v("use_norm", use_norm);
+    v("softcap", softcap);
+  }
+};
+
+/// From vectors to logits: a Block of a norm and a projection.
+///   x: [B,T,D]    y: [B,T,V]
+/// Its loss() computes projection and cross-entropy by chunks of tokens, so that the logits of all
+/// tokens never exist. Keys: blocks.0.gamma, blocks.0.beta, blocks.1.weight [V,D], blocks.1.bias
+/// [V]; with `tied_embedding` blocks.1.weight is the embedding's, and a bias starts at 0. Throws
+/// where the embedding's weight is not [V,D].
+class OLM_API OutputHeadModule final : public BlockModule {
+ public:
+  explicit OutputHeadModule(const OutputHeadOptions& o);
+  Sum forward_sum(const Sum& in, Context& ctx) override;
+  Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
+  Tensor loss_sum(const Sum& in, const Tensor& targets, Context& ctx) override;
+  std::string type_name() const override { return "OutputHead"; }
+  void visit_options(FieldVisitor& v) override { options.fields(v); }
+  bool describes_children() const override { return false; }
+  OutputHeadOptions options;
+
+ private:
+  Tensor capped(const Tensor& logits) const;
+};
+OLM_API Ref<OutputHeadModule> OutputHead(int64_t embed_dim, int64_t vocab_size,
+                                         OutputHeadOptions options = {});
+
+struct TransformerBlockOptions {
+  int64_t embed_dim = 0, num_heads = 0, max_seq_len = 0;
+  double dropout = 0;
+  bool causal = true;
+  double ff_multiplier = 2.5;
+  std::string attention = "FlashAttentionwithRoPE";  ///< or MultiHeadAttentionwithRoPE,
+                                                     ///< FlashAttention, MultiHeadAttention
+  void fields(auto& v) {
+    v("embed_dim", embed_dim);
+    v("num_heads", num_heads);
+    v("max_seq_len", max_seq_len);
+    v("dropout", dropout);
+    v("causal", causal);
+    v("ff_multiplier", ff_multiplier);
+    v("attention", attention);
+  }
+};
+
+/// A layer of a decoder, norms first: x + attention(LayerNorm(x)), then x +
+/// SwiGLUFFN(LayerNorm(x)).
+///   x: [B,T,D]    y: like x
+/// Keys: blocks.{0|1}.block.blocks.{0|1}.…
+OLM_API Ref<BlockModule> TransformerBlock(TransformerBlockOptions options);
+OLM_API Ref<BlockModule> TransformerBlock(int64_t embed_dim, int64_t num_heads, int64_t max_seq_len,
+                                          TransformerBlockOptions options = {});
+
+struct LMOptions {
+  int64_t vocab_size = 0, embed_dim = 0, num_heads = 0, num_layers = 0, max_seq_len = 0;
+  double dropout = 0;
+  bool causal = true;
+  double ff_multiplier = 2.5;
+  bool tie_embeddings = true;
+  void fields(auto& v) {
+    v("vocab_size", vocab_size);
+    v("embed_dim", embed_dim);
+    v("num_heads", num_heads);
+    v("num_layers", num_layers);
+    v("max_seq_len", max_seq_len);
+    v("dropout", dropout);
+    v("causal", causal);
+    v("ff_multiplier", ff_multiplier);
+    v("tie_embeddings", tie_embeddings);
+  }
+};
+
+/// A small language model: Block({Embedding, Repeat(TransformerBlock), OutputHead}).
+///   ids [B,T]    logits [B,T,V]
+OLM_API Ref<BlockModule> LM(const LMOptions& options);
+
+}  // namespace olm::nn

@@ -1,0 +1,22 @@
+#include <olm/autograd/ops/embedding.h>
+#include <olm/nn/embeddings.h>
+
+namespace olm::nn {
+
+EmbeddingModule::EmbeddingModule(EmbeddingOptions o)
+    : Layer(o), weight(this, "embedding.weight", {o.vocab_size, o.embedding_dim}, init::normal(1)) {
+  require(o.vocab_size > 0 && o.embedding_dim > 0,
+          "Embedding: wanted sizes above 0, got vocab_size ", o.vocab_size, " and embedding_dim ",
+          o.embedding_dim);
+}
+
+Tensor EmbeddingModule::forward(const Tensor& x, Context& ctx) {
+  return embedding(x, weight, {.dtype = ctx.dtype});
+}
+
+Ref<EmbeddingModule> Embedding(int64_t vocab_size, int64_t embedding_dim) {
+  return make<EmbeddingModule>(
+      EmbeddingOptions{.vocab_size = vocab_size, .embedding_dim = embedding_dim});
+}
+
+}  // namespace olm::nn

@@ -1,0 +1,40 @@
+#include <olm/autograd/ops/linear.h>
+#include <olm/nn/activations.h>
+#include <olm/nn/feedforward.h>
+#include <olm/nn/registry.h>
+
+namespace olm::nn {
+
+namespace {
+int64_t checked_hidden(const ClassicFFNOptions& o) {
+  const int64_t hidden = o.hidden_dim.value_or(4 * o.embed_dim);
+  require(o.embed_dim > 0 && hidden > 0, "ClassicFFN: wanted sizes above 0, got embed_dim ",
+          o.embed_dim, " and hidden_dim ", hidden);
+  checked_probability("ClassicFFN", o.dropout);
+  return hidden;
+}
+}  // namespace
+
+ClassicFFNModule::ClassicFFNModule(ClassicFFNOptions o)
+    : Layer(o),
+      up_proj(this, "up_proj", Linear(o.embed_dim, checked_hidden(o), {.bias = o.bias})),
+      act(this, "act", activations().get(o.activation)()),
+      down_proj(this, "down_proj", Linear(checked_hidden(o), o.embed_dim, {.bias = o.bias})) {}
+
+Tensor ClassicFFNModule::forward(const Tensor& x, Context& ctx) {
+  const auto* pointwise = dynamic_cast<const ElementwiseModule*>(act.module().get());
+  const Activation fused = pointwise ? pointwise->fused() : Activation::none;
+  Tensor h;
+  if (const LinearModule* up = up_proj.typed(); up && fused != Activation::none)
+    h = linear(x, up->weight, up->bias_or_none(), {.activation = fused});
+  else
+    h = act(up_proj(x, ctx), ctx);
+  return dropout_if_training(down_proj(h, ctx), options.dropout, ctx);
+}
+
+Ref<ClassicFFNModule> ClassicFFN(int64_t embed_dim, ClassicFFNOptions options) {
+  options.embed_dim = embed_dim;
+  return make<ClassicFFNModule>(options);
+}
+
+}  // namespace olm::nn

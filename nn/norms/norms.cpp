@@ -1,0 +1,70 @@
+#include <olm/nn/norms.h>
+
+#include <olm/autograd/ops/add_norm.h>
+#include <olm/autograd/ops/layer_norm.h>
+#include <olm/autograd/ops/rms_norm.h>
+
+namespace olm::nn {
+
+namespace {
+Shape checked_width(const char* layer, int64_t dim) {
+  require(dim > 0, layer, ": wanted a width above 0, got ", dim);
+  return {dim};
+}
+}  // namespace
+
+LayerNormModule::LayerNormModule(LayerNormOptions o) : Layer(o) {
+  const Shape width = checked_width("LayerNorm", o.dim);
+  if (!o.elementwise_affine) return;
+  gamma.emplace(this, "gamma", width, init::ones);
+  beta.emplace(this, "beta", width, init::zeros);
+}
+
+Tensor LayerNormModule::forward(const Tensor& x, Context&) {
+  require(x.rank() >= 1 && x.size(-1) == options.dim, "LayerNorm: wanted x [..., ", options.dim,
+          "], got ", x.shape());
+  return layer_norm(x, gamma_or_none(), beta_or_none(), options.eps);
+}
+
+Sum LayerNormModule::forward_sum(const Sum& in, Context& ctx) {
+  Tensor total;
+  return {.x = forward_with_total(in, total, ctx), .delta = {}};
+}
+
+Tensor LayerNormModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
+  if (!in.delta.defined()) return forward(total = in.x, ctx);
+  const SumAndNorm both =
+      add_layer_norm(in.x, in.delta, gamma_or_none(), beta_or_none(), options.eps);
+  total = both.sum;
+  return both.y;
+}
+
+Ref<LayerNormModule> LayerNorm(int64_t dim, LayerNormOptions options) {
+  options.dim = dim;
+  return make<LayerNormModule>(options);
+}
+
+RMSNormModule::RMSNormModule(RMSNormOptions o)
+    : Layer(o), weight(this, "weight", checked_width("RMSNorm", o.dim), init::ones) {}
+
+Tensor RMSNormModule::forward(const Tensor& x, Context&) {
+  return rms_norm(x, weight, options.eps);
+}
+
+Sum RMSNormModule::forward_sum(const Sum& in, Context& ctx) {
+  Tensor total;
+  return {.x = forward_with_total(in, total, ctx), .delta = {}};
+}
+
+Tensor RMSNormModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
+  if (!in.delta.defined()) return forward(total = in.x, ctx);
+  const SumAndNorm both = add_rms_norm(in.x, in.delta, weight, options.eps);
+  total = both.sum;
+  return both.y;
+}
+
+Ref<RMSNormModule> RMSNorm(int64_t dim, double eps) {
+  return make<RMSNormModule>(RMSNormOptions{.dim = dim, .eps = eps});
+}
+
+}  // namespace olm::nn
