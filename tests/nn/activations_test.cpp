@@ -1,0 +1,55 @@
+#include <doctest/doctest.h>
+
+#include <olm/nn/activations.h>
+#include <olm/nn/registry.h>
+#include <tests/support/layer_parity.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::nn;
+using namespace olm::test;
+
+TEST_SUITE("nn/activations") {
+  TEST_CASE("values and gradients are OLM's") {
+    for (const std::string& name : activations().names()) {
+      if (name == "gelu_tanh" || name == "relu_squared") continue;  // OLM lacks them
+      check_layer_parity("activation." + name, activations().get(name)());
+    }
+    check_layer_parity("PReLU.channels", PReLU(3));
+    check_layer_parity("GLU.dim1", GLU(1));
+  }
+
+  TEST_CASE("those that OLM lacks follow their formulas") {
+    const Tensor x = from_host<double>({-1.5, 2}, {2});
+    const std::vector<double> tanh_form = to_host<double>(GELUTanh()(x));
+    CHECK(tanh_form[0] == doctest::Approx(-0.10042842).epsilon(1e-6));
+    CHECK(tanh_form[1] == doctest::Approx(1.954597694).epsilon(1e-6));
+    CHECK(to_host<double>(ReLUSquared()(x)) == std::vector<double>{0, 4});
+  }
+
+  TEST_CASE("each keeps its dtype, halves where gated, and can be rebuilt by name") {
+    Generator rng(1);
+    const Tensor x = raw::cast(randn({2, 6}, rng), bf16);
+    for (const std::string& name : activations().names()) {
+      INFO(name);
+      const Ref<Module> act = activations().get(name)();
+      init(*act);
+      const Tensor y = act(x);
+      CHECK(y.dtype() == bf16);
+      CHECK((y.shape() == Shape{2, 6} || y.shape() == Shape{2, 3}));
+      const Ref<Module> again = layers().get(act->type_name())(act->options_json(), {});
+      CHECK(again->type_name() == act->type_name());
+      CHECK(again->options_json() == act->options_json());
+    }
+  }
+
+  TEST_CASE("what does not fit is refused") {
+    for (const char* name : {"swiglu", "geglu", "reglu", "liglu", "glu"})
+      check_error([&] { activations().get(name)()(ones({2, 5})); }, {name, "[2,5]"});
+    const auto prelu = PReLU(3);
+    init(prelu);
+    check_error([&] { prelu(ones({2, 4})); }, {"PReLU", "3", "[2,4]"});
+    check_error([] { activations().get("gleu"); }, {"gleu", "gelu", "swish"});
+    check_error([] { layers().get("ReLU")(Json::parse(R"({"a":1})"), {}); }, {"ReLU", "a"});
+  }
+}

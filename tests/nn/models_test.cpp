@@ -1,0 +1,107 @@
+#include <doctest/doctest.h>
+
+#include <olm/nn/model_io.h>
+#include <olm/nn/models.h>
+#include <tests/support/layer_parity.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::nn;
+using namespace olm::test;
+
+namespace {
+
+int64_t expected(const GPT2Config& c) {
+  const int64_t d = c.embed_dim;
+  return c.vocab_size * d + c.max_seq_len * d + c.num_layers * (12 * d * d + 13 * d) + 2 * d;
+}
+int64_t expected(const LlamaConfig& c) {
+  const int64_t d = c.embed_dim, kv = c.num_kv_heads * (d / c.num_heads);
+  return c.vocab_size * d +
+         c.num_layers * (2 * d * d + 2 * d * kv + 3 * d * c.intermediate_size + 2 * d) + d;
+}
+
+constexpr GPT2Config kTinyGPT2{.vocab_size = 11,
+                               .embed_dim = 8,
+                               .num_layers = 2,
+                               .num_heads = 2,
+                               .max_seq_len = 6,
+                               .dropout = 0};
+constexpr LlamaConfig tiny_llama(int64_t kv_heads, bool tie) {
+  return {.vocab_size = 11,
+          .embed_dim = 8,
+          .intermediate_size = 20,
+          .num_layers = 2,
+          .num_heads = 4,
+          .num_kv_heads = kv_heads,
+          .max_seq_len = 6,
+          .tie_weights = tie};
+}
+
+}  // namespace
+
+TEST_SUITE("nn/models") {
+  TEST_CASE("values and gradients are OLM's") {
+    check_layer_parity("GPT2Model", GPT2Model(kTinyGPT2));
+    check_layer_parity("Llama2Model", Llama2Model(tiny_llama(4, true)));
+    LlamaConfig c = tiny_llama(2, false);
+    c.rope_theta = 500000;
+    check_layer_parity("Llama3Model", Llama3Model(c));
+  }
+
+  TEST_CASE("presets have the parameters their formulas say") {
+    const std::map<std::string, int64_t> wanted{
+        {"GPT2", expected(presets::GPT2)},
+        {"GPT2Large", expected(presets::GPT2Large)},
+        {"GPT2Medium", expected(presets::GPT2Medium)},
+        {"GPT2XL", expected(presets::GPT2XL)},
+        {"Llama2_13B", expected(presets::Llama2_13B)},
+        {"Llama2_70B", expected(presets::Llama2_70B)},
+        {"Llama2_7B", expected(presets::Llama2_7B)},
+        {"Llama3_1_405B", expected(presets::Llama3_1_405B)},
+        {"Llama3_1_70B", expected(presets::Llama3_1_70B)},
+        {"Llama3_1_8B", expected(presets::Llama3_1_8B)},
+        {"Llama3_2_1B", expected(presets::Llama3_2_1B)},
+        {"Llama3_2_3B", expected(presets::Llama3_2_3B)},
+    };
+    CHECK(models().names().size() == wanted.size());
+    for (const auto& [name, count] : wanted) {
+      INFO(name);
+      CHECK(models().get(name)()->num_parameters() == count);
+    }
+    CHECK(expected(presets::GPT2) == 124439808);
+    CHECK(expected(presets::Llama3_1_8B) == 8030261248 - 128256 * 4096);
+  }
+
+  TEST_CASE("on meta the largest preset says its shapes") {
+    const auto model = Llama3_1_405B();
+    init(model, {.device = meta});
+    const NoGrad guard;
+    const Tensor logits = model(empty({1, 16}, {.dtype = i64, .device = meta}));
+    CHECK(logits.shape() == Shape{1, 16, 128256});
+  }
+
+  TEST_CASE("the vendor's GELU and a GPT-2 without biases are a field away") {
+    GPT2Config c = kTinyGPT2;
+    c.gelu_tanh = true;
+    c.bias = false;
+    const auto model = GPT2Model(c);
+    CHECK(model->get("blocks.1.stack.0.blocks.1.block.blocks.1.act")->type_name() == "GELUTanh");
+    CHECK(model->num_parameters() == expected(kTinyGPT2) - 2 * 9 * 8);
+  }
+
+  TEST_CASE("models describe themselves and are rebuilt") {
+    const std::vector<Ref<Module>> originals{GPT2Model(kTinyGPT2), Llama2Model(tiny_llama(4, true)),
+                                             Llama3Model(tiny_llama(2, false))};
+    for (const Ref<Module>& model : originals) {
+      init(*model, {.seed = 3});
+      const Json description = describe(*model);
+      const Ref<Module> again = build(Json::parse(description.dump()));
+      CHECK(describe(*again) == description);
+      again->load_state_dict(model->state_dict());
+      const Tensor ids = from_host<int64_t>({1, 2, 3, 4}, {1, 4});
+      const NoGrad guard;
+      check_same_bits(again(ids), model(ids), "rebuilt");
+    }
+  }
+}

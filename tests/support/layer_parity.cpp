@@ -1,0 +1,72 @@
+#include <tests/support/layer_parity.h>
+
+#include <cmath>
+
+#include <doctest/doctest.h>
+
+#include <olm/engine/raw.h>
+#include <olm/engine/safetensors.h>
+
+namespace olm::test {
+namespace {
+
+using Named = std::map<std::string, Tensor>;
+
+/// The tensors of one case, without its name in front.
+Named tensors_of(const std::string& name) {
+  static const SafetensorsFile file =
+      SafetensorsFile::open(std::string(OLM_FIXTURES) + "/layers.safetensors");
+  Named result;
+  for (const std::string& key : file.names())
+    if (key.starts_with(name + "/"))
+      result[key.substr(name.size() + 1)] = raw::clone(file.tensor(key));
+  REQUIRE_MESSAGE(!result.empty(), "no fixture called " << name);
+  return result;
+}
+
+/// Members whose names begin with `prefix`, without it.
+Named below(const Named& tensors, const std::string& prefix) {
+  Named result;
+  for (const auto& [key, tensor] : tensors)
+    if (key.starts_with(prefix)) result[key.substr(prefix.size())] = tensor;
+  return result;
+}
+
+double norm(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double v : values) sum += v * v;
+  return std::sqrt(sum);
+}
+
+/// Gradients that cancel to zero (a key's bias under softmax) are held against 0.1.
+void check_equal(const Tensor& got, const Tensor& wanted, const std::string& what) {
+  INFO(what);
+  REQUIRE(got.defined());
+  REQUIRE(got.shape() == wanted.shape());
+  std::vector<double> difference = to_host<double>(got);
+  const std::vector<double> reference = to_host<double>(wanted);
+  for (size_t i = 0; i < difference.size(); ++i) difference[i] -= reference[i];
+  CHECK(norm(difference) <= 1e-5 * std::max(norm(reference), 0.1));
+}
+
+}  // namespace
+
+void check_layer_parity(const std::string& name, nn::Module& layer) {
+  INFO(name);
+  const Named tensors = tensors_of(name);
+  layer.load_state_dict(below(tensors, "param/"));
+  nn::Context ctx;
+  if (tensors.count("mask")) ctx.mask = tensors.at("mask");
+  if (tensors.count("seq_positions")) ctx.positions = tensors.at("seq_positions");
+  const Tensor x = tensors.at("x");
+  if (is_float(x.dtype())) set_requires_grad(x);
+  const Tensor y = layer.forward(x, ctx);
+  check_equal(y, tensors.at("y"), name + " y");
+  if (!requires_grad(y)) return;
+  backward(y, {.gradient = tensors.at("dy")});
+  if (tensors.count("dx")) check_equal(grad(x), tensors.at("dx"), name + " dx");
+  for (const auto& [key, wanted] : below(tensors, "grad/"))
+    check_equal(grad(layer.parameter(key).tensor()), wanted, name + " gradient of " + key);
+}
+
+}  // namespace olm::test
