@@ -75,7 +75,7 @@ Tensor AttentionBase::compute_attention(const Tensor& q, const Tensor& k, const 
   return flash_attention(q, k, v,
                          {.causal = s.causal,
                           .offset = k.size(1) - q.size(1),
-                          .scale = s.scale,
+                          .scale = *s.scale,
                           .softcap = s.softcap,
                           .mask = ctx.mask,
                           .documents = ctx.documents,
