@@ -1,6 +1,25 @@
 #pragma once
 // All of libolm.
+#include <olm/autograd/ops.h>
+#include <olm/autograd/recompute.h>
 #include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
 #include <olm/engine/tensor.h>
+#include <olm/nn/activations.h>
+#include <olm/nn/attention.h>
+#include <olm/nn/blocks.h>
+#include <olm/nn/data.h>
+#include <olm/nn/embeddings.h>
+#include <olm/nn/feedforward.h>
+#include <olm/nn/generate.h>
+#include <olm/nn/linear.h>
+#include <olm/nn/model_io.h>
+#include <olm/nn/models.h>
+#include <olm/nn/module.h>
+#include <olm/nn/norms.h>
+#include <olm/nn/optim.h>
+#include <olm/nn/registry.h>
+#include <olm/nn/structure.h>
+#include <olm/nn/text.h>
+#include <olm/nn/training.h>
 #include <olm/nn/version.h>
