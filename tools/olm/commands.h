@@ -1,0 +1,49 @@
+#pragma once
+// The subcommands: each takes what its flags said, prints, and returns the exit status.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/olm/config.h"
+
+namespace olm::tools {
+
+struct TrainArgs {
+  std::string config = {}, preset = {}, resume = {};
+  FlagValues flags = {};
+  bool print_config = false, print_presets = false;
+};
+int train(const TrainArgs& args);
+
+struct SampleArgs {
+  std::string folder = {}, dtype = "f32";
+  std::optional<std::string> prompt = {};
+  std::optional<int64_t> tokens = {}, top_k = {}, seed = {};
+  std::optional<double> temperature = {}, top_p = {};
+  bool no_cache = false, stop_when_full = false;
+};
+int sample(const SampleArgs& args);
+
+struct EvalArgs {
+  std::string folder = {}, data = {}, dtype = "f32";
+};
+int eval(const EvalArgs& args);
+
+struct InspectArgs {
+  std::string path = {};
+};
+int inspect(const InspectArgs& args);
+
+struct TokenizerArgs {
+  std::string data = {}, kind = "bpe:4096", out = "tokenizer.json";  // train
+  std::string path = {};                                             // encode, decode
+  std::optional<std::string> text = {};
+  std::vector<int64_t> ids = {};
+};
+int tokenizer_train(const TokenizerArgs& args);
+int tokenizer_encode(const TokenizerArgs& args);
+int tokenizer_decode(const TokenizerArgs& args);
+
+int doctor();
+
+}  // namespace olm::tools

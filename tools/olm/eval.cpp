@@ -1,0 +1,36 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include <olm/nn/model_io.h>
+#include <olm/nn/training.h>
+
+#include "tools/olm/commands.h"
+#include "tools/olm/machine.h"
+
+namespace olm::tools {
+
+int eval(const EvalArgs& args) {
+  const nn::Ref<nn::Module> model = nn::load(args.folder);
+  const auto tokenizer = nn::load_tokenizer(args.folder);
+  const DType dtype = nn::parse_dtype(args.dtype, "--dtype");
+  require(dtype == f32 || dtype == bf16, "--dtype: wants f32 or bf16, got ", args.dtype);
+  const nn::Corpus corpus = nn::Corpus::open(args.data);
+  const nn::TokenDataset data(corpus, *tokenizer);
+  // A model that takes any length is measured in windows of 1024.
+  const int64_t most = nn::context_of(*model) > 0 ? nn::context_of(*model) : 1024;
+  const int64_t context = std::min(most, data.size() - 1);
+  require(context >= 1, args.data, ": has ", data.size(), " tokens, at least 2 were wanted");
+  const nn::EvalReport report = nn::evaluate(*model, data, context, dtype);
+  double bytes = 0;
+  for (const std::string_view text : corpus.texts()) bytes += double(text.size());
+  const double bytes_per_token = bytes / double(data.size());
+  fmt::print("loss            {:.4f} nats per token\n", report.loss);
+  fmt::print("perplexity      {:.4f}\n", std::exp(report.loss));
+  fmt::print("bits per byte   {:.4f}\n", report.loss / std::log(2.0) / bytes_per_token);
+  fmt::print("tokens          {} in windows of {}\n", grouped(report.tokens), context);
+  fmt::print("time            {}\n", duration_text(report.seconds));
+  return 0;
+}
+
+}  // namespace olm::tools

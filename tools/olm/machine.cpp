@@ -1,0 +1,103 @@
+#include "tools/olm/machine.h"
+
+#include <dlfcn.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <fstream>
+
+#include <olm/kernels/base/parallel.h>
+#include <olm/nn/version.h>
+
+namespace olm::tools {
+
+namespace {
+
+/// The first line of a file that begins with `key`, behind its colon.
+std::string line_of(const char* path, const std::string& key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with(key)) continue;
+    const size_t at = line.find_first_not_of(" \t:", key.size());
+    return at == std::string::npos ? "" : line.substr(at);
+  }
+  return "unknown";
+}
+
+std::string instruction_sets() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  std::string sets = "SSE4";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets += ", AVX2";
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) sets += ", AVX-512";
+  const std::string flags = line_of("/proc/cpuinfo", "flags");
+  if (flags.find("amx_bf16") != std::string::npos) sets += ", AMX (bf16)";
+  return sets + "; kernels use the widest of SSE4, AVX2, AVX-512";
+#else
+  return "the compiler's baseline";
+#endif
+}
+
+/// What the BLAS that was loaded says of itself, and where it came from.
+std::string blas() {
+  void* config = dlsym(RTLD_DEFAULT, "openblas_get_config");
+  void* parallel = dlsym(RTLD_DEFAULT, "openblas_get_parallel");
+  if (!config || !parallel) return "no OpenBLAS";
+  std::string text = reinterpret_cast<char* (*)()>(config)();
+  const int kind = reinterpret_cast<int (*)()>(parallel)();
+  text += kind == 2   ? ", OpenMP variant"
+          : kind == 1 ? ", pthread variant (one GEMM at a time)"
+                      : ", serial variant (one GEMM at a time)";
+  Dl_info info{};
+  if (dladdr(config, &info) && info.dli_fname) text += fmt::format(", {}", info.dli_fname);
+  return text;
+}
+
+std::string memory() {
+  const double page = double(sysconf(_SC_PAGESIZE));
+  return fmt::format("{}, {} free", bytes_text(double(sysconf(_SC_PHYS_PAGES)) * page),
+                     bytes_text(double(sysconf(_SC_AVPHYS_PAGES)) * page));
+}
+
+std::string system_name() {
+  std::string name = line_of("/etc/os-release", "PRETTY_NAME=");
+  std::erase(name, '"');
+  return name;
+}
+
+}  // namespace
+
+Facts machine_facts() {
+  return {{"olm", version()},
+          {"system", system_name()},
+          {"processor", line_of("/proc/cpuinfo", "model name")},
+          {"cores", std::to_string(sysconf(_SC_NPROCESSORS_ONLN))},
+          {"threads", std::to_string(num_threads())},
+          {"instruction sets", instruction_sets()},
+          {"BLAS", blas()},
+          {"memory", memory()}};
+}
+
+std::string bytes_text(double bytes) {
+  if (bytes >= 1e9) return fmt::format("{:.3g} GB", bytes / 1e9);
+  if (bytes >= 1e6) return fmt::format("{:.3g} MB", bytes / 1e6);
+  if (bytes >= 1e3) return fmt::format("{:.3g} kB", bytes / 1e3);
+  return fmt::format("{:.0f} B", bytes);
+}
+
+std::string duration_text(double seconds) {
+  if (!std::isfinite(seconds)) return "unknown";
+  if (seconds < 10) return fmt::format("{:.1f} s", seconds);
+  const auto whole = int64_t(std::llround(seconds));
+  if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+std::string grouped(int64_t value) {
+  std::string digits = std::to_string(value < 0 ? -value : value);
+  for (size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
+  return (value < 0 ? "-" : "") + digits;
+}
+
+}  // namespace olm::tools

@@ -1,0 +1,20 @@
+#pragma once
+// What this machine and this build are, for `olm doctor` and reports.
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace olm::tools {
+
+/// Facts as (name, value), in the order to print them.
+using Facts = std::vector<std::pair<std::string, std::string>>;
+Facts machine_facts();
+
+/// "1.5 GB", "340 MB", "12 kB".
+std::string bytes_text(double bytes);
+/// "2:05", "1:02:05", "0.8 s".
+std::string duration_text(double seconds);
+/// "1,234,567".
+std::string grouped(int64_t value);
+
+}  // namespace olm::tools

@@ -1,0 +1,150 @@
+// The olm program: flags, errors and exit status. The only place that sees CLI11.
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <functional>
+#include <iostream>
+
+#include <olm/kernels/base/error.h>
+#include <olm/kernels/base/parallel.h>
+#include <olm/nn/version.h>
+
+#include "tools/olm/commands.h"
+
+namespace {
+
+using namespace olm::tools;
+
+/// What the command line asked for: the name for messages, and the work.
+struct Job {
+  std::string name;
+  std::function<int()> run;
+};
+
+/// Every key of the configuration as a flag of `olm train`, under its path and its short name.
+void add_config_flags(CLI::App& app, FlagValues& flags) {
+  for (const KeyInfo& key : list_keys({})) {
+    std::string names = "--" + key.path;
+    for (const auto& [name, path] : aliases())
+      if (path == key.path) names = "--" + name + "," + names;
+    app.add_option_function<std::string>(
+           names,
+           [&flags, path = key.path](const std::string& text) { flags.emplace_back(path, text); },
+           key.help)
+        ->type_name("")
+        ->group("[" + key.path.substr(0, key.path.find('.')) + "]");
+  }
+}
+
+void add_train(CLI::App& app, Job& job, TrainArgs& args) {
+  CLI::App* train_app = app.add_subcommand("train", "Train a language model on text");
+  train_app->add_option("--config", args.config, "TOML file with the configuration");
+  train_app->add_option("--preset", args.preset, "named configuration to begin with");
+  train_app->add_option("--resume", args.resume, "go on with the run in this folder");
+  train_app->add_flag("--print-config", args.print_config, "print the configuration and stop");
+  train_app->add_flag("--print-presets", args.print_presets, "print a table of presets and stop");
+  add_config_flags(*train_app, args.flags);
+  train_app->callback([&] { job = {"olm train", [&] { return train(args); }}; });
+}
+
+void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
+  CLI::App* sample_app = app.add_subcommand("sample", "Continue a text with a trained model");
+  sample_app->add_option("folder", args.folder, "run folder")->required();
+  sample_app->add_option("--prompt", args.prompt, "text to continue");
+  sample_app->add_option("--tokens", args.tokens, "tokens to make");
+  sample_app->add_option("--temperature", args.temperature, "0 takes the likeliest token");
+  sample_app->add_option("--top-k", args.top_k, "sample among so many; 0 is all");
+  sample_app->add_option("--top-p", args.top_p, "sample among the likeliest of this probability");
+  sample_app->add_option("--seed", args.seed, "of sampling");
+  sample_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16");
+  sample_app->add_flag("--no-cache", args.no_cache, "compute all earlier tokens again each time");
+  sample_app->add_flag("--stop-when-full", args.stop_when_full,
+                       "stop where the model's context is full instead of moving on");
+  sample_app->callback([&] { job = {"olm sample", [&] { return sample(args); }}; });
+}
+
+void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
+  CLI::App* eval_app = app.add_subcommand("eval", "Measure a trained model on a text");
+  eval_app->add_option("folder", args.folder, "run folder")->required();
+  eval_app->add_option("--data", args.data, "text: a file or a folder")->required();
+  eval_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16");
+  eval_app->callback([&] { job = {"olm eval", [&] { return eval(args); }}; });
+}
+
+void add_inspect(CLI::App& app, Job& job, InspectArgs& args) {
+  CLI::App* inspect_app = app.add_subcommand("inspect", "Show what is in a run or a file");
+  inspect_app->add_option("path", args.path, "run folder, safetensors or JSON file")->required();
+  inspect_app->callback([&] { job = {"olm inspect", [&] { return inspect(args); }}; });
+}
+
+void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
+  CLI::App* group = app.add_subcommand("tokenizer", "Train and use tokenizers");
+  group->require_subcommand(1);
+  CLI::App* train_app = group->add_subcommand("train", "Learn a tokenizer from a text");
+  train_app->add_option("--data", args.data, "text: a file or a folder")->required();
+  train_app->add_option("--tokenizer,--kind", args.kind, "byte, char or bpe:N with N ids");
+  train_app->add_option("--out", args.out, "file to write");
+  train_app->callback([&] {
+    job = {"olm tokenizer train", [&] { return tokenizer_train(args); }};
+  });
+  CLI::App* encode_app = group->add_subcommand("encode", "Print the ids of a text");
+  encode_app->add_option("tokenizer", args.path, "tokenizer.json or its folder")->required();
+  encode_app->add_option("--text", args.text, "the text; standard input where it is left out");
+  encode_app->callback([&] {
+    job = {"olm tokenizer encode", [&] { return tokenizer_encode(args); }};
+  });
+  CLI::App* decode_app = group->add_subcommand("decode", "Print the text of ids");
+  decode_app->add_option("tokenizer", args.path, "tokenizer.json or its folder")->required();
+  decode_app->add_option("ids", args.ids, "the ids; standard input where they are left out");
+  decode_app->callback([&] {
+    job = {"olm tokenizer decode", [&] { return tokenizer_decode(args); }};
+  });
+}
+
+/// Runs the job; any error becomes one sentence and status 1.
+int run(const Job& job) {
+  try {
+    const int status = job.run();
+    olm::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
+                 "standard output cannot be written");
+    return status;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "%s: out of memory\n", job.name.c_str());
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "%s: %s\n", job.name.c_str(), e.what());
+  }
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A full file limit and a closed pipe become errors of the write itself.
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
+  CLI::App app("olm: train language models, sample from them, look into them");
+  app.set_version_flag("--version", olm::version());
+  app.require_subcommand(1);
+  Job job;
+  TrainArgs train_args;
+  SampleArgs sample_args;
+  EvalArgs eval_args;
+  InspectArgs inspect_args;
+  TokenizerArgs tokenizer_args;
+  add_train(app, job, train_args);
+  add_sample(app, job, sample_args);
+  add_eval(app, job, eval_args);
+  add_inspect(app, job, inspect_args);
+  add_tokenizer(app, job, tokenizer_args);
+  app.add_subcommand("doctor", "Show what this machine and this build are")->callback([&] {
+    job = {"olm doctor", doctor};
+  });
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);
+    std::fprintf(stderr, "olm: %s (olm --help says what there is)\n", e.what());
+    return 2;
+  }
+  return run(job);
+}

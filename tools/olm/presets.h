@@ -1,0 +1,22 @@
+#pragma once
+// Named configurations.
+#include <string>
+#include <vector>
+
+#include "tools/olm/config.h"
+
+namespace olm::tools {
+
+struct Preset {
+  std::string name;
+  std::string about;
+  RunConfig config;
+};
+const std::vector<Preset>& presets();
+/// Throws listing the known names.
+const Preset& find_preset(const std::string& name);
+/// A table of all presets in Markdown: one column per preset, one row per field in which they
+/// differ, and what they have in common below.
+std::string presets_table();
+
+}  // namespace olm::tools
