@@ -31,6 +31,7 @@ void add_config_flags(CLI::App& app, FlagValues& flags) {
            names,
            [&flags, path = key.path](const std::string& text) { flags.emplace_back(path, text); },
            key.help)
+        ->take_last()
         ->type_name("")
         ->group("[" + key.path.substr(0, key.path.find('.')) + "]");
   }

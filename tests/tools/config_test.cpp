@@ -1,0 +1,87 @@
+// The configuration of olm train: sections, flags, presets.
+#include <tests/tools/program.h>
+
+using namespace olm;
+using namespace olm::test;
+
+TEST_SUITE("tools/config") {
+  TEST_CASE("a flag beats the file, which beats the preset") {
+    const TempFolder folder;
+    write_file(folder / "run.toml", "[train]\nsteps = 77\nbatch_size = 5\n");
+    const Result r = run_program({"train", "--preset", "nanogpt-gpu", "--config",
+                                  folder / "run.toml", "--steps", "88", "--print-config"});
+    REQUIRE(r.status == 0);
+    CHECK(r.out.find("steps = 88 ") != std::string::npos);
+    CHECK(r.out.find("batch_size = 5 ") != std::string::npos);
+    CHECK(r.out.find("embed_dim = 384 ") != std::string::npos);
+  }
+
+  TEST_CASE("what is printed can be read, and says the same") {
+    const TempFolder folder;
+    const std::string text = "sample with \"quotes\", \\ and\nlines";
+    const Result first =
+        run_program({"train", "--preset", "llama-20m", "--sample.prompt", text, "--print-config"});
+    REQUIRE(first.status == 0);
+    write_file(folder / "run.toml", first.out);
+    const Result second = run_program({"train", "--config", folder / "run.toml", "--print-config"});
+    INFO(second.err);
+    CHECK(second.out == first.out);
+  }
+
+  TEST_CASE("every preset is one that can be trained, and stands in the table") {
+    const Result table = run_program({"train", "--print-presets"});
+    REQUIRE(table.status == 0);
+    for (const char* name :
+         {"nano", "nanogpt-cpu", "nanogpt-gpu", "gpt2-124m", "llama-20m", "llama-124m"}) {
+      CHECK(run_program({"train", "--preset", name, "--print-config"}).status == 0);
+      CHECK(table.out.find(std::string(" ") + name + " |") != std::string::npos);
+    }
+  }
+
+  TEST_CASE("what cannot be is refused in one sentence") {
+    const TempFolder folder;
+    const std::string file = folder / "run.toml";
+    auto refuse = [&](const std::string& toml, const std::vector<std::string>& parts) {
+      write_file(file, toml);
+      check_refused({"train", "--config", file, "--print-config"}, parts);
+    };
+    refuse("[train]\nstepz = 3\n", {"run.toml", "[train]", "stepz", "known are", "batch_size"});
+    refuse("[trian]\nsteps = 3\n", {"run.toml", "trian", "known sections are"});
+    refuse("steps = 3\n", {"unknown key \"steps\""});
+    refuse("[train]\nsteps = \"many\"\n", {"steps", "an integer", "many"});
+    refuse("[train]\nsteps = 2.5\n", {"steps", "an integer", "2.5"});
+    refuse("[model]\nbias = 1\n", {"bias", "true or false"});
+    refuse("[train]\nsteps = = 3\n", {"not valid TOML", "line 2"});
+    refuse("[train]\nsteps = 1979-05-27\n", {"steps", "dates"});
+    refuse("[model]\nnum_heads = 3\n", {"model.num_heads", "3 heads", "128"});
+    refuse("[model]\nfamily = \"bert\"\n", {"model.family", "bert", "gpt2, llama"});
+    refuse("[train]\ndtype = \"f17\"\n", {"dtype", "f17"});
+    refuse("[train]\ndtype = \"i32\"\n", {"train.dtype", "f32 or bf16"});
+    refuse("[optim]\nlr = -1.0\n", {"optim.lr", "-1"});
+    refuse("[optim]\nlr = nan\n", {"optim.lr"});
+    refuse("[data]\ntrain_fraction = 1.0\n", {"data.train_fraction"});
+    check_refused({"train", "--config", folder / "none.toml"}, {"none.toml"});
+    check_refused({"train", "--preset", "big"}, {"big", "known are", "nano"});
+    check_refused({"train", "--steps", "12x", "--print-config"}, {"--train.steps", "12x"});
+    check_refused({"train", "--model.bias", "yes", "--print-config"}, {"--model.bias", "yes"});
+    check_refused({"train", "--tokenizer", "words", "--data", file}, {"words"});
+  }
+
+  TEST_CASE("a wrong command line has status 2") {
+    for (const Args& args : std::vector<Args>{{},
+                                              {"trian"},
+                                              {"train", "--stepz", "3"},
+                                              {"sample"},
+                                              {"sample", "x", "--tokens"},
+                                              {"eval", "x"}})
+      CHECK(run_program(args).status == 2);
+  }
+
+  TEST_CASE("the version and the machine are told") {
+    CHECK(run_program({"--version"}).status == 0);
+    const Result r = run_program({"doctor"});
+    CHECK(r.status == 0);
+    for (const char* part : {"olm", "threads", "instruction sets", "BLAS", "memory"})
+      CHECK(r.out.find(part) != std::string::npos);
+  }
+}

@@ -1,0 +1,171 @@
+// olm train: what it leaves behind, and that interrupted runs end as uninterrupted ones.
+#include <cmath>
+
+#include <olm/nn/training.h>
+
+#include <tests/tools/program.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+struct Corpus {
+  TempFolder folder;
+  std::string data = folder / "text.txt";
+  Corpus() { write_file(data, small_text()); }
+};
+
+std::vector<double> losses(const std::string& run, const char* name = "loss") {
+  std::vector<double> result;
+  for (const Json& line : nn::JsonLines::read(run + "/metrics.jsonl"))
+    if (const Json* value = line.find(name)) result.push_back(value->as_double());
+  return result;
+}
+
+void check_same_run(const std::string& a, const std::string& b) {
+  CHECK(losses(a) == losses(b));
+  CHECK(losses(a, "val_loss") == losses(b, "val_loss"));
+  CHECK(losses(a, "grad_norm") == losses(b, "grad_norm"));
+  CHECK(read_file(a + "/model.safetensors") == read_file(b + "/model.safetensors"));
+  CHECK(read_file(a + "/samples.jsonl") == read_file(b + "/samples.jsonl"));
+}
+
+/// Sends `signal` once a checkpoint of `step` is there.
+RunOptions interrupt_at(const std::string& run, int64_t step, int signal) {
+  return {.watch = [=, sent = false](pid_t child) mutable {
+    if (sent || !file_exists(nn::Checkpoints(run).path(step) + "/state.json")) return;
+    ::kill(child, signal);
+    sent = true;
+  }};
+}
+
+const Args kDropout = {"--model.dropout=0.1", "--steps=60"};
+
+}  // namespace
+
+TEST_SUITE("tools/train") {
+  TEST_CASE("a run leaves everything that a run folder has") {
+    const Corpus c;
+    const std::string run = c.folder / "run";
+    const Result r = run_program(tiny_training(c.data, run, {"--steps=150", "--lr=0.01"}));
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    for (const char* part : {"plan: ", " parameters, ", " memory, ", "FLOPs per token", "in about",
+                             "step 150/150", "validation loss", "done"})
+      CHECK(r.out.find(part) != std::string::npos);
+    for (const char* file : {"run.toml", "model.json", "tokenizer.json", "metrics.jsonl",
+                             "metrics.csv", "report.html", "model.safetensors", "samples.jsonl"})
+      CHECK_MESSAGE(file_exists(run + "/" + file), file);
+    const std::vector<Json> lines = nn::JsonLines::read(run + "/metrics.jsonl");
+    REQUIRE(lines.size() == 151);
+    for (const char* name :
+         {"step", "loss", "val_loss", "lr", "grad_norm", "tokens_per_second", "train_seconds"})
+      CHECK_MESSAGE(lines.back().contains(name), name);
+    CHECK(losses(run).back() < 0.8 * losses(run).front());
+    CHECK(losses(run, "val_loss").size() == 9);
+    // The newest three, and the best, which is one of them or another.
+    const std::vector<int64_t> steps = nn::Checkpoints(run).steps();
+    REQUIRE(steps.size() >= 3);
+    CHECK(steps.size() <= 4);
+    CHECK(steps.back() == 150);
+    const std::string report = read_file(run + "/report.html");
+    CHECK(report.find("<svg") != std::string::npos);
+    CHECK(report.find("http") == std::string::npos);
+    CHECK(read_file(run + "/metrics.csv").starts_with("step,val_loss,loss,lr,"));
+  }
+
+  TEST_CASE("kill -9 and resume end with the same bits") {
+    const Corpus c;
+    const std::string whole = c.folder / "whole", killed = c.folder / "killed";
+    REQUIRE(run_program(tiny_training(c.data, whole, kDropout)).status == 0);
+    const Result r =
+        run_program(tiny_training(c.data, killed, kDropout), interrupt_at(killed, 20, SIGKILL));
+    REQUIRE(r.status == 128 + SIGKILL);
+    const Result resumed = run_program({"train", "--resume", killed});
+    INFO(resumed.err);
+    REQUIRE(resumed.status == 0);
+    CHECK(resumed.out.find("resuming at step ") != std::string::npos);
+    check_same_run(whole, killed);
+  }
+
+  TEST_CASE("SIGTERM and SIGINT save and say how to go on") {
+    const Corpus c;
+    const std::string whole = c.folder / "whole";
+    REQUIRE(run_program(tiny_training(c.data, whole, kDropout)).status == 0);
+    for (const int signal : {SIGTERM, SIGINT}) {
+      const std::string run = c.folder / ("stopped" + std::to_string(signal));
+      const Result r =
+          run_program(tiny_training(c.data, run, kDropout), interrupt_at(run, 10, signal));
+      CHECK(r.status == 128 + signal);
+      CHECK(r.out.find("go on with: olm train --resume " + run) != std::string::npos);
+      REQUIRE(run_program({"train", "--resume", run}).status == 0);
+      check_same_run(whole, run);
+    }
+  }
+
+  TEST_CASE("one thread and two give the same bits") {
+    const Corpus c;
+    const std::string one = c.folder / "one", two = c.folder / "two";
+    const Args more = {"--model.embed_dim=64", "--batch-size=16", "--context=64", "--steps=10"};
+    Args single = more, both = more;
+    single.push_back("--threads=1");
+    both.push_back("--threads=2");
+    REQUIRE(run_program(tiny_training(c.data, one, single)).status == 0);
+    REQUIRE(run_program(tiny_training(c.data, two, both)).status == 0);
+    check_same_run(one, two);
+  }
+
+  TEST_CASE("a finished run can be made longer") {
+    const Corpus c;
+    const std::string run = c.folder / "run";
+    REQUIRE(run_program(tiny_training(c.data, run)).status == 0);
+    REQUIRE(run_program({"train", "--resume", run, "--steps", "50"}).status == 0);
+    CHECK(losses(run).size() == 50);
+  }
+
+  TEST_CASE("minutes fix the number of steps, and resuming keeps it") {
+    const Corpus c;
+    const std::string run = c.folder / "run";
+    const Result r =
+        run_program(tiny_training(c.data, run, {"--minutes=0.05"}), interrupt_at(run, 20, SIGTERM));
+    REQUIRE(r.status == 128 + SIGTERM);
+    const nn::Checkpoints checkpoints(run);
+    const nn::CheckpointState before = checkpoints.state(checkpoints.steps().back());
+    CHECK(before.total_steps > before.step);
+    REQUIRE(run_program({"train", "--resume", run}).status == 0);
+    CHECK(checkpoints.steps().back() == before.total_steps);
+  }
+
+  TEST_CASE("weights of another run are a beginning") {
+    const Corpus c;
+    const std::string first = c.folder / "first", second = c.folder / "second";
+    REQUIRE(run_program(tiny_training(c.data, first, {"--lr=0.01", "--steps=100"})).status == 0);
+    const Result r = run_program({"train", "--data", c.data, "--init-from", first, "--out", second,
+                                  "--steps=2", "--eval-every=1", "--sample-every=0"});
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    CHECK(losses(second, "val_loss").front() == doctest::Approx(losses(first, "val_loss").back()));
+    check_refused({"train", "--data", c.data, "--init-from", first, "--out", c.folder / "third",
+                   "--model.embed_dim=32"},
+                  {"embedding.weight"});
+  }
+
+  TEST_CASE("bf16, accumulation, the Llama family and other optimizers train") {
+    const Corpus c;
+    for (const Args& more :
+         std::vector<Args>{{"--dtype=bf16", "--lr=0.01"},
+                           {"--accumulation=3", "--lr=0.01"},
+                           {"--model.family=llama", "--lr=0.01", "--model.num_kv_heads=1"},
+                           {"--optim.optimizer=lion", "--lr=0.003"},
+                           {"--optim.optimizer=sgd", "--lr=0.3", "--optim.schedule=wsd"},
+                           {"--tokenizer=byte", "--lr=0.01", "--optim.schedule=linear"},
+                           {"--tokenizer=bpe:270", "--lr=0.01", "--optim.schedule=constant"}}) {
+      const TempFolder out;
+      const Result r = run_program(tiny_training(c.data, out / "run", more));
+      INFO(more.front(), ": ", r.err);
+      CHECK(r.status == 0);
+      if (r.status == 0) CHECK(losses(out / "run").back() < 0.97 * losses(out / "run").front());
+    }
+  }
+}
