@@ -1,7 +1,13 @@
 #include <doctest/doctest.h>
 
+#include <unistd.h>
+#include <filesystem>
+
+#include <olm/nn/activations.h>
+#include <olm/nn/feedforward.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
+#include <olm/nn/norms.h>
 #include <tests/support/layer_parity.h>
 #include <tests/support/op_case.h>
 
@@ -88,6 +94,25 @@ TEST_SUITE("nn/models") {
     const auto model = GPT2Model(c);
     CHECK(model->get("blocks.1.stack.0.blocks.1.block.blocks.1.act")->type_name() == "GELUTanh");
     CHECK(model->num_parameters() == expected(kTinyGPT2) - 2 * 9 * 8);
+  }
+
+  TEST_CASE("ties and replaced parts survive saving") {
+    const std::string folder = "/tmp/olm_models_test_" + std::to_string(getpid());
+    const auto model =
+        LM({.vocab_size = 11, .embed_dim = 8, .num_heads = 2, .num_layers = 1, .max_seq_len = 6});
+    model->replace("blocks.2.blocks.0", RMSNorm(8));
+    model->replace("blocks.1.stack.0.blocks.1.block.blocks.1", ClassicFFN(8));
+    model->replace("blocks.1.stack.0.blocks.1.block.blocks.1.act", PReLU());
+    init(model, {.seed = 3});
+    save(model, folder);
+    const Ref<Module> again = load(folder);
+    std::filesystem::remove_all(folder);
+    CHECK(again->num_parameters() == model->num_parameters());
+    CHECK(again->parameter("blocks.2.blocks.1.weight")
+              .is_tied_to(again->parameter("blocks.0.embedding.weight")));
+    const Tensor ids = from_host<int64_t>({1, 2, 3, 4}, {1, 4});
+    const NoGrad guard;
+    check_same_bits(again(ids), model(ids), "loaded");
   }
 
   TEST_CASE("models describe themselves and are rebuilt") {
