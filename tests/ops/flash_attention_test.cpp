@@ -212,6 +212,28 @@ TEST_SUITE("ops/flash_attention") {
       });
   }
 
+  TEST_CASE("many heads give what batch rows give alone, on any number of threads") {
+    const Sizes n{.b = 5, .t = 70, .s = 90, .h = 8, .hkv = 4, .dqk = 12, .dv = 20};
+    Generator g(6);
+    const Tensors in = inputs_of(n, g, f32);
+    const FlashAttentionOptions o{.causal = true, .offset = 20};
+    const Tensor dy = randn({n.b, n.t, n.h, n.dv}, g);
+    const Tensor y = flash_attention(in[0], in[1], in[2], o);
+    const Tensors all = gradients_of(in, o, dy);
+    for (int64_t b = 0; b < n.b; ++b) {
+      const auto part = [&](const Tensor& t) { return raw::slice(t, 0, b, b + 1); };
+      const Tensors one{part(in[0]), part(in[1]), part(in[2])};
+      check_same_bits(part(y), flash_attention(one[0], one[1], one[2], o), "value");
+      const Tensors alone = gradients_of(one, o, part(dy));
+      for (size_t i = 0; i < 3; ++i) check_close(part(all[i]), alone[i], f32, 90, "gradient", 1);
+    }
+    check_same_for_any_threads([&] {
+      Tensors results = gradients_of(in, o, dy);
+      results.push_back(flash_attention(in[0], in[1], in[2], o));
+      return results;
+    });
+  }
+
   TEST_CASE("a cache of keys gives the rows of the whole") {
     Generator g(6);
     const Tensors in = inputs_of({.b = 2, .t = 80, .s = 80}, g, f32);

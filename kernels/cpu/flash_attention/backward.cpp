@@ -2,7 +2,8 @@
 // one key and value head: for each of its tiles it walks the tiles of queries of every query head
 // of the group, computes weights and score gradients again, and adds to its own dk and dv and to a
 // dq of this chunk. The dq of the chunks are added in order at the end, so nothing depends on which
-// thread did what. There is one chunk where batch and heads alone give enough tasks.
+// thread did what. Where batch and heads alone give enough tasks there is one chunk, and each task
+// packs for itself.
 #include <olm/kernels/flash_attention.h>
 
 #include <cmath>
@@ -37,10 +38,11 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
   const attention::Sizes& n = pack.sizes;
   const int64_t i0 = index % n.query_tiles * kTile, h = index / n.query_tiles % a.heads;
   const int64_t b = index / n.query_tiles / a.heads, rows = std::min(kTile, a.queries - i0);
+  const int64_t place = index - pack.first_query_tile;
   pack_rows(rows_of<T>(f.q, b, h, i0), f.q.row, rows, n.dim, A(a.scale),
-            out<A>(pack.q) + index * kTile * n.padded_dim, n.padded_dim);
+            out<A>(pack.q) + place * kTile * n.padded_dim, n.padded_dim);
   pack_rows(rows_of<T>(f.dy, b, h, i0), f.dy.row, rows, n.value_dim, A(1),
-            out<A>(pack.dy) + index * kTile * n.padded_value_dim, n.padded_value_dim);
+            out<A>(pack.dy) + place * kTile * n.padded_value_dim, n.padded_value_dim);
   const hn::ScalableTag<A> d;
   const A* logsumexp = in<A>(f.logsumexp) + (b * a.heads + h) * a.queries + i0;
   for (int64_t r = 0; r < kTile; ++r) {
@@ -52,8 +54,8 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
       });
       if (logsumexp[r] != kMinusInfinity<A>) base = logsumexp[r] * A(kLog2E);
     }
-    out<A>(pack.logsumexp)[index * kTile + r] = base;
-    out<A>(pack.delta)[index * kTile + r] = sum;
+    out<A>(pack.logsumexp)[place * kTile + r] = base;
+    out<A>(pack.delta)[place * kTile + r] = sum;
   }
 }
 
@@ -65,14 +67,15 @@ void pack_key_tile(const FlashAttentionBackward& f, const BackwardPack& pack, in
   const attention::Sizes& n = pack.sizes;
   const int64_t j0 = index % n.key_tiles * kTile, h = index / n.key_tiles % a.kv_heads;
   const int64_t b = index / n.key_tiles / a.kv_heads, rows = std::min(kTile, a.keys - j0);
-  A* keys = out<A>(pack.keys) + index * kTile * n.padded_dim;
+  const int64_t place = index - pack.first_key_tile;
+  A* keys = out<A>(pack.keys) + place * kTile * n.padded_dim;
   pack_rows(rows_of<T>(f.k, b, h, j0), f.k.row, rows, n.dim, A(1), keys, n.padded_dim);
-  transpose_tile(keys, n.dim, n.padded_dim, out<A>(pack.keys_t) + index * n.dim * kTile);
+  transpose_tile(keys, n.dim, n.padded_dim, out<A>(pack.keys_t) + place * n.dim * kTile);
   const Scratch<A> values = f.stream.scratch<A>(size_t(kTile * n.padded_value_dim));
   pack_rows(rows_of<T>(f.v, b, h, j0), f.v.row, rows, n.value_dim, A(1), values.get(),
             n.padded_value_dim);
   transpose_tile(values.get(), n.value_dim, n.padded_value_dim,
-                 out<A>(pack.values_t) + index * n.value_dim * kTile);
+                 out<A>(pack.values_t) + place * n.value_dim * kTile);
 }
 
 /// Adds what query head p.h passes back through keys [p.j0, …) to dk, dv and this chunk's dq.
@@ -103,9 +106,10 @@ void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack, i
   const int64_t b = index / pack.chunks / a.kv_heads;
   const int64_t begin = chunk * pack.chunk_tiles;
   const int64_t end = std::min(n.key_tiles, begin + pack.chunk_tiles);
-  const int64_t head_size = n.padded_queries * n.padded_dim;
-  A* dq = out<A>(pack.dq) + chunk * a.batch * a.heads * head_size;
-  std::fill_n(dq + (b * a.heads + kv_head * n.group) * head_size, n.group * head_size, A(0));
+  A* dq = out<A>(pack.dq) + chunk * pack.query_tiles * kTile * n.padded_dim;
+  const Place first{.b = b, .h = kv_head * n.group, .i0 = 0, .j0 = 0};
+  std::fill_n(dq + pack.query_tile(a, first) * kTile * n.padded_dim,
+              n.group * n.padded_queries * n.padded_dim, A(0));
   const int64_t dk_size = kTile * n.padded_dim, dv_size = kTile * n.padded_value_dim;
   const Scratch<A> memory =
       f.stream.scratch<A>(GradientTile<A>::size() + size_t(dk_size + dv_size));
@@ -137,8 +141,8 @@ void finish_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack
   const hn::ScalableTag<A> d;
   const int64_t i0 = index % n.query_tiles * kTile, h = index / n.query_tiles % a.heads;
   const int64_t b = index / n.query_tiles / a.heads, rows = std::min(kTile, a.queries - i0);
-  const int64_t chunk_size = a.batch * a.heads * n.padded_queries * n.padded_dim;
-  A* dq = out<A>(pack.dq) + index * kTile * n.padded_dim;
+  const int64_t chunk_size = pack.query_tiles * kTile * n.padded_dim;
+  A* dq = out<A>(pack.dq) + (index - pack.first_query_tile) * kTile * n.padded_dim;
   for (int64_t c = 1; c < pack.chunks; ++c)
     for_vectors(d, rows * n.padded_dim, [&](int64_t i, auto part) HWY_ATTR {
       store(d, hn::Add(load(d, dq + i, part), load(d, dq + c * chunk_size + i, part)), dq + i,
@@ -204,56 +208,82 @@ void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPac
 /// Chunks of keys such that there are tasks for many threads, where there are that many tiles.
 void choose_chunks(const Attention& a, attention::BackwardPack& pack) {
   const int64_t heads = std::max<int64_t>(a.batch * a.kv_heads, 1), tiles = pack.sizes.key_tiles;
-  const int64_t wanted = std::clamp<int64_t>((15 + heads) / heads, 1, std::max<int64_t>(tiles, 1));
+  const int64_t enough = (attention::kEnoughHeads + heads - 1) / heads;
+  const int64_t wanted = std::clamp<int64_t>(enough, 1, std::max<int64_t>(tiles, 1));
   pack.chunk_tiles = std::max<int64_t>(1, (tiles + wanted - 1) / wanted);
   pack.chunks = std::max<int64_t>(1, (tiles + pack.chunk_tiles - 1) / pack.chunk_tiles);
+}
+
+/// The passes over packed operands of `count` key and value heads from `first` on.
+void run_passes(const FlashAttentionBackward& f, const attention::BackwardPack& pack, int64_t first,
+                int64_t count, bool parallel) {
+  const attention::Sizes& n = pack.sizes;
+  const auto over = [&](int64_t from, int64_t size, int64_t grain, auto&& pass) {
+    parallel_for(size, parallel ? grain : size,
+                 [&](int64_t begin, int64_t end) { pass(from + begin, from + end); });
+  };
+  const int64_t pack_grain = attention::pack_grain(n);
+  over(pack.first_query_tile, pack.query_tiles, pack_grain, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(pack_query_tiles)(f, pack, begin, end);
+  });
+  over(pack.first_key_tile, pack.key_tiles, pack_grain, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(pack_key_tiles)(f, pack, begin, end);
+  });
+  if (f.dq.data || f.dk.data || f.dv.data) {
+    const int64_t pairs = 2 * n.group * n.query_tiles * pack.chunk_tiles;
+    over(first * pack.chunks, count * pack.chunks, attention::tile_grain(n, pairs),
+         [&](int64_t begin, int64_t end) {
+           HWY_DYNAMIC_DISPATCH(backward_chunks)(f, pack, begin, end);
+         });
+  }
+  if (f.dq.data)
+    over(pack.first_query_tile, pack.query_tiles, pack_grain, [&](int64_t begin, int64_t end) {
+      HWY_DYNAMIC_DISPATCH(finish_query_tiles)(f, pack, begin, end);
+    });
+  if (f.dmask) attention::mask_gradient(f, pack);
+  if (f.dsink && f.attention.dtype == f64) return sink_gradient<double>(f, pack);
+  if (f.dsink) sink_gradient<float>(f, pack);
+}
+
+/// Backward of `count` key and value heads from `first` on, over threads where `parallel`.
+void backward_heads(const FlashAttentionBackward& f, int64_t first, int64_t count, bool parallel) {
+  using attention::kTile;
+  attention::BackwardPack pack{.sizes = attention::Sizes(f.attention)};
+  const attention::Sizes& n = pack.sizes;
+  choose_chunks(f.attention, pack);
+  pack.query_tiles = count * n.group * n.query_tiles;
+  pack.key_tiles = count * n.key_tiles;
+  pack.first_query_tile = first * n.group * n.query_tiles;
+  pack.first_key_tile = first * n.key_tiles;
+  const size_t width = size_of(acc_dtype(f.attention.dtype));
+  const auto memory = [&](int64_t elements) {
+    return f.stream.scratch<char>(size_t(elements * kTile) * width);
+  };
+  const Scratch<char> q = memory(pack.query_tiles * n.padded_dim);
+  const Scratch<char> dy = memory(pack.query_tiles * n.padded_value_dim);
+  const Scratch<char> logsumexp = memory(pack.query_tiles), delta = memory(pack.query_tiles);
+  const Scratch<char> keys = memory(pack.key_tiles * n.padded_dim);
+  const Scratch<char> keys_t = memory(pack.key_tiles * n.dim);
+  const Scratch<char> values_t = memory(pack.key_tiles * n.value_dim);
+  const Scratch<char> dq = memory(pack.chunks * pack.query_tiles * n.padded_dim);
+  pack.q = q.get(), pack.dy = dy.get(), pack.dq = dq.get();
+  pack.logsumexp = logsumexp.get(), pack.delta = delta.get();
+  pack.keys = keys.get(), pack.keys_t = keys_t.get(), pack.values_t = values_t.get();
+  run_passes(f, pack, first, count, parallel);
 }
 
 }  // namespace
 
 void run(Cpu, const FlashAttentionBackward& f) {
-  using attention::kTile;
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionBackward::name);
-  attention::BackwardPack pack{.sizes = attention::Sizes(a)};
-  const attention::Sizes& n = pack.sizes;
-  choose_chunks(a, pack);
-  const int64_t query_tiles = a.batch * a.heads * n.query_tiles;
-  const int64_t key_tiles = a.batch * a.kv_heads * n.key_tiles;
-  const size_t width = size_of(acc_dtype(a.dtype));
-  const auto memory = [&](int64_t elements) {
-    return f.stream.scratch<char>(size_t(elements) * width);
-  };
-  const Scratch<char> q = memory(query_tiles * kTile * n.padded_dim);
-  const Scratch<char> dy = memory(query_tiles * kTile * n.padded_value_dim);
-  const Scratch<char> sums = memory(2 * query_tiles * kTile);
-  const Scratch<char> keys = memory(key_tiles * kTile * n.padded_dim);
-  const Scratch<char> keys_t = memory(key_tiles * kTile * n.dim);
-  const Scratch<char> values_t = memory(key_tiles * kTile * n.value_dim);
-  const Scratch<char> dq = memory(pack.chunks * query_tiles * kTile * n.padded_dim);
-  pack.q = q.get(), pack.dy = dy.get(), pack.dq = dq.get();
-  pack.logsumexp = sums.get(), pack.delta = sums.get() + size_t(query_tiles * kTile) * width;
-  pack.keys = keys.get(), pack.keys_t = keys_t.get(), pack.values_t = values_t.get();
-  parallel_for(query_tiles, attention::pack_grain(n), [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(pack_query_tiles)(f, pack, begin, end);
-  });
-  parallel_for(key_tiles, attention::pack_grain(n), [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(pack_key_tiles)(f, pack, begin, end);
-  });
-  if (f.dq.data || f.dk.data || f.dv.data) {
-    const int64_t pairs = 2 * n.group * n.query_tiles * pack.chunk_tiles;
-    parallel_for(a.batch * a.kv_heads * pack.chunks, attention::tile_grain(n, pairs),
-                 [&](int64_t begin, int64_t end) {
-                   HWY_DYNAMIC_DISPATCH(backward_chunks)(f, pack, begin, end);
-                 });
-  }
-  if (f.dq.data)
-    parallel_for(query_tiles, attention::pack_grain(n), [&](int64_t begin, int64_t end) {
-      HWY_DYNAMIC_DISPATCH(finish_query_tiles)(f, pack, begin, end);
-    });
-  if (f.dmask) attention::mask_gradient(f, pack);
-  if (f.dsink && a.dtype == f64) return sink_gradient<double>(f, pack);
-  if (f.dsink) sink_gradient<float>(f, pack);
+  const attention::Sizes n(a);
+  const int64_t heads = a.batch * a.kv_heads, together = attention::heads_packed_together(a);
+  if (together == heads || f.dmask || f.dsink) return backward_heads(f, 0, heads, true);
+  parallel_for(heads, attention::tile_grain(n, 2 * n.group * n.query_tiles * n.key_tiles),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t h = begin; h < end; ++h) backward_heads(f, h, 1, false);
+               });
 }
 
 }  // namespace olm::kernels

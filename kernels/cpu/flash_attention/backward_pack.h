@@ -6,6 +6,8 @@ namespace olm::kernels::attention {
 
 struct BackwardPack {
   Sizes sizes;
+  // Which tiles are packed, counted over the batch: those of some key and value heads.
+  int64_t first_query_tile = 0, query_tiles = 0, first_key_tile = 0, key_tiles = 0;
   // By (batch row, head, tile of queries): queries times scale [kTile, padded_dim], dy
   // [kTile, padded_value_dim], logsumexp in units of log 2 (infinity where nothing is attended) and
   // Σ y · dy, both [kTile].
@@ -18,10 +20,10 @@ struct BackwardPack {
   int64_t chunks = 1, chunk_tiles = 1;
 
   int64_t query_tile(const Attention& a, const Place& p) const {
-    return (p.b * a.heads + p.h) * sizes.query_tiles + p.i0 / kTile;
+    return (p.b * a.heads + p.h) * sizes.query_tiles + p.i0 / kTile - first_query_tile;
   }
   int64_t key_tile(const Attention& a, const Place& p) const {
-    return (p.b * a.kv_heads + p.h / sizes.group) * sizes.key_tiles + p.j0 / kTile;
+    return (p.b * a.kv_heads + p.h / sizes.group) * sizes.key_tiles + p.j0 / kTile - first_key_tile;
   }
 };
 

@@ -1,7 +1,8 @@
 // Attention, forward. Keys are packed once, transposed by tiles, so that the score product reads
 // whole vectors of keys; values are packed as padded rows. Then each tile of queries walks its
 // tiles of keys with an online softmax: the running maximum m and sum l of each row, and the output
-// rescaled when m grows. Parallel over (batch row, head, tile of queries).
+// rescaled when m grows. Parallel over key and value heads where there are many, else over
+// (batch row, head, tile of queries).
 // Traffic: q, y once; packed keys and values once per tile of queries, from cache.
 #include <olm/kernels/flash_attention.h>
 
@@ -15,10 +16,11 @@
 #define OLM_KERNELS_CPU_FLASH_ATTENTION_FORWARD_ONCE
 namespace olm::kernels::attention {
 
-/// Keys [batch, kv_heads, key tile, dim, kTile] and values [batch, kv_heads, padded_keys,
-/// padded_value_dim] in acc_dtype.
+/// Keys [tile, dim, kTile] and values [tile, kTile, padded_value_dim] in acc_dtype, for the tiles
+/// of some key and value heads from `first_tile` on, counted over the batch.
 struct ForwardPack {
   Sizes sizes;
+  int64_t first_tile = 0;
   void *keys = nullptr, *values = nullptr;
 };
 
@@ -45,12 +47,13 @@ void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t 
   const int64_t tile = index % n.key_tiles, h = index / n.key_tiles % a.kv_heads;
   const int64_t b = index / n.key_tiles / a.kv_heads;
   const int64_t j0 = tile * kTile, rows = std::min(kTile, a.keys - j0);
+  const int64_t place = index - pack.first_tile;
   const Scratch<A> copy = f.stream.scratch<A>(size_t(kTile * n.padded_dim));
   pack_rows(in<T>(f.k.data) + b * f.k.batch + h * f.k.head + j0 * f.k.row, f.k.row, rows, n.dim,
             A(1), copy.get(), n.padded_dim);
-  transpose_tile(copy.get(), n.dim, n.padded_dim, out<A>(pack.keys) + index * n.dim * kTile);
+  transpose_tile(copy.get(), n.dim, n.padded_dim, out<A>(pack.keys) + place * n.dim * kTile);
   pack_rows(in<T>(f.v.data) + b * f.v.batch + h * f.v.head + j0 * f.v.row, f.v.row, rows,
-            n.value_dim, A(1), out<A>(pack.values) + index * kTile * n.padded_value_dim,
+            n.value_dim, A(1), out<A>(pack.values) + place * kTile * n.padded_value_dim,
             n.padded_value_dim);
 }
 
@@ -189,7 +192,7 @@ void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_
   std::fill_n(state.maximum, kTile, kMinusInfinity<A>);
   pack_rows(in<T>(f.q.data) + p.b * f.q.batch + p.h * f.q.head + p.i0 * f.q.row, f.q.row,
             std::min(kTile, a.queries - p.i0), n.dim, A(a.scale), q, n.padded_dim);
-  const int64_t head = (p.b * a.kv_heads + p.h / n.group) * n.key_tiles;
+  const int64_t head = (p.b * a.kv_heads + p.h / n.group) * n.key_tiles - pack.first_tile;
   Region region;
   for (int64_t tile = 0; tile < n.key_tiles; ++tile) {
     p.j0 = tile * kTile;
@@ -220,24 +223,42 @@ namespace olm::kernels {
 HWY_EXPORT(pack_tiles);
 HWY_EXPORT(attend_tiles);
 
+namespace {
+
+/// Packs and attends `count` key and value heads from `first` on, over threads where `parallel`.
+void attend_heads(const FlashAttentionForward& f, int64_t first, int64_t count, bool parallel) {
+  using attention::kTile;
+  const attention::Sizes n(f.attention);
+  const size_t width = size_of(acc_dtype(f.attention.dtype));
+  const int64_t key_tiles = count * n.key_tiles, tiles = count * n.group * n.query_tiles;
+  const Scratch<char> keys = f.stream.scratch<char>(size_t(key_tiles * kTile * n.dim) * width);
+  const Scratch<char> values =
+      f.stream.scratch<char>(size_t(key_tiles * kTile * n.padded_value_dim) * width);
+  const attention::ForwardPack pack{n, first * n.key_tiles, keys.get(), values.get()};
+  const int64_t first_tile = first * n.group * n.query_tiles;
+  parallel_for(key_tiles, parallel ? attention::pack_grain(n) : key_tiles,
+               [&](int64_t begin, int64_t end) {
+                 HWY_DYNAMIC_DISPATCH(pack_tiles)
+                 (f, pack, pack.first_tile + begin, pack.first_tile + end);
+               });
+  parallel_for(tiles, parallel ? attention::tile_grain(n, n.key_tiles) : tiles,
+               [&](int64_t begin, int64_t end) {
+                 HWY_DYNAMIC_DISPATCH(attend_tiles)(f, pack, first_tile + begin, first_tile + end);
+               });
+}
+
+}  // namespace
+
 void run(Cpu, const FlashAttentionForward& f) {
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionForward::name);
   if (a.batch == 0 || a.heads == 0 || a.queries == 0) return;
   const attention::Sizes n(a);
-  const size_t width = size_of(acc_dtype(a.dtype));
-  const int64_t key_tiles = a.batch * a.kv_heads * n.key_tiles;
-  const Scratch<char> keys =
-      f.stream.scratch<char>(size_t(key_tiles * attention::kTile * n.dim) * width);
-  const Scratch<char> values =
-      f.stream.scratch<char>(size_t(key_tiles * attention::kTile * n.padded_value_dim) * width);
-  const attention::ForwardPack pack{n, keys.get(), values.get()};
-  parallel_for(key_tiles, attention::pack_grain(n), [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(pack_tiles)(f, pack, begin, end);
-  });
-  parallel_for(a.batch * a.heads * n.query_tiles, attention::tile_grain(n, n.key_tiles),
+  const int64_t heads = a.batch * a.kv_heads, together = attention::heads_packed_together(a);
+  if (together == heads) return attend_heads(f, 0, heads, true);
+  parallel_for(heads, attention::tile_grain(n, n.group * n.query_tiles * n.key_tiles),
                [&](int64_t begin, int64_t end) {
-                 HWY_DYNAMIC_DISPATCH(attend_tiles)(f, pack, begin, end);
+                 for (int64_t h = begin; h < end; ++h) attend_heads(f, h, 1, false);
                });
 }
 

@@ -65,6 +65,11 @@ void tile_gradient(const Attention& a, const BackwardPack& pack, const Place& p,
   for (int64_t r = 0; r < region.count * region.block; ++r) {
     const Span block = region.blocks[r / region.block];
     if (block.empty()) continue;
+    if (region.rows[r].empty()) {  // scores and softcap of such rows are not computed
+      std::fill(tile.weights + r * kTile + block.begin, tile.weights + r * kTile + block.end, A(0));
+      std::fill(tile.grads + r * kTile + block.begin, tile.grads + r * kTile + block.end, A(0));
+      continue;
+    }
     if (a.dropout > 0) dropout_factors(a, p, p.i0 + r, factors);
     gradient_row(block, region.rows[r], in<A>(pack.logsumexp)[query * kTile + r],
                  in<A>(pack.delta)[query * kTile + r], a.dropout > 0 ? factors : nullptr,

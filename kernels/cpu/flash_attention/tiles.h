@@ -43,6 +43,15 @@ inline int64_t tile_grain(const Sizes& n, int64_t key_tiles) {
   return std::max<int64_t>(1, 2000000 / (tile * std::max<int64_t>(key_tiles, 1)));
 }
 
+/// Key and value heads, counted over the batch, whose operands are packed together: each on its
+/// own, so that they stay in the cache of the thread that uses them, where there are enough of them
+/// to keep many threads busy; else all at once.
+inline constexpr int64_t kEnoughHeads = 16;
+inline int64_t heads_packed_together(const Attention& a) {
+  const int64_t heads = a.batch * a.kv_heads;
+  return heads >= kEnoughHeads ? 1 : heads;
+}
+
 /// Throws unless the sizes make sense.
 inline void check(const Attention& a, const char* name) {
   require(is_float(a.dtype), name, ": wanted a float dtype, got ", a.dtype);
