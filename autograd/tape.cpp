@@ -124,7 +124,8 @@ class Pass {
   void run() {
     NoGrad guard;
     try {
-      for (size_t i = 0; i < roots_.size(); ++i) deliver("backward", roots_[i], root_grads_[i]);
+      for (size_t i = 0; i < roots_.size(); ++i)
+        deliver("backward", roots_[i], {.g = root_grads_[i]});
       root_grads_.clear();
       while (!ready_.empty()) {
         const std::shared_ptr<Node> node = ready_.top().node;
@@ -191,7 +192,7 @@ class Pass {
 
   void run_node(Node& node) {
     Pending& state = nodes_[&node];
-    Grads results(node.inputs.size());
+    Results results(node.inputs.size());
     const bool reached = std::any_of(state.grads.begin(), state.grads.end(),
                                      [](const Tensor& g) { return g.defined(); });
     if (reached) {
@@ -204,39 +205,51 @@ class Pass {
     }
     state.grads.clear();
     if (!retain_) node.backward = nullptr, node.spent = true;
-    for (size_t i = 0; i < node.inputs.size(); ++i) {
-      Tensor g = std::move(results[i]);
-      deliver(node.op, node.inputs[i], std::move(g));
-    }
+    for (size_t i = 0; i < node.inputs.size(); ++i)
+      deliver(node.op, node.inputs[i], std::move(results[i]));
   }
 
-  Grads call(Node& node, const Tensors& dys) {
+  /// A gradient that a backward returned, or word that it is in the pending one already.
+  struct Result {
+    Tensor g = {};
+    bool accumulated = false;
+  };
+  using Results = std::vector<Result>;
+
+  Results call(Node& node, const Tensors& dys) {
     std::vector<Sink> sinks;
     sinks.reserve(node.inputs.size());
     for (const Edge& edge : node.inputs) sinks.push_back(sink_for(edge));
     const char* outer = std::exchange(running_op, node.op);
-    Grads results;
+    Grads grads;
     try {
-      results = node.backward(dys, sinks);
+      grads = node.backward(dys, sinks);
     } catch (...) {
       running_op = outer;
       throw;
     }
     running_op = outer;
-    require(results.size() == node.inputs.size(), node.op, " backward: returned ", results.size(),
+    require(grads.size() == node.inputs.size(), node.op, " backward: returned ", grads.size(),
             " gradients for ", node.inputs.size(), " inputs");
+    Results results(grads.size());
+    for (size_t i = 0; i < grads.size(); ++i) {
+      results[i].accumulated = grads[i].defined() && sinks[i].accumulates(grads[i]);
+      results[i].g = std::move(grads[i]);
+    }
     return results;
   }
 
-  void deliver(const char* op, const Edge& edge, Tensor g) {
+  void deliver(const char* op, const Edge& edge, Result result) {
     if (!edge.wanted()) return;
+    Tensor& g = result.g;
     if (g.defined())
       require(g.shape() == edge.shape && g.dtype() == edge.dtype, op, " backward: gradient ",
               g.dtype(), " ", g.shape(), " does not fit its input ", edge.dtype, " ", edge.shape);
     if (edge.leaf) {
       Leaf& leaf = leaves_[edge.leaf.get()];
       start(*edge.leaf, leaf);
-      add(leaf.pending, std::move(g), leaf.lent);
+      if (!result.accumulated) add(leaf.pending, std::move(g), leaf.lent);
+      g = {};
       if (--leaf.uses == 0) finish(*edge.leaf, leaf);
     } else {
       Pending& state = nodes_[edge.node.get()];
@@ -246,7 +259,7 @@ class Pass {
   }
 
   static void add(Tensor& total, Tensor g, bool lent) {
-    if (!g.defined() || g.is_same(total)) return;
+    if (!g.defined()) return;
     if (!total.defined()) {
       total = std::move(g);
       return;

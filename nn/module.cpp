@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <unordered_set>
 
-#include <olm/autograd/ops/cross_entropy.h>
 #include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/cross_entropy.h>
 #include <olm/engine/raw.h>
 
 namespace olm::nn {
@@ -319,7 +319,8 @@ Tensor Module::operator()(const Tensor& x) {
 Tensor Sum::total() const { return delta.defined() ? x + delta : x; }
 
 Sum Module::forward_sum(const Sum& in, Context& ctx) {
-  return {.x = forward(in.total(), ctx), .delta = {}};
+  Tensor total;
+  return {.x = forward_with_total(in, total, ctx), .delta = {}};
 }
 
 Tensor Module::loss_sum(const Sum& in, const Tensor& targets, Context& ctx) {

@@ -26,7 +26,6 @@ class OLM_API LayerNormModule final : public Layer<LayerNormOptions> {
  public:
   explicit LayerNormModule(LayerNormOptions o);
   Tensor forward(const Tensor& x, Context&) override;
-  Sum forward_sum(const Sum& in, Context& ctx) override;
   Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
   std::string type_name() const override { return "LayerNorm"; }
   /// The parameters, or undefined tensors without `elementwise_affine`.
@@ -52,7 +51,6 @@ class OLM_API RMSNormModule final : public Layer<RMSNormOptions> {
  public:
   explicit RMSNormModule(RMSNormOptions o);
   Tensor forward(const Tensor& x, Context&) override;
-  Sum forward_sum(const Sum& in, Context& ctx) override;
   Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
   std::string type_name() const override { return "RMSNorm"; }
   Parameter weight;

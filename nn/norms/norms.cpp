@@ -26,11 +26,6 @@ Tensor LayerNormModule::forward(const Tensor& x, Context&) {
   return layer_norm(x, gamma_or_none(), beta_or_none(), options.eps);
 }
 
-Sum LayerNormModule::forward_sum(const Sum& in, Context& ctx) {
-  Tensor total;
-  return {.x = forward_with_total(in, total, ctx), .delta = {}};
-}
-
 Tensor LayerNormModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
   if (!in.delta.defined()) return forward(total = in.x, ctx);
   const SumAndNorm both =
@@ -49,11 +44,6 @@ RMSNormModule::RMSNormModule(RMSNormOptions o)
 
 Tensor RMSNormModule::forward(const Tensor& x, Context&) {
   return rms_norm(x, weight, options.eps);
-}
-
-Sum RMSNormModule::forward_sum(const Sum& in, Context& ctx) {
-  Tensor total;
-  return {.x = forward_with_total(in, total, ctx), .delta = {}};
 }
 
 Tensor RMSNormModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {

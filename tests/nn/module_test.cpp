@@ -64,7 +64,7 @@ TEST_SUITE("nn/module") {
     const auto residual = Residual(Residual(Scale(3)));
     CHECK(residual->named_parameters()[0].first == "block.block.weight");
     init(residual);
-    CHECK(residual(ones({3})).data<float>()[0] == 4);
+    CHECK(residual(ones({3})).data<float>()[0] == 3);  // x + (x + x)
   }
 
   TEST_CASE("combinators compute and name what they say") {
