@@ -1,5 +1,7 @@
 #include <olm/nn/model_io.h>
 
+#include <functional>
+
 #include <olm/engine/file.h>
 #include <olm/engine/safetensors.h>
 #include <olm/nn/registry.h>
@@ -112,7 +114,9 @@ void load_weights(Module& model, const std::string& path, LoadOptions options) {
   }
 }
 
-void save(Module& model, const std::string& folder) {
+namespace {
+
+Json architecture(Module& model) {
   require_rebuildable(model, "");
   Json json = Json::object();
   json["format"] = kFormat;
@@ -123,13 +127,11 @@ void save(Module& model, const std::string& folder) {
     if (!p.trainable()) frozen.push_back(key);
   });
   if (frozen.size()) json["frozen"] = frozen;
-  make_directories(folder);
-  save_weights(model, folder + "/model.safetensors");
-  write_json(folder + "/model.json", json);
+  return json;
 }
 
-Ref<Module> load(const std::string& folder) {
-  const std::string path = folder + "/model.json";
+/// Builds the model of a model.json, has it filled, and freezes what is to be frozen.
+Ref<Module> read_model(const std::string& path, const std::function<void(Module&)>& fill) {
   const Json json = read_json(path);
   try {
     require(json.is_object(), "wanted an object, got ", json.kind());
@@ -138,7 +140,7 @@ Ref<Module> load(const std::string& folder) {
     require(json.at("version") == Json(1), "has version ", json.at("version").dump(),
             "; this library reads version 1");
     Ref<Module> model = build(json.at("model"), "model");
-    load_weights(*model, folder + "/model.safetensors");
+    fill(*model);
     if (const Json* frozen = json.find("frozen"))
       for (const Json& key : frozen->items())
         model->parameter(key.as_string()).set_trainable(false);
@@ -148,6 +150,28 @@ Ref<Module> load(const std::string& folder) {
   } catch (const Error& error) {
     throw FileError(path, ": ", error.what());
   }
+}
+
+}  // namespace
+
+void save_architecture(Module& model, const std::string& path) {
+  write_json(path, architecture(model));
+}
+
+Ref<Module> load_architecture(const std::string& path) {
+  return read_model(path, [](Module&) {});
+}
+
+void save(Module& model, const std::string& folder) {
+  const Json json = architecture(model);
+  make_directories(folder);
+  save_weights(model, folder + "/model.safetensors");
+  write_json(folder + "/model.json", json);
+}
+
+Ref<Module> load(const std::string& folder) {
+  return read_model(folder + "/model.json",
+                    [&](Module& model) { load_weights(model, folder + "/model.safetensors"); });
 }
 
 }  // namespace olm::nn

@@ -17,6 +17,10 @@ OLM_API void save(Module& model, const std::string& folder);
 /// Architecture and weights back from what save() wrote.
 OLM_API Ref<Module> load(const std::string& folder);
 
+/// model.json alone; the model that comes back is not filled.
+OLM_API void save_architecture(Module& model, const std::string& path);
+OLM_API Ref<Module> load_architecture(const std::string& path);
+
 /// Weights alone. Tied parameters are stored once, their other keys in the metadata.
 OLM_API void save_weights(Module& model, const std::string& path);
 OLM_API void load_weights(Module& model, const std::string& path, LoadOptions options = {});

@@ -37,7 +37,7 @@ void show_tensors(const std::string& path) {
 }
 
 void show_model(const std::string& path) {
-  const nn::Ref<nn::Module> model = nn::build(read_json(path), path);
+  const nn::Ref<nn::Module> model = nn::load_architecture(path);
   fmt::print("{}", nn::summary(*model));
 }
 
@@ -85,7 +85,8 @@ int inspect(const InspectArgs& args) {
     show_folder(path);
   } else if (path.ends_with(".json")) {
     const Json json = read_json(path);
-    const bool model = json.is_object() && json.contains("type") && json.contains("options");
+    const bool model = json.is_object() && json.contains("model") && json.contains("version") &&
+                       !json.contains("added_tokens");
     model ? show_model(path) : show_tokenizer(path);
   } else {
     show_tensors(path);

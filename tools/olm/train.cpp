@@ -90,8 +90,8 @@ void load_model(Run& run) {
   const RunConfig& c = run.config;
   run.model = make_model(c.model, run.tokenizer->vocab_size());
   if (run.resumed) {
-    const Json stored = read_json(run.folder + "/model.json");
-    require(stored == nn::describe(*run.model), run.folder,
+    const nn::Ref<nn::Module> stored = nn::load_architecture(run.folder + "/model.json");
+    require(nn::describe(*stored) == nn::describe(*run.model), run.folder,
             "/model.json: describes another architecture than run.toml");
   }
   nn::init_gpt2(*run.model, c.model.num_layers, {.seed = uint64_t(c.train.seed)});
@@ -112,7 +112,7 @@ void write_folder(const Run& run) {
   write_file(run.folder + "/run.toml", to_toml(stored));
   if (run.resumed) return;
   run.tokenizer->save(run.folder + "/tokenizer.json");
-  write_json(run.folder + "/model.json", nn::describe(*run.model));
+  nn::save_architecture(*run.model, run.folder + "/model.json");
 }
 
 nn::TrainerOptions trainer_options(const Run& run) {

@@ -1,0 +1,234 @@
+// Everything that can be wrong with what the program is given: one sentence, status 1, nothing
+// lost, nothing half-written.
+#include <sys/stat.h>
+
+#include <olm/engine/json.h>
+#include <olm/nn/training.h>
+
+#include <tests/tools/program.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+/// A finished tiny run, made once.
+struct Trained {
+  TempFolder folder;
+  std::string data = folder / "text.txt", run = folder / "run";
+  Trained() {
+    write_file(data, small_text());
+    const Result r = run_program(tiny_training(data, run));
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+  }
+};
+const Trained& trained() {
+  static const Trained instance;
+  return instance;
+}
+
+std::string copy_of(const std::string& run, const TempFolder& folder) {
+  fs::copy(run, folder / "copy", fs::copy_options::recursive);
+  return folder / "copy";
+}
+
+/// All files below a folder with their bytes.
+std::vector<std::pair<std::string, std::string>> contents(const std::string& folder) {
+  std::vector<std::pair<std::string, std::string>> result;
+  for (const std::string& file : list_files(folder)) result.emplace_back(file, read_file(file));
+  return result;
+}
+
+}  // namespace
+
+TEST_SUITE("tools/bad_input") {
+  TEST_CASE("data that cannot be trained on") {
+    const TempFolder f;
+    auto refuse = [&](const std::string& data, const std::vector<std::string>& parts,
+                      const Args& more = {}) {
+      check_refused(tiny_training(data, f / "run", more), parts);
+      CHECK_FALSE(fs::exists(f / "run"));
+    };
+    refuse(f / "none.txt", {"none.txt", "cannot be"});
+    write_file(f / "empty.txt", "");
+    refuse(f / "empty.txt", {"empty.txt"});
+    make_directories(f / "folder");
+    refuse(f / "folder", {"folder"});
+    std::string binary = small_text();
+    binary[100] = '\xff';
+    write_file(f / "binary.txt", binary);
+    refuse(f / "binary.txt", {"binary.txt", "UTF-8", "100"});
+    refuse(f / "binary.txt", {"binary.txt", "UTF-8", "100"}, {"--tokenizer=bpe:300"});
+    write_file(f / "short.txt", "hello");
+    refuse(f / "short.txt", {"short.txt", "5 tokens", "17"});
+    write_file(f / "line.txt", "one line");
+    refuse(f / "line.txt", {"line.txt", "tokens"});
+    REQUIRE(::mkfifo((f / "pipe").c_str(), 0600) == 0);
+    refuse(f / "pipe", {"pipe"});
+    check_refused({"train", "--out", f / "run"}, {"--data"});
+    write_file(f / "text.txt", small_text());
+    refuse(f / "text.txt", {"sample.prompt", "character"}, {"--sample.prompt=QZ"});
+    refuse(f / "text.txt", {"none.json"}, {"--tokenizer=none.json"});
+  }
+
+  TEST_CASE("bytes take any file, and a single long line is a text") {
+    const TempFolder f;
+    std::string binary;
+    for (int i = 0; i < 4000; ++i) binary += char(i * 37);
+    write_file(f / "binary", binary);
+    CHECK(run_program(tiny_training(f / "binary", f / "a", {"--tokenizer=byte"})).status == 0);
+    std::string line = small_text();
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    write_file(f / "line.txt", line);
+    CHECK(run_program(tiny_training(f / "line.txt", f / "b")).status == 0);
+  }
+
+  TEST_CASE("an output folder that cannot be made, or is taken") {
+    const TempFolder f;
+    write_file(f / "file", "x");
+    check_refused(tiny_training(trained().data, f / "file"), {"file", "folder"});
+    check_refused(tiny_training(trained().data, f / "file/run"), {"file/run"});
+    const auto before = contents(trained().run);
+    check_refused(tiny_training(trained().data, trained().run), {"holds a run already"});
+    CHECK(contents(trained().run) == before);
+  }
+
+  TEST_CASE("resuming as another run") {
+    const TempFolder f;
+    const std::string run = copy_of(trained().run, f);
+    const auto before = contents(run);
+    write_file(f / "other.txt", small_text(401));
+    auto refuse = [&](const Args& more, const std::vector<std::string>& parts) {
+      Args args{"train", "--resume", run};
+      args.insert(args.end(), more.begin(), more.end());
+      check_refused(args, parts);
+      CHECK(contents(run) == before);
+    };
+    refuse({"--data", f / "other.txt"}, {"another corpus", "other.txt"});
+    refuse({"--tokenizer", "byte"}, {"data.tokenizer", "\"char\"", "\"byte\""});
+    refuse({"--model.embed_dim", "32"}, {"model.embed_dim", "16", "32"});
+    refuse({"--preset", "nano"}, {"--preset"});
+    check_refused({"train", "--resume", f / "nothing"}, {"nothing", "no run folder"});
+    remove_all(run + "/checkpoints");
+    check_refused({"train", "--resume", run}, {"holds no checkpoint"});
+  }
+
+  TEST_CASE("a run folder whose files were exchanged") {
+    const TempFolder f;
+    const std::string run = copy_of(trained().run, f);
+    std::string toml = read_file(run + "/run.toml");
+    toml.replace(toml.find("embed_dim = 16"), 14, "embed_dim = 32");
+    write_file(run + "/run.toml", toml);
+    check_refused({"train", "--resume", run}, {"model.json", "another architecture"});
+    fs::copy_file(trained().run + "/run.toml", run + "/run.toml",
+                  fs::copy_options::overwrite_existing);
+    write_file(run + "/tokenizer.json", "{\"type\": \"byte\"}");
+    check_refused({"train", "--resume", run}, {run});
+  }
+
+  TEST_CASE("damaged checkpoints and weights") {
+    const TempFolder f;
+    const std::string run = copy_of(trained().run, f);
+    const std::string newest = nn::Checkpoints(run).path(40);
+    for (const char* name : {"/model.safetensors", "/optimizer.safetensors", "/state.json"}) {
+      const std::string file = newest + name, good = read_file(file);
+      auto with = [&](const std::string& bytes) {
+        write_file(file, bytes);
+        check_refused({"train", "--resume", run}, {newest});
+      };
+      with(good.substr(0, good.size() / 2));
+      with("");
+      with(std::string("\xff\xff\xff\xff\xff\xff\xff\x7f", 8) + good.substr(8));
+      std::string flipped = good;
+      if (std::string(name) != "/state.json") {
+        flipped[flipped.size() - 3] ^= 1;
+        with(flipped);
+      }
+      remove_all(file);
+      check_refused({"train", "--resume", run}, {newest});
+      write_file(file, good);
+    }
+    write_file(newest + "/state.json", "{\"format\": \"other\"}");
+    check_refused({"train", "--resume", run}, {"state.json"});
+    // An older checkpoint is still there to go on from.
+    remove_all(newest);
+    CHECK(run_program({"train", "--resume", run}).status == 0);
+    CHECK(read_file(run + "/model.safetensors") == read_file(trained().run + "/model.safetensors"));
+
+    const std::string weights = run + "/model.safetensors", good = read_file(weights);
+    for (const std::string& bad : {good.substr(0, 20), good.substr(0, good.size() - 1),
+                                   std::string("not weights at all, just text")}) {
+      write_file(weights, bad);
+      check_refused({"sample", run}, {"model.safetensors"});
+      check_refused({"inspect", weights}, {"model.safetensors"});
+    }
+  }
+
+  TEST_CASE("a full disk loses nothing") {
+    const TempFolder f;
+    const std::string run = copy_of(trained().run, f);
+    const auto checkpoint = contents(nn::Checkpoints(run).path(40));
+    const std::string weights = read_file(run + "/model.safetensors");
+    // Weights no longer fit; the log still does.
+    const Result r = run_program({"train", "--resume", run, "--steps=60", "--sample-every=0"},
+                                 {.file_limit = weights.size() - 100});
+    INFO(r.err);
+    CHECK(r.status == 1);
+    CHECK(r.err.find("File too large") != std::string::npos);
+    CHECK(contents(nn::Checkpoints(run).path(40)) == checkpoint);
+    CHECK(read_file(run + "/model.safetensors") == weights);
+    for (const std::string& file : list_files(run))
+      CHECK_MESSAGE(file.find(".tmp") == std::string::npos, file);
+    CHECK(nn::Checkpoints(run).steps().back() == 40);
+    // With room again the run goes on as if nothing had happened.
+    const std::string other = f / "whole";
+    fs::copy(trained().run, other, fs::copy_options::recursive);
+    CHECK(run_program({"train", "--resume", run, "--steps=60"}).status == 0);
+    CHECK(run_program({"train", "--resume", other, "--steps=60"}).status == 0);
+    CHECK(read_file(run + "/model.safetensors") == read_file(other + "/model.safetensors"));
+    // The smallest limit stops a new run before anything that looks like a model is there.
+    check_refused(tiny_training(trained().data, f / "new"), {"File too large"},
+                  {.file_limit = 1500});
+    CHECK_FALSE(file_exists(f / "new/model.safetensors"));
+  }
+
+  TEST_CASE("sampling and measuring what is not there") {
+    const TempFolder f;
+    check_refused({"sample", f / "none"}, {"none"});
+    check_refused({"sample", f.path}, {"model.json"});
+    check_refused({"sample", trained().run, "--prompt", "QZ"}, {"character"});
+    check_refused({"sample", trained().run, "--prompt", ""}, {"--prompt"});
+    check_refused({"sample", trained().run, "--temperature", "-1"}, {"temperature"});
+    check_refused({"sample", trained().run, "--top-p", "0"}, {"top_p"});
+    check_refused({"sample", trained().run, "--dtype", "f99"}, {"--dtype", "f99"});
+    check_refused({"eval", trained().run, "--data", f / "none"}, {"none"});
+    write_file(f / "foreign.txt", "abcdefghijk ÄÖÜ");
+    check_refused({"eval", trained().run, "--data", f / "foreign.txt"}, {"foreign.txt"});
+    check_refused({"inspect", f / "none"}, {"none"});
+    check_refused({"inspect", f.path}, {"holds no"});
+    write_file(f / "model.json",
+               "{\"format\": \"libolm model\", \"version\": 1, "
+               "\"model\": {\"type\": \"Warp\", \"options\": {}}}");
+    check_refused({"inspect", f / "model.json"}, {"Warp"});
+    write_file(f / "bad.json", "{\"type\": ");
+    check_refused({"inspect", f / "bad.json"}, {"bad.json"});
+    const Result closed = run_program({"sample", trained().run, "--tokens=50"});
+    CHECK(closed.status == 0);
+  }
+
+  TEST_CASE("tokenizers and ids that do not fit") {
+    const TempFolder f;
+    const std::string file = f / "tokenizer.json";
+    check_refused(
+        {"tokenizer", "train", "--data", trained().data, "--kind", "bpe:10", "--out", file},
+        {"10"});
+    check_refused({"tokenizer", "train", "--data", trained().data, "--kind", "poem", "--out", file},
+                  {"poem"});
+    CHECK_FALSE(file_exists(file));
+    write_file(file, "{\"model\": 3}");
+    check_refused({"tokenizer", "encode", file, "--text", "a"}, {"tokenizer.json"});
+    check_refused({"tokenizer", "decode", trained().run, "99999"}, {"99999"});
+    check_refused({"tokenizer", "decode", trained().run}, {"whole numbers"}, {.input = "1 x"});
+  }
+}

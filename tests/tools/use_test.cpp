@@ -1,0 +1,102 @@
+// olm sample, eval, inspect, tokenizer on a trained run.
+#include <cmath>
+
+#include <olm/nn/training.h>
+
+#include <tests/tools/program.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+struct Trained {
+  TempFolder folder;
+  std::string data = folder / "text.txt", run = folder / "run";
+  Trained() {
+    write_file(data, small_text());
+    REQUIRE(run_program(tiny_training(data, run, {"--lr=0.01", "--steps=200"})).status == 0);
+  }
+};
+const Trained& trained() {
+  static const Trained instance;
+  return instance;
+}
+
+std::string sampled(const Args& more) {
+  Args args{"sample", trained().run, "--prompt", "mira "};
+  args.insert(args.end(), more.begin(), more.end());
+  const Result r = run_program(args);
+  INFO(r.err);
+  CHECK(r.status == 0);
+  return r.out;
+}
+
+double number_after(const std::string& text, const std::string& key) {
+  const size_t at = text.find(key);
+  REQUIRE(at != std::string::npos);
+  return std::stod(text.substr(at + key.size()));
+}
+
+}  // namespace
+
+TEST_SUITE("tools/use") {
+  TEST_CASE("samples begin with the prompt, depend on the seed, and need no cache") {
+    const std::string a = sampled({"--tokens=100", "--seed=1"});
+    CHECK(a.starts_with("mira "));
+    CHECK(a.size() == 5 + 100 + 1);
+    CHECK(a == sampled({"--tokens=100", "--seed=1"}));
+    CHECK(a != sampled({"--tokens=100", "--seed=2"}));
+    CHECK(a == sampled({"--tokens=100", "--seed=1", "--no-cache"}));
+    CHECK(sampled({"--temperature=0", "--seed=1"}) == sampled({"--temperature=0", "--seed=2"}));
+    CHECK(sampled({"--top-k=1", "--seed=1"}) == sampled({"--temperature=0"}));
+    CHECK(sampled({"--tokens=0"}) == "mira \n");
+    // The context is 16: five tokens of prompt leave room for eleven.
+    CHECK(sampled({"--tokens=100", "--stop-when-full"}).size() == 5 + 11 + 1);
+  }
+
+  TEST_CASE("evaluation agrees with training") {
+    const Result r = run_program({"eval", trained().run, "--data", trained().data});
+    REQUIRE(r.status == 0);
+    const double loss = number_after(r.out, "loss "), bits = number_after(r.out, "bits per byte ");
+    CHECK(std::abs(number_after(r.out, "perplexity ") - std::exp(loss)) < 1e-3 * std::exp(loss));
+    CHECK(std::abs(bits - loss / std::log(2.0)) < 1e-3);  // one byte per character here
+    // The validation part alone gives the loss of the last evaluation.
+    const std::string text = small_text();
+    write_file(trained().folder / "val.txt", text.substr(size_t(0.9 * double(text.size()))));
+    const Result val = run_program({"eval", trained().run, "--data", trained().folder / "val.txt"});
+    const auto lines = nn::JsonLines::read(trained().run + "/metrics.jsonl");
+    CHECK(std::abs(number_after(val.out, "loss ") - lines.back().at("val_loss").as_double()) <
+          1e-3);
+  }
+
+  TEST_CASE("inspect shows architecture, keys, shapes and sizes") {
+    const Result r = run_program({"inspect", trained().run});
+    REQUIRE(r.status == 0);
+    for (const char* part : {"Embedding", "FlashAttention", "q_proj.weight", "[16,16]", "F32",
+                             "checkpoint: step 200 of 200", "char"})
+      CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
+    CHECK(run_program({"inspect", trained().run + "/model.safetensors"}).status == 0);
+    CHECK(run_program({"inspect", trained().run + "/model.json"}).status == 0);
+    CHECK(run_program({"inspect", trained().run + "/tokenizer.json"}).status == 0);
+  }
+
+  TEST_CASE("tokenizers are trained and used") {
+    const std::string file = trained().folder / "bpe.json";
+    const Result r = run_program(
+        {"tokenizer", "train", "--data", trained().data, "--kind", "bpe:280", "--out", file});
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    CHECK(r.out.find("bytes per token") != std::string::npos);
+    const Result ids = run_program({"tokenizer", "encode", file, "--text", "mira suro über"});
+    const Result text = run_program({"tokenizer", "decode", file}, {.input = ids.out});
+    CHECK(text.out == "mira suro über\n");
+    const Result piped = run_program({"tokenizer", "encode", file}, {.input = "mira suro über"});
+    CHECK(piped.out == ids.out);
+    const Result run = run_program(
+        tiny_training(trained().data, trained().folder / "with_bpe", {"--tokenizer", file}));
+    INFO(run.err);
+    CHECK(run.status == 0);
+    CHECK(read_file(trained().folder / "with_bpe/tokenizer.json") == read_file(file));
+  }
+}
