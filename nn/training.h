@@ -58,10 +58,10 @@ struct OLM_API SpikeStatistics {
 struct CheckpointState {
   int64_t step = 0, total_steps = 0;
   uint64_t rng_seed = 0, rng_offset = 0;
-  Json loader;
+  Json loader = {};
   SpikeStatistics spikes = {};
   std::string corpus_hash = {}, tokenizer_hash = {};
-  Json model;  ///< its description
+  Json model = {};  ///< its description
   double train_seconds = 0;
   std::optional<double> val_loss = {};  ///< where it was evaluated at this step
 };
