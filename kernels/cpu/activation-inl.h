@@ -7,11 +7,11 @@
 #define OLM_KERNELS_CPU_ACTIVATION_INL_H_
 #endif
 
-#include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
 #include <cmath>
 
+#include <olm/kernels/cpu/math-inl.h>
 #include <olm/kernels/gemm.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -20,48 +20,22 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 namespace activation {
 
-/// e^x. The library's version turns NaN into a number for f32; here it stays.
-template <class D>
-HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
-  using A = hn::TFromD<D>;
-  const A high = sizeof(A) == 4 ? A(88.5) : A(709);
-  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, hn::Min(x, hn::Set(d, high))));
-}
-
 template <class D>
 HWY_INLINE hn::Vec<D> logistic(D d, hn::Vec<D> x) {
   const auto one = hn::Set(d, hn::TFromD<D>(1));
   return hn::Div(one, hn::Add(one, exp(d, hn::Neg(x))));
 }
 
-/// The normal distribution function Φ(x) and its density: Φ(-z) = e^(-z²/2) · p(1 / (1 + 0.3 z))
-/// for z >= 0 with p of degree 8, relative error 6e-8. f64 asks the standard library.
+/// Φ(x), given e^(-x²/2). f64 asks the standard library.
 template <class D>
-HWY_INLINE void normal(D d, hn::Vec<D> x, hn::Vec<D>& cdf, hn::Vec<D>& density) {
-  using A = hn::TFromD<D>;
-  const auto one = hn::Set(d, A(1));
-  const auto bell = exp(d, hn::Mul(hn::Set(d, A(-0.5)), hn::Mul(x, x)));
-  density = hn::Mul(bell, hn::Set(d, A(0.3989422804014326779)));
-  if constexpr (sizeof(A) == 8) {
-    HWY_ALIGN A lanes[HWY_MAX_BYTES / sizeof(A)];
-    hn::Store(x, d, lanes);
-    for (size_t i = 0; i < hn::Lanes(d); ++i)
-      lanes[i] = 0.5 * std::erfc(-lanes[i] * 0.70710678118654752440);
-    cdf = hn::Load(d, lanes);
-  } else {
-    const auto t = hn::Div(one, hn::MulAdd(hn::Set(d, A(0.3)), hn::Abs(x), one));
-    auto p = hn::Set(d, A(0.0383911468));
-    p = hn::MulAdd(p, t, hn::Set(d, A(-0.169214755)));
-    p = hn::MulAdd(p, t, hn::Set(d, A(0.228728086)));
-    p = hn::MulAdd(p, t, hn::Set(d, A(-0.0765423402)));
-    p = hn::MulAdd(p, t, hn::Set(d, A(0.142528057)));
-    p = hn::MulAdd(p, t, hn::Set(d, A(0.0947016552)));
-    p = hn::MulAdd(p, t, hn::Set(d, A(0.121911682)));
-    p = hn::MulAdd(p, t, hn::Set(d, A(0.119489469)));
-    p = hn::MulAdd(p, t, hn::Set(d, A(7.03317755e-6)));
-    const auto below = hn::Mul(p, bell);
-    cdf = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), below, hn::Sub(one, below));
-  }
+HWY_INLINE hn::Vec<D> cdf(D d, hn::Vec<D> x, hn::Vec<D> gauss) {
+  if constexpr (sizeof(hn::TFromD<D>) == 4) return normal_cdf(d, x, gauss);
+  return by_lane(d, x,
+                 [](auto v) { return decltype(v)(0.5 * std::erfc(-v * 0.70710678118654752)); });
+}
+template <class D>
+HWY_INLINE hn::Vec<D> gauss(D d, hn::Vec<D> x) {
+  return exp(d, hn::Mul(hn::Set(d, hn::TFromD<D>(-0.5)), hn::Mul(x, x)));
 }
 
 /// The argument u of gelu_tanh: x · σ(u) with u = √(8/π) (x + 0.044715 x³), and du/dx.
@@ -83,9 +57,7 @@ HWY_INLINE hn::Vec<D> activate(D d, hn::Vec<D> x) {
   if constexpr (Act == Activation::relu) {
     return hn::IfThenZeroElse(hn::Lt(x, hn::Zero(d)), x);
   } else if constexpr (Act == Activation::gelu) {
-    hn::Vec<D> cdf, density;
-    activation::normal(d, x, cdf, density);
-    return hn::Mul(x, cdf);
+    return hn::Mul(x, activation::cdf(d, x, activation::gauss(d, x)));
   } else if constexpr (Act == Activation::gelu_tanh) {
     hn::Vec<D> u, du;
     activation::gelu_argument(d, x, u, du);
@@ -108,9 +80,9 @@ HWY_INLINE hn::Vec<D> activate_gradient(D d, hn::Vec<D> x) {
   if constexpr (Act == Activation::relu) {
     return hn::IfThenElseZero(hn::Gt(x, hn::Zero(d)), one);
   } else if constexpr (Act == Activation::gelu) {
-    hn::Vec<D> cdf, density;
-    activation::normal(d, x, cdf, density);
-    return hn::MulAdd(x, density, cdf);
+    const auto gauss = activation::gauss(d, x);
+    const auto density = hn::Mul(gauss, hn::Set(d, hn::TFromD<D>(0.3989422804014326779)));
+    return hn::MulAdd(x, density, activation::cdf(d, x, gauss));
   } else if constexpr (Act == Activation::gelu_tanh) {
     hn::Vec<D> u, du;
     activation::gelu_argument(d, x, u, du);
