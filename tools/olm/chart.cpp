@@ -159,17 +159,32 @@ std::string short_number(double value) {
   return fmt::format("{:.4g}", value);
 }
 
-std::vector<Point> smoothed(const std::vector<Point>& points, double half_life) {
-  const double keep = std::pow(0.5, 1 / std::max(half_life, 1e-9));
+namespace {
+
+/// Exponential moving average from front to back, without the bias towards 0 at its start.
+std::vector<Point> moving_average(const std::vector<Point>& points, double keep) {
   double sum = 0, weight = 0;
   std::vector<Point> result;
   for (const Point& p : points) {
-    if (!std::isfinite(p.y)) continue;
     sum = keep * sum + (1 - keep) * p.y;
     weight = keep * weight + (1 - keep);
     result.push_back({p.x, sum / weight});
   }
   return result;
+}
+
+}  // namespace
+
+std::vector<Point> smoothed(std::vector<Point> points, double half_life) {
+  std::erase_if(points, [](const Point& p) { return !std::isfinite(p.y); });
+  const double keep = std::pow(0.5, 1 / std::max(half_life, 1e-9));
+  std::vector<Point> forward = moving_average(points, keep);
+  std::reverse(points.begin(), points.end());
+  const std::vector<Point> backward = moving_average(points, keep);
+  // Both ways together lag behind the points in neither direction.
+  for (size_t i = 0; i < forward.size(); ++i)
+    forward[i].y = (forward[i].y + backward[forward.size() - 1 - i].y) / 2;
+  return forward;
 }
 
 std::string escaped(const std::string& text) {

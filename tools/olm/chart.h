@@ -35,8 +35,8 @@ std::string svg(const Chart& chart);
 std::vector<double> ticks(double low, double high, int count);
 /// A number as people write it: "1.5k", "0.001", "2.31".
 std::string short_number(double value);
-/// Exponential moving average of a series, without the bias towards 0 at its start.
-std::vector<Point> smoothed(const std::vector<Point>& points, double half_life);
+/// Means over neighbours that weigh half at a distance of `half_life` points.
+std::vector<Point> smoothed(std::vector<Point> points, double half_life);
 /// Text safe inside HTML and SVG.
 std::string escaped(const std::string& text);
 

@@ -1,6 +1,7 @@
 #include "tools/olm/presets.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace olm::tools {
 
@@ -9,18 +10,15 @@ namespace {
 /// Small enough for minutes on two cores; reads words after a few hundred steps.
 RunConfig nano() {
   RunConfig c;
-  c.model = {.family = "llama",
-             .num_layers = 3,
-             .embed_dim = 96,
-             .num_heads = 3,
-             .max_seq_len = 64,
-             .rope_base = 10000.0};
-  c.optim = {.lr = 3e-3, .min_lr = 3e-4, .warmup_steps = 50};
-  c.train = {.steps = 500,
+  c.model = {
+      .family = "llama", .num_layers = 3, .embed_dim = 96, .num_heads = 3, .max_seq_len = 64};
+  c.data.train_fraction = 0.98;
+  c.optim = {.lr = 3e-3, .min_lr = 3e-4};
+  c.train = {.steps = 2000,
              .batch_size = 16,
-             .eval_every = 100,
-             .sample_every = 250,
-             .checkpoint_every = 250};
+             .eval_every = 250,
+             .sample_every = 500,
+             .checkpoint_every = 500};
   return c;
 }
 
@@ -53,7 +51,7 @@ RunConfig large(int64_t batch, int64_t accumulation, double lr, int64_t steps) {
   RunConfig c;
   c.data.tokenizer = "bpe:32000";
   c.data.train_fraction = 0.99;
-  c.optim = {.lr = lr, .min_lr = lr / 10, .warmup_steps = 700, .beta2 = 0.95};
+  c.optim = {.lr = lr, .min_lr = std::round(lr * 1e5) / 1e6, .warmup_steps = 700, .beta2 = 0.95};
   c.train = {.steps = steps,
              .batch_size = batch,
              .accumulation = accumulation,

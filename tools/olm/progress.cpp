@@ -30,7 +30,7 @@ std::string progress_text(const Progress::State& s) {
                      short_number(s.tokens_per_second), duration_text(s.seconds_left));
 }
 
-Progress::Progress() : terminal_(isatty(STDERR_FILENO) != 0) {}
+Progress::Progress() : terminal_(isatty(STDERR_FILENO) != 0), last_(Clock::now()) {}
 
 std::string Progress::bar(const State& s) const {
   static constexpr const char* kParts[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
@@ -57,8 +57,7 @@ void Progress::update(const State& state) {
     std::fputs(("\r\033[K" + bar(state)).c_str(), stderr);
     drawn_ = true;
   } else {
-    if (last_ != Clock::time_point{} && now - last_ < kPlainLine && state.step != state.total)
-      return;
+    if (now - last_ < kPlainLine && state.step != state.total) return;
     line(progress_text(state));
   }
   last_ = now;

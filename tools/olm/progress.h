@@ -30,7 +30,7 @@ class Progress {
   using Clock = std::chrono::steady_clock;
   std::string bar(const State& state) const;
   bool terminal_ = false, drawn_ = false;
-  Clock::time_point last_{};
+  Clock::time_point last_;
 };
 
 /// "step 500/2000  loss 1.8342  21.3k tokens/s  1:05 left".

@@ -111,7 +111,8 @@ std::string tiles(const Outcome& o, const Facts& about) {
   out += tile(duration_text(o.seconds), "training time");
   if (!o.train.empty()) {
     const double half_life = std::max(1.0, double(o.train.size()) / 40);
-    out += tile(fmt::format("{:.4f}", smoothed(o.train, half_life).back().y), "training loss");
+    const std::vector<Point> means = smoothed(o.train, half_life);
+    if (!means.empty()) out += tile(fmt::format("{:.4f}", means.back().y), "training loss");
   }
   if (!o.validation.empty()) {
     const auto best = std::min_element(o.validation.begin(), o.validation.end(),
