@@ -9,9 +9,9 @@ namespace olm {
 
 /// What an allocator holds, in bytes.
 struct MemoryStats {
-  size_t in_use = 0;    ///< handed out now
-  size_t peak = 0;      ///< largest in_use since the start or reset_peak_memory
-  size_t reserved = 0;  ///< taken from the system, in use or cached
+  size_t in_use = 0;              ///< handed out now
+  size_t peak = 0;                ///< largest in_use since the start or reset_peak_memory
+  size_t reserved = 0;            ///< taken from the system, in use or cached
   size_t allocations = 0;         ///< requests served so far
   size_t system_allocations = 0;  ///< requests that went to the system
 };

@@ -25,7 +25,8 @@ Device parse_device(std::string_view text) {
 }
 
 void require_device(Device device) {
-  require(device.kind != DeviceKind::cuda, "device: ", device, " asked for, but this build has no cuda");
+  require(device.kind != DeviceKind::cuda, "device: ", device,
+          " asked for, but this build has no cuda");
   require(device.index == 0, "device: ", device.kind, " has no index ", device.index);
 }
 

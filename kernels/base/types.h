@@ -23,12 +23,16 @@ inline constexpr DType f32 = DType::f32, bf16 = DType::bf16, f16 = DType::f16, f
 constexpr size_t size_of(DType t) {
   switch (t) {
     case DType::f64:
-    case DType::i64: return 8;
+    case DType::i64:
+      return 8;
     case DType::f32:
-    case DType::i32: return 4;
+    case DType::i32:
+      return 4;
     case DType::bf16:
-    case DType::f16: return 2;
-    case DType::boolean: return 1;
+    case DType::f16:
+      return 2;
+    case DType::boolean:
+      return 1;
   }
   return 0;
 }
@@ -65,21 +69,51 @@ struct float16_t {
 };
 
 namespace detail {
-template <class T> struct AccOf { using type = float; };
-template <> struct AccOf<double> { using type = double; };
-template <class T> struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::f32; };
-template <> struct DTypeOf<bfloat16_t> { static constexpr DType value = DType::bf16; };
-template <> struct DTypeOf<float16_t> { static constexpr DType value = DType::f16; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::f64; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::i32; };
-template <> struct DTypeOf<int64_t> { static constexpr DType value = DType::i64; };
-template <> struct DTypeOf<bool> { static constexpr DType value = DType::boolean; };
+template <class T>
+struct AccOf {
+  using type = float;
+};
+template <>
+struct AccOf<double> {
+  using type = double;
+};
+template <class T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::f32;
+};
+template <>
+struct DTypeOf<bfloat16_t> {
+  static constexpr DType value = DType::bf16;
+};
+template <>
+struct DTypeOf<float16_t> {
+  static constexpr DType value = DType::f16;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::f64;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::i32;
+};
+template <>
+struct DTypeOf<int64_t> {
+  static constexpr DType value = DType::i64;
+};
+template <>
+struct DTypeOf<bool> {
+  static constexpr DType value = DType::boolean;
+};
 }  // namespace detail
 
 /// C++ type of sums over T (see acc_dtype), and the DType of a C++ type.
-template <class T> using acc_t = typename detail::AccOf<T>::type;
-template <class T> inline constexpr DType dtype_of = detail::DTypeOf<T>::value;
+template <class T>
+using acc_t = typename detail::AccOf<T>::type;
+template <class T>
+inline constexpr DType dtype_of = detail::DTypeOf<T>::value;
 
 /// Where memory lives and work is done. `meta` has shapes but no memory.
 enum class DeviceKind : uint8_t { cpu, cuda, meta };
@@ -117,7 +151,8 @@ class Scratch {
 /// The scratch of a Stream that was given none: plain aligned memory of the C++ runtime.
 OLM_API ScratchSource& plain_scratch();
 
-/// The queue a kernel runs on (`native` is a cudaStream_t, unused on the CPU) and its scratch memory.
+/// The queue a kernel runs on (`native` is a cudaStream_t, unused on the CPU) and its scratch
+/// memory.
 struct Stream {
   void* native = nullptr;
   ScratchSource* source = nullptr;
@@ -128,12 +163,20 @@ struct Stream {
 };
 
 /// Typed views of the untyped pointers in kernel structs.
-template <class T> OLM_HD const T* in(const void* p) { return static_cast<const T*>(p); }
-template <class T> OLM_HD T* out(void* p) { return static_cast<T*>(p); }
-template <class T> OLM_HD const T* row(const void* p, int64_t r, int64_t cols) {
+template <class T>
+OLM_HD const T* in(const void* p) {
+  return static_cast<const T*>(p);
+}
+template <class T>
+OLM_HD T* out(void* p) {
+  return static_cast<T*>(p);
+}
+template <class T>
+OLM_HD const T* row(const void* p, int64_t r, int64_t cols) {
   return static_cast<const T*>(p) + r * cols;
 }
-template <class T> OLM_HD T* row_out(void* p, int64_t r, int64_t cols) {
+template <class T>
+OLM_HD T* row_out(void* p, int64_t r, int64_t cols) {
   return static_cast<T*>(p) + r * cols;
 }
 

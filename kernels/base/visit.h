@@ -8,11 +8,16 @@ namespace olm::kernels {
 template <class F>
 decltype(auto) visit_float(DType t, F&& f) {
   switch (t) {
-    case DType::f32: return f.template operator()<float>();
-    case DType::bf16: return f.template operator()<bfloat16_t>();
-    case DType::f16: return f.template operator()<float16_t>();
-    case DType::f64: return f.template operator()<double>();
-    default: fail("expected a float dtype, got ", t);
+    case DType::f32:
+      return f.template operator()<float>();
+    case DType::bf16:
+      return f.template operator()<bfloat16_t>();
+    case DType::f16:
+      return f.template operator()<float16_t>();
+    case DType::f64:
+      return f.template operator()<double>();
+    default:
+      fail("expected a float dtype, got ", t);
   }
 }
 
@@ -20,9 +25,12 @@ decltype(auto) visit_float(DType t, F&& f) {
 template <class F>
 decltype(auto) visit_index(DType t, F&& f) {
   switch (t) {
-    case DType::i32: return f.template operator()<int32_t>();
-    case DType::i64: return f.template operator()<int64_t>();
-    default: fail("expected i32 or i64, got ", t);
+    case DType::i32:
+      return f.template operator()<int32_t>();
+    case DType::i64:
+      return f.template operator()<int64_t>();
+    default:
+      fail("expected i32 or i64, got ", t);
   }
 }
 
@@ -30,10 +38,14 @@ decltype(auto) visit_index(DType t, F&& f) {
 template <class F>
 decltype(auto) visit_any(DType t, F&& f) {
   switch (t) {
-    case DType::i32: return f.template operator()<int32_t>();
-    case DType::i64: return f.template operator()<int64_t>();
-    case DType::boolean: return f.template operator()<bool>();
-    default: return visit_float(t, f);
+    case DType::i32:
+      return f.template operator()<int32_t>();
+    case DType::i64:
+      return f.template operator()<int64_t>();
+    case DType::boolean:
+      return f.template operator()<bool>();
+    default:
+      return visit_float(t, f);
   }
 }
 

@@ -1,5 +1,5 @@
-#include <olm/autograd/ops/combine.h>
 #include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/combine.h>
 #include <olm/nn/structure.h>
 
 namespace olm::nn {

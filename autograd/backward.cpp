@@ -1,0 +1,246 @@
+// Walking the graph: uses are counted first, then nodes run once all their uses have delivered.
+#include <algorithm>
+#include <queue>
+#include <unordered_map>
+#include <utility>
+
+#include <olm/autograd/graph_internal.h>
+#include <olm/engine/raw.h>
+
+namespace olm {
+namespace {
+
+using namespace graph;
+
+/// True where nobody else can see the tensor's memory, so it may be added into or handed on.
+bool owned_alone(const Tensor& t) {
+  return t.handle().use_count() == 1 && t.impl().storage.use_count() == 1 && t.is_contiguous();
+}
+
+/// One pass over a graph: counts uses, then runs nodes whose uses have all delivered.
+class Pass {
+ public:
+  Pass(const Tensors& ys, const Tensors& dys, bool retain) : retain_(retain) {
+    for (const Tensor& y : ys) roots_.push_back(edge_to(y));
+    count_uses();
+    root_grads_ = dys;
+  }
+
+  /// Gradients of this leaf or result are kept here instead of in the leaf.
+  void capture(const Tensor& wrt, Tensor pending) {
+    const Edge edge = edge_to(wrt);
+    require(edge.leaf != nullptr, "gradients: wanted leaves that require a gradient, got ",
+            wrt.shape());
+    Leaf& leaf = leaves_[edge.leaf.get()];
+    leaf.lent = pending.defined();
+    leaf.pending = std::move(pending);
+    leaf.captured = true;
+  }
+  Tensor captured(const Tensor& wrt) { return leaves_[edge_to(wrt).leaf.get()].pending; }
+
+  void run() {
+    NoGrad guard;
+    try {
+      for (size_t i = 0; i < roots_.size(); ++i)
+        deliver("backward", roots_[i], {.g = root_grads_[i]});
+      root_grads_.clear();
+      while (!ready_.empty()) {
+        const std::shared_ptr<Node> node = ready_.top().node;
+        ready_.pop();
+        run_node(*node);
+      }
+    } catch (...) {
+      abandon();
+      throw;
+    }
+  }
+
+ private:
+  struct Leaf {
+    int uses = 0;
+    bool started = false, captured = false;
+    bool lent = false;  // `pending` is the caller's, to be added into
+    Tensor pending;
+    bool writable() const { return pending.defined() && (lent || owned_alone(pending)); }
+  };
+  struct Pending {
+    int uses = 0;
+    Tensors grads;
+  };
+  struct Ready {
+    std::shared_ptr<Node> node;
+    bool operator<(const Ready& other) const { return node->number < other.node->number; }
+  };
+
+  void count_uses() {
+    std::vector<const Edge*> stack;
+    for (const Edge& root : roots_) stack.push_back(&root);
+    while (!stack.empty()) {
+      const Edge& edge = *stack.back();
+      stack.pop_back();
+      if (edge.leaf) ++leaves_[edge.leaf.get()].uses;
+      if (!edge.node) continue;
+      Node& node = *edge.node;
+      require(!node.spent, "backward: the graph of ", node.op,
+              " was used by an earlier backward; pass {.retain_graph = true} to that one");
+      Pending& state = nodes_[&node];
+      if (state.uses++ > 0) continue;
+      state.grads.resize(node.outputs.size());
+      for (const Edge& input : node.inputs) stack.push_back(&input);
+    }
+  }
+
+  Sink sink_for(const Edge& edge) {
+    Sink sink{.needed = edge.wanted(), .pending = {}};
+    if (edge.leaf) {
+      Leaf& leaf = leaves_[edge.leaf.get()];
+      start(*edge.leaf, leaf);
+      if (leaf.writable()) sink.pending = leaf.pending;
+    }
+    return sink;
+  }
+
+  /// The leaf's gradient from earlier passes is what this one adds to.
+  static void start(Meta& meta, Leaf& leaf) {
+    if (leaf.started) return;
+    leaf.started = true;
+    if (!leaf.captured) leaf.pending = std::move(meta.grad), meta.grad = {};
+  }
+
+  void run_node(Node& node) {
+    Pending& state = nodes_[&node];
+    Results results(node.inputs.size());
+    const bool reached = std::any_of(state.grads.begin(), state.grads.end(),
+                                     [](const Tensor& g) { return g.defined(); });
+    if (reached) {
+      for (size_t i = 0; i < state.grads.size(); ++i) {
+        const Output& o = node.outputs[i];
+        if (!state.grads[i].defined() && is_float(o.dtype))
+          state.grads[i] = zeros(o.shape, {o.dtype, o.device});
+      }
+      results = call(node, state.grads);
+    }
+    state.grads.clear();
+    if (!retain_) node.backward = nullptr, node.spent = true;
+    for (size_t i = 0; i < node.inputs.size(); ++i)
+      deliver(node.op, node.inputs[i], std::move(results[i]));
+  }
+
+  /// A gradient that a backward returned, or word that it is in the pending one already.
+  struct Result {
+    Tensor g = {};
+    bool accumulated = false;
+  };
+  using Results = std::vector<Result>;
+
+  Results call(Node& node, const Tensors& dys) {
+    std::vector<Sink> sinks;
+    sinks.reserve(node.inputs.size());
+    for (const Edge& edge : node.inputs) sinks.push_back(sink_for(edge));
+    const char* outer = std::exchange(running_op, node.op);
+    Grads grads;
+    try {
+      grads = node.backward(dys, sinks);
+    } catch (...) {
+      running_op = outer;
+      throw;
+    }
+    running_op = outer;
+    require(grads.size() == node.inputs.size(), node.op, " backward: returned ", grads.size(),
+            " gradients for ", node.inputs.size(), " inputs");
+    Results results(grads.size());
+    for (size_t i = 0; i < grads.size(); ++i) {
+      results[i].accumulated = grads[i].defined() && sinks[i].accumulates(grads[i]);
+      results[i].g = std::move(grads[i]);
+    }
+    return results;
+  }
+
+  void deliver(const char* op, const Edge& edge, Result result) {
+    if (!edge.wanted()) return;
+    Tensor& g = result.g;
+    if (g.defined())
+      require(g.shape() == edge.shape && g.dtype() == edge.dtype, op, " backward: gradient ",
+              g.dtype(), " ", g.shape(), " does not fit its input ", edge.dtype, " ", edge.shape);
+    if (edge.leaf) {
+      Leaf& leaf = leaves_[edge.leaf.get()];
+      start(*edge.leaf, leaf);
+      if (!result.accumulated) add(leaf.pending, std::move(g), leaf.lent);
+      g = {};
+      if (--leaf.uses == 0) finish(*edge.leaf, leaf);
+    } else {
+      Pending& state = nodes_[edge.node.get()];
+      add(state.grads[size_t(edge.output)], std::move(g), false);
+      if (--state.uses == 0) ready_.push({edge.node});
+    }
+  }
+
+  static void add(Tensor& total, Tensor g, bool lent) {
+    if (!g.defined()) return;
+    if (!total.defined()) {
+      total = std::move(g);
+      return;
+    }
+    if (!lent && !owned_alone(total)) total = raw::clone(total);
+    raw::add_(total, g);
+  }
+
+  static void finish(Meta& meta, Leaf& leaf) {
+    if (!leaf.pending.defined() || leaf.lent) return;
+    if (!owned_alone(leaf.pending)) leaf.pending = raw::clone(leaf.pending);
+    if (leaf.captured) return;
+    meta.grad = std::move(leaf.pending);
+    leaf.pending = {};
+    for (const auto& hook : meta.hooks) hook(meta.grad);
+  }
+
+  /// After an exception: the graph is spent, gradients of earlier passes go back to their leaves.
+  void abandon() noexcept {
+    for (auto& [node, state] : nodes_) node->backward = nullptr, node->spent = true;
+    for (auto& [meta, leaf] : leaves_)
+      if (leaf.started && !leaf.captured && !meta->grad.defined())
+        meta->grad = std::move(leaf.pending);
+  }
+
+  bool retain_;
+  std::vector<Edge> roots_;
+  Tensors root_grads_;
+  std::unordered_map<Node*, Pending> nodes_;
+  std::unordered_map<Meta*, Leaf> leaves_;
+  std::priority_queue<Ready> ready_;
+};
+
+}  // namespace
+
+Tensor Sink::pending_or_empty(const Tensor& like) const {
+  const bool fits = pending.defined() && pending.shape() == like.shape() &&
+                    pending.dtype() == like.dtype() && pending.device() == like.device();
+  return fits ? pending : empty(like.shape(), options_of(like));
+}
+
+void backward(const Tensor& y, BackwardOptions options) {
+  require(requires_grad(y), "backward: ", y.shape(),
+          " does not depend on anything that requires a gradient");
+  if (!options.gradient.defined()) {
+    require(y.numel() == 1, "backward: ", y.shape(), " is no scalar; give {.gradient = …}");
+    options.gradient = ones_like(y);
+  }
+  require(options.gradient.shape() == y.shape() && options.gradient.dtype() == y.dtype(),
+          "backward: gradient ", options.gradient.dtype(), " ", options.gradient.shape(),
+          " does not fit ", y.dtype(), " ", y.shape());
+  Pass(Tensors{y}, Tensors{std::move(options.gradient)}, options.retain_graph).run();
+}
+
+Tensors gradients(const Tensors& ys, const Tensors& dys, const Tensors& wrt, Sinks into) {
+  require(ys.size() == dys.size(), "gradients: ", dys.size(), " weights for ", ys.size(),
+          " results");
+  Pass pass(ys, dys, false);
+  for (size_t i = 0; i < wrt.size(); ++i)
+    pass.capture(wrt[i], i < into.size() ? into[i].pending : Tensor());
+  pass.run();
+  Tensors results;
+  for (const Tensor& t : wrt) results.push_back(pass.captured(t));
+  return results;
+}
+
+}  // namespace olm

@@ -1,0 +1,58 @@
+#pragma once
+// The graph behind the tape: what hangs on tensors, and the nodes they lead to.
+#include <memory>
+#include <vector>
+
+#include <olm/autograd/tape.h>
+
+namespace olm::graph {
+
+struct Node;
+
+/// What hangs on a tensor that takes part in a graph: a leaf's gradient, or its place in a node.
+struct Meta final : AutogradSlot {
+  bool leaf_wanted = false;
+  Tensor grad;
+  std::vector<std::function<void(const Tensor&)>> hooks;
+  std::shared_ptr<Node> node;
+  int output = 0;
+};
+
+/// From a node to what one of its inputs was: a result of another node, a leaf, or neither.
+struct Edge {
+  std::shared_ptr<Node> node;
+  int output = 0;
+  std::shared_ptr<Meta> leaf;
+  Shape shape;
+  DType dtype = f32;
+  Device device;
+  bool wanted() const { return node || leaf; }
+};
+
+struct Output {
+  Shape shape;
+  DType dtype = f32;
+  Device device;
+};
+
+struct Node {
+  const char* op = "";
+  uint64_t number = 0;
+  bool spent = false;
+  std::vector<Edge> inputs;
+  std::vector<Output> outputs;
+  BackwardMany backward;
+  ~Node();
+};
+
+/// What hangs on a tensor, or null.
+std::shared_ptr<Meta> meta_of(const Tensor& t);
+/// The same, made where there is none.
+Meta& make_meta(const Tensor& t);
+/// From an op to its input t.
+Edge edge_to(const Tensor& t);
+
+/// The op whose backward runs on this thread, for messages; null outside.
+extern thread_local const char* running_op;
+
+}  // namespace olm::graph
