@@ -35,8 +35,16 @@ HWY_INLINE hn::Vec<D> load(D d, const bfloat16_t* p, Full = {}) {
   const auto bits = hn::LoadU(dh, reinterpret_cast<const uint16_t*>(p));
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
 }
+/// Below AVX2 Highway emulates half precision without NaN, infinity and rounding: lane by lane
+/// there.
+inline constexpr bool kHasHalf = HWY_TARGET <= HWY_AVX2;
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const float16_t* p, Full = {}) {
+  if constexpr (!kHasHalf) {
+    HWY_ALIGN float lanes[HWY_MAX_BYTES / sizeof(float)];
+    for (size_t i = 0; i < hn::Lanes(d); ++i) lanes[i] = float(p[i]);
+    return hn::LoadU(d, lanes);
+  }
   const hn::Rebind<hwy::float16_t, D> dh;
   const hn::Rebind<uint16_t, D> du;
   const auto bits = hn::LoadU(du, reinterpret_cast<const uint16_t*>(p));
@@ -80,7 +88,13 @@ HWY_INLINE void store(D, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
   hn::StoreU(hn::BitCast(dh, hn::DemoteTo(ds, extended)), dh, reinterpret_cast<uint16_t*>(p));
 }
 template <class D>
-HWY_INLINE void store(D, hn::Vec<D> v, float16_t* p, Full = {}) {
+HWY_INLINE void store(D d, hn::Vec<D> v, float16_t* p, Full = {}) {
+  if constexpr (!kHasHalf) {
+    HWY_ALIGN float lanes[HWY_MAX_BYTES / sizeof(float)];
+    hn::StoreU(v, d, lanes);
+    for (size_t i = 0; i < hn::Lanes(d); ++i) p[i] = float16_t(lanes[i]);
+    return;
+  }
   const hn::Rebind<hwy::float16_t, D> dh;
   const hn::Rebind<uint16_t, D> du;
   hn::StoreU(hn::BitCast(du, hn::DemoteTo(dh, v)), du, reinterpret_cast<uint16_t*>(p));

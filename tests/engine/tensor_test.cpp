@@ -107,6 +107,18 @@ TEST_SUITE("engine/tensor") {
       CHECK(got[1] == 1.015625f);
       CHECK(std::isinf(got[2]));
     });
+    for_each_target([](const std::string& name) {
+      INFO(name);
+      const std::vector<float> x{1,         1.0009765625f / 2, 60000,    NAN, INFINITY,
+                                 -INFINITY, 0x1p-24f,          3.14159f, -7};
+      const Tensor half = raw::cast(from_host(x, {9}), f16);
+      raw::scale_(half, 2);
+      const std::vector<float> got = to_host<float>(half);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const float wanted = float(float16_t(2 * float(float16_t(x[i]))));
+        CHECK((got[i] == wanted || (std::isnan(got[i]) && std::isnan(wanted))));
+      }
+    });
     CHECK(float(float16_t(65504.0f)) == 65504.0f);
     CHECK(std::isinf(float(float16_t(65520.0f))));
     CHECK(float(float16_t(0x1p-24f)) == 0x1p-24f);
