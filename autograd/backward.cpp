@@ -20,26 +20,39 @@ bool owned_alone(const Tensor& t) {
 /// One pass over a graph: counts uses, then runs nodes whose uses have all delivered.
 class Pass {
  public:
-  Pass(const Tensors& ys, const Tensors& dys, bool retain) : retain_(retain) {
+  Pass(const Tensors& ys, const Tensors& dys, bool retain, Foreign foreign = {})
+      : retain_(retain), foreign_(foreign) {
     for (const Tensor& y : ys) roots_.push_back(edge_to(y));
     count_uses();
     root_grads_ = dys;
   }
 
-  /// Gradients of this leaf or result are kept here instead of in the leaf.
+  /// The gradient of this leaf is kept here instead of in the leaf, and those of leaves that no
+  /// call named are dropped.
   void capture(const Tensor& wrt, Tensor pending) {
     const Edge edge = edge_to(wrt);
     require(edge.leaf != nullptr, "gradients: wanted leaves that require a gradient, got ",
             wrt.shape());
+    if (pending.defined())
+      require(pending.shape() == edge.shape && pending.dtype() == edge.dtype &&
+                  pending.device() == edge.device && pending.is_contiguous(),
+              "gradients: a gradient so far ", pending.dtype(), " ", pending.shape(), " strides ",
+              pending.strides(), " does not fit its leaf ", edge.dtype, " ", edge.shape);
     Leaf& leaf = leaves_[edge.leaf.get()];
     leaf.lent = pending.defined();
     leaf.pending = std::move(pending);
     leaf.captured = true;
+    capturing_ = true;
   }
   Tensor captured(const Tensor& wrt) { return leaves_[edge_to(wrt).leaf.get()].pending; }
 
   void run() {
     NoGrad guard;
+    if (foreign_.refused)
+      for (const auto& [meta, leaf] : leaves_)
+        require(leaf.captured || leaf.uses == 0,
+                "recompute: the function uses a leaf that requires a gradient and is not among its "
+                "inputs and parameters");
     try {
       for (size_t i = 0; i < roots_.size(); ++i)
         deliver("backward", roots_[i], {.g = root_grads_[i]});
@@ -81,6 +94,9 @@ class Pass {
       if (edge.leaf) ++leaves_[edge.leaf.get()].uses;
       if (!edge.node) continue;
       Node& node = *edge.node;
+      require(!foreign_.refused || node.number > foreign_.least_number,
+              "recompute: the function uses a result of ", node.op, " ", edge.shape,
+              " that was computed outside; pass it as an input");
       require(!node.spent, "backward: the graph of ", node.op,
               " was used by an earlier backward; pass {.retain_graph = true} to that one");
       Pending& state = nodes_[&node];
@@ -90,9 +106,14 @@ class Pass {
     }
   }
 
+  bool wanted(const Edge& edge) {
+    if (edge.leaf && capturing_) return leaves_[edge.leaf.get()].captured;
+    return edge.wanted();
+  }
+
   Sink sink_for(const Edge& edge) {
-    Sink sink{.needed = edge.wanted(), .pending = {}};
-    if (edge.leaf) {
+    Sink sink{.needed = wanted(edge), .pending = {}};
+    if (sink.needed && edge.leaf) {
       Leaf& leaf = leaves_[edge.leaf.get()];
       start(*edge.leaf, leaf);
       if (leaf.writable()) sink.pending = leaf.pending;
@@ -157,7 +178,7 @@ class Pass {
   }
 
   void deliver(const char* op, const Edge& edge, Result result) {
-    if (!edge.wanted()) return;
+    if (!wanted(edge)) return;
     Tensor& g = result.g;
     if (g.defined())
       require(g.shape() == edge.shape && g.dtype() == edge.dtype, op, " backward: gradient ",
@@ -194,7 +215,7 @@ class Pass {
     for (const auto& hook : meta.hooks) hook(meta.grad);
   }
 
-  /// After an exception: the graph is spent, gradients of earlier passes go back to their leaves.
+  /// After an exception the graph is spent, and leaves hold what had arrived for them.
   void abandon() noexcept {
     for (auto& [node, state] : nodes_) node->backward = nullptr, node->spent = true;
     for (auto& [meta, leaf] : leaves_)
@@ -202,7 +223,8 @@ class Pass {
         meta->grad = std::move(leaf.pending);
   }
 
-  bool retain_;
+  bool retain_, capturing_ = false;
+  Foreign foreign_;
   std::vector<Edge> roots_;
   Tensors root_grads_;
   std::unordered_map<Node*, Pending> nodes_;
@@ -232,9 +254,15 @@ void backward(const Tensor& y, BackwardOptions options) {
 }
 
 Tensors gradients(const Tensors& ys, const Tensors& dys, const Tensors& wrt, Sinks into) {
+  return graph::gradients_within(ys, dys, wrt, into, {});
+}
+
+Tensors graph::gradients_within(const Tensors& ys, const Tensors& dys, const Tensors& wrt,
+                                Sinks into, Foreign foreign) {
   require(ys.size() == dys.size(), "gradients: ", dys.size(), " weights for ", ys.size(),
           " results");
-  Pass pass(ys, dys, false);
+  if (wrt.empty()) return {};
+  Pass pass(ys, dys, false, foreign);
   for (size_t i = 0; i < wrt.size(); ++i)
     pass.capture(wrt[i], i < into.size() ? into[i].pending : Tensor());
   pass.run();

@@ -52,6 +52,18 @@ Meta& make_meta(const Tensor& t);
 /// From an op to its input t.
 Edge edge_to(const Tensor& t);
 
+/// The number that the latest node of this thread got.
+uint64_t current_number();
+
+/// What a pass does with leaves and nodes that gradients() was not asked about.
+struct Foreign {
+  bool refused = false;       ///< throw, naming recompute: its function reaches out of its inputs
+  uint64_t least_number = 0;  ///< nodes up to this number are foreign, where refused
+};
+/// gradients() of autograd/tape.h, with a say about the rest of the graph.
+Tensors gradients_within(const Tensors& ys, const Tensors& dys, const Tensors& wrt, Sinks into,
+                         Foreign foreign);
+
 /// The op whose backward runs on this thread, for messages; null outside.
 extern thread_local const char* running_op;
 

@@ -1,5 +1,8 @@
 #include <olm/autograd/recompute.h>
 
+#include <algorithm>
+
+#include <olm/autograd/graph_internal.h>
 #include <olm/engine/raw.h>
 
 namespace olm {
@@ -27,12 +30,14 @@ struct Again {
     }
     for (size_t i = 0; i < parameters.size(); ++i)
       if (into[inputs.size() + i].needed) want(inputs.size() + i, parameters[i]);
+    const uint64_t before = graph::current_number();
     Tensors ys;
     {
       EnableGrad guard;
       ys = fn(given);
     }
-    const Tensors found = gradients(ys, dys, wanted, sinks);
+    const Tensors found =
+        graph::gradients_within(ys, dys, wanted, sinks, {.refused = true, .least_number = before});
     Grads result(inputs.size() + parameters.size());
     for (size_t i = 0; i < at.size(); ++i) result[at[i]] = found[i];
     return result;
@@ -53,7 +58,11 @@ Tensors recompute(std::function<Tensors(const Tensors&)> fn, const Tensors& inpu
   Tensors all = inputs;
   for (const Tensor& x : inputs) again.inputs.push_back(saved(x));
   for (const Tensor& p : parameters) {
-    if (!requires_grad(p)) continue;
+    const auto same = [&](const Tensor& other) { return other.is_same(p); };
+    const bool seen = std::any_of(again.parameters.begin(), again.parameters.end(), same);
+    if (!requires_grad(p) || seen) continue;
+    require(is_leaf(p), "recompute: parameter ", p.shape(),
+            " is the result of an op; pass it as an input");
     again.parameters.push_back(p);
     all.push_back(p);
   }

@@ -31,18 +31,27 @@ std::shared_ptr<Node> make_node(const char* op, const Tensors& inputs) {
 }
 
 void attach(Tensor& y, const std::shared_ptr<Node>& node) {
-  if (y.impl().autograd) y = raw::alias(y);
   Meta& meta = make_meta(y);
   meta.node = node;
   meta.output = int(node->outputs.size());
   node->outputs.push_back({y.shape(), y.dtype(), y.device()});
 }
 
+/// y as a handle of its own where it is one that others hold already.
+void separate(Tensor& y, const Tensors& inputs) {
+  bool shared = y.impl().autograd != nullptr;
+  for (const Tensor& input : inputs) shared = shared || input.is_same(y);
+  if (shared) y = raw::alias(y);
+}
+
 }  // namespace
+
+uint64_t graph::current_number() { return last_number; }
 
 Tensor record(const char* op, Tensor y, const Tensors& inputs, Backward backward) {
   auto node = recording ? make_node(op, inputs) : nullptr;
-  if (!node) return y.impl().autograd ? raw::alias(y) : y;
+  separate(y, inputs);
+  if (!node) return y;
   node->backward = [backward = std::move(backward)](const Tensors& dys, Sinks into) {
     return backward(dys[0], into);
   };
@@ -52,11 +61,8 @@ Tensor record(const char* op, Tensor y, const Tensors& inputs, Backward backward
 
 Tensors record(const char* op, Tensors ys, const Tensors& inputs, BackwardMany backward) {
   auto node = recording ? make_node(op, inputs) : nullptr;
-  if (!node) {
-    for (Tensor& y : ys)
-      if (y.impl().autograd) y = raw::alias(y);
-    return ys;
-  }
+  for (Tensor& y : ys) separate(y, inputs);
+  if (!node) return ys;
   node->backward = std::move(backward);
   for (Tensor& y : ys) {
     if (is_float(y.dtype()))

@@ -71,10 +71,12 @@ struct BackwardOptions {
   bool retain_graph = false;  ///< keep what backward saved, so that it can run again
 };
 /// Adds the gradient of y to every leaf it depends on. Throws on a second call over the same graph
-/// unless the first one retained it. Not differentiable itself.
+/// unless the first one retained it. Not differentiable itself. Where an op throws on the way, the
+/// graph is spent and leaves hold what had arrived: zero_grad them before going on.
 OLM_API void backward(const Tensor& y, BackwardOptions options = {});
-/// Gradients of `ys` (weighted by `dys`) with respect to `wrt`, returned instead of collected in
-/// the leaves. `into`, if given, holds for each of `wrt` a gradient so far to add to.
+/// Gradients of `ys` (weighted by `dys`) with respect to the leaves `wrt`, returned instead of
+/// collected; other leaves get nothing. `into`, if given, holds for each of `wrt` a gradient so far
+/// (contiguous, of its shape and dtype) to add to. Undefined where nothing flows.
 OLM_API Tensors gradients(const Tensors& ys, const Tensors& dys, const Tensors& wrt,
                           Sinks into = {});
 

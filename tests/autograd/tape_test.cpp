@@ -240,6 +240,17 @@ TEST_SUITE("autograd/tape") {
     const Tensors g = gradients({added(squared(x), scaled(w, 2))}, {ones({1})}, {x});
     CHECK(g[0].item<float>() == 6);
     CHECK_FALSE(grad(x).defined());
+    CHECK_FALSE(grad(w).defined());
+    const std::vector<Sink> lent{{.needed = true, .pending = zeros({2})}};
+    check_error([&] { gradients({squared(x)}, {ones({1})}, {x}, lent); }, {"[2]", "[1]"});
+  }
+
+  TEST_CASE("an op that returns its input gives a handle of its own") {
+    const Tensor x = leaf(3);
+    const Tensor y = record("same", x, {x}, [](const Tensor& dy, Sinks) -> Grads { return {dy}; });
+    CHECK(is_leaf(x));
+    backward(y);
+    CHECK(grad(x).item<float>() == 1);
   }
 }
 
@@ -259,6 +270,17 @@ TEST_SUITE("autograd/recompute") {
       *to = {y, raw::clone(grad(x)), raw::clone(grad(w))};
     }
     for (size_t i = 0; i < plain.size(); ++i) check_same_bits(plain[i], again[i], "recompute");
+    zero_grad(w);
+    backward(recompute(fn, {x}, {w, w})[0], {.gradient = dy});  // named twice, counted once
+    check_same_bits(grad(w), plain[2], "named twice");
+    check_error([&] { backward(recompute(fn, {x}, {})[0], {.gradient = dy}); },
+                {"recompute", "not among its inputs"});
+    const Tensor outside = rms_norm(x, w);
+    const auto reaches_out = [&](const Tensors&) { return Tensors{rms_norm(outside, w)}; };
+    check_error([&] { backward(recompute(reaches_out, {x}, {w})[0], {.gradient = dy}); },
+                {"recompute", "rms_norm", "outside"});
+    zero_grad(w);
+    set_grad(w, raw::clone(plain[2]));
     backward(recompute(fn, {x}, {w})[0], {.gradient = dy});  // adds to the gradients so far
     check_close(
         grad(w),
