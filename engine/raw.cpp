@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include <olm/engine/exact.h>
 #include <olm/kernels/copy.h>
 #include <olm/kernels/reduce.h>
 
@@ -174,8 +175,8 @@ Tensor expand(const Tensor& x, const Shape& wanted) {
   for (int i = 0; i < wanted.rank(); ++i) {
     const int64_t have = i < added ? 1 : x.shape()[i - added];
     if (shape[i] == -1) shape[i] = have;
-    require(have == shape[i] || have == 1, "expand: shape ", x.shape(), " does not expand to ",
-            wanted);
+    require(have == shape[i] || (have == 1 && shape[i] >= 0), "expand: shape ", x.shape(),
+            " does not expand to ", wanted);
     strides[i] = have == 1 ? 0 : x.strides()[i - added];
   }
   return window(x, shape, strides, x.storage_offset());
@@ -198,12 +199,18 @@ Tensor to(const Tensor& x, Device device) {
 
 void copy_(const Tensor& dst, const Tensor& src) {
   require_same_device("copy_", dst, src);
-  const Tensor x = expand(src, dst.shape());
+  const Tensor view = expand(src, dst.shape());
+  const bool overlap = view.impl().storage == dst.impl().storage &&
+                       (view.strides() != dst.strides() || view.dtype() != dst.dtype() ||
+                        view.storage_offset() != dst.storage_offset());
+  const Tensor x = overlap ? clone(view) : view;
   run(dst.device().kind, copy_call(x, dst.mutable_data(), dst.dtype(), dst.strides()));
 }
 
 void fill_(const Tensor& x, double value) {
   const bool integer = !is_float(x.dtype());
+  if (x.dtype() == boolean) value = value != 0;
+  require_exact("fill_", value, x.dtype());
   const int64_t whole = integer ? int64_t(value) : 0;
   kernels::Copy k = copy_call(x, x.mutable_data(), x.dtype(), x.strides());
   k.from = integer ? DType::i64 : DType::f64;

@@ -13,7 +13,8 @@ Shape::Shape(std::span<const int64_t> dims) : rank_(int(dims.size())) {
 
 int64_t Shape::numel() const {
   int64_t n = 1;
-  for (int64_t d : *this) n *= d;
+  for (int64_t d : *this)
+    require(!__builtin_mul_overflow(n, d, &n), "shape: ", *this, " has too many elements");
   return n;
 }
 
@@ -76,7 +77,8 @@ Shape infer_shape(const char* op, const Shape& wanted, int64_t numel) {
       unknown = i;
     } else {
       require(wanted[i] >= 0, op, ": sizes cannot be negative, got ", wanted);
-      known *= wanted[i];
+      require(!__builtin_mul_overflow(known, wanted[i], &known), op, ": ", wanted,
+              " has too many elements");
     }
   }
   if (unknown >= 0) {

@@ -14,9 +14,9 @@ int64_t Tensor::stride(int64_t dim) const {
 }
 
 bool Tensor::is_contiguous() const {
+  if (numel() == 0) return true;
   int64_t step = 1;
   for (int i = rank() - 1; i >= 0; --i) {
-    if (shape()[i] == 0) return true;
     if (shape()[i] == 1) continue;
     if (strides()[i] != step) return false;
     step *= shape()[i];

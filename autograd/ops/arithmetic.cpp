@@ -2,6 +2,7 @@
 
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/unary_internal.h>
+#include <olm/engine/exact.h>
 
 namespace olm {
 
@@ -54,6 +55,12 @@ Tensor sum_to(const Tensor& gradient, const Shape& shape, DType dtype) {
   return gradient.defined() ? raw::cast(raw::sum_to(gradient, shape), dtype) : Tensor();
 }
 
+/// unary() with the number `a`, which x's dtype must hold.
+Tensor with_number(const char* name, UnaryOp op, const Tensor& x, double a) {
+  require_exact(name, a, x.dtype());
+  return unary(name, op, x, a);
+}
+
 /// y = op(a, b), of which the derivatives are those of BinaryBackward.
 Tensor binary(const char* name, BinaryOp op, const Tensor& a, const Tensor& b) {
   const Tensor y = forward(name, op, a, b);
@@ -98,10 +105,10 @@ Tensor minimum(const Tensor& a, const Tensor& b) {
   return binary("minimum", BinaryOp::minimum, a, b);
 }
 
-Tensor add(const Tensor& a, double b) { return unary("add", UnaryOp::add_scalar, a, b); }
-Tensor sub(const Tensor& a, double b) { return unary("sub", UnaryOp::add_scalar, a, -b); }
-Tensor sub(double a, const Tensor& b) { return unary("sub", UnaryOp::rsub, b, a); }
-Tensor mul(const Tensor& a, double b) { return unary("mul", UnaryOp::mul_scalar, a, b); }
+Tensor add(const Tensor& a, double b) { return with_number("add", UnaryOp::add_scalar, a, b); }
+Tensor sub(const Tensor& a, double b) { return with_number("sub", UnaryOp::add_scalar, a, -b); }
+Tensor sub(double a, const Tensor& b) { return with_number("sub", UnaryOp::rsub, b, a); }
+Tensor mul(const Tensor& a, double b) { return with_number("mul", UnaryOp::mul_scalar, a, b); }
 Tensor div(const Tensor& a, double b) { return unary("div", UnaryOp::div_scalar, a, b); }
 Tensor div(double a, const Tensor& b) { return unary("div", UnaryOp::rdiv, b, a); }
 Tensor operator-(const Tensor& x) { return neg(x); }

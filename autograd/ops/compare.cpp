@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/compare.h>
 
 #include <olm/autograd/ops/pointwise_internal.h>
+#include <olm/engine/exact.h>
 
 namespace olm {
 
@@ -23,6 +24,7 @@ Tensor compare(const char* name, CompareOp op, const Tensor& a, const Tensor& b)
 }
 
 Tensor compare(const char* name, CompareOp op, const Tensor& a, double b) {
+  require_exact(name, b, a.dtype());
   return compare(name, op, a, full({}, b, options_of(a)));
 }
 

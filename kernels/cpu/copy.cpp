@@ -3,6 +3,8 @@
 #include <olm/kernels/copy.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -12,6 +14,15 @@
 
 namespace olm::kernels {
 namespace {
+
+/// v as f32, rounded to odd where it is not exact: a narrower float made of that is rounded once.
+float rounded_to_odd(double v) {
+  const float nearest = static_cast<float>(v);
+  if (double(nearest) == v || std::isnan(v)) return nearest;
+  uint32_t bits = std::bit_cast<uint32_t>(nearest);
+  if (std::fabs(double(nearest)) > std::fabs(v)) --bits;
+  return std::bit_cast<float>(bits | 1u);
+}
 
 template <class To, class From>
 To convert(From v) {
@@ -25,8 +36,10 @@ To convert(From v) {
   } else if constexpr (std::is_arithmetic_v<From>) {
     if constexpr (std::is_arithmetic_v<To>)
       return static_cast<To>(v);
+    else if constexpr (std::is_same_v<From, float>)
+      return To(v);
     else
-      return To(static_cast<float>(v));
+      return To(rounded_to_odd(static_cast<double>(v)));
   } else {
     if constexpr (std::is_arithmetic_v<To>)
       return static_cast<To>(static_cast<float>(v));

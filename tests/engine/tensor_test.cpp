@@ -19,6 +19,53 @@ std::string text(const Tensor& x) {
 }  // namespace
 
 TEST_SUITE("engine/tensor") {
+  TEST_CASE("whatever is empty is contiguous and takes any empty shape") {
+    const Tensor x = raw::transpose(zeros({0, 2, 3}), 1, 2);
+    CHECK(x.is_contiguous());
+    CHECK(raw::reshape(x, {3, 0}).shape() == Shape{3, 0});
+    CHECK(raw::view(x, {0}).shape() == Shape{0});
+  }
+
+  TEST_CASE("sizes are neither negative nor beyond counting") {
+    check_error([] { raw::expand(zeros({1}), {-2}); }, {"expand", "[1]", "[-2]"});
+    const int64_t large = int64_t(1) << 32;
+    check_error([&] { raw::view(zeros({0}), {large, large}); }, {"view", "too many"});
+    check_error([&] { raw::view(zeros({0}), {large, large, -1}); }, {"view", "too many"});
+    check_error([&] { Shape{large, large}.numel(); }, {"too many"});
+  }
+
+  TEST_CASE("a tensor copied onto a view of itself arrives whole") {
+    const Tensor z = arange(9), square = raw::view(z, {3, 3});
+    raw::copy_(square, raw::transpose(square, 0, 1));
+    CHECK(to_host<int64_t>(z) == std::vector<int64_t>{0, 3, 6, 1, 4, 7, 2, 5, 8});
+    const Tensor line = arange(5);
+    raw::copy_(raw::slice(line, 0, 1, 5), raw::slice(line, 0, 0, 4));
+    CHECK(to_host<int64_t>(line) == std::vector<int64_t>{0, 0, 1, 2, 3});
+  }
+
+  TEST_CASE("integers are filled with what they hold; bool with whether it is zero") {
+    check_error([] { full({2}, 2.5, {.dtype = i64}); }, {"2.5", "i64"});
+    check_error([] { full({2}, 0x1p31, {.dtype = i32}); }, {"i32"});
+    check_error([] { full({2}, -INFINITY, {.dtype = i64}); }, {"inf", "i64"});
+    check_error([] { full({2}, NAN, {.dtype = i32}); }, {"nan", "i32"});
+    CHECK(full({1}, -0x1p31, {.dtype = i32}).item<int32_t>() == INT32_MIN);
+    CHECK(full({1}, 0.5, {.dtype = boolean}).data<bool>()[0]);
+    CHECK_FALSE(full({1}, 0, {.dtype = boolean}).data<bool>()[0]);
+  }
+
+  TEST_CASE("f64 becomes a narrow float in one rounding") {
+    // Just above the middle between two neighbours: by way of f32 it would become the middle.
+    const double above = 1 + 0x1p-8 + 0x1p-40, below = 1 + 3 * 0x1p-8 - 0x1p-40;
+    const Tensor x = from_host<double>({above, below, -above, 1e300, -1e-300}, {5});
+    const std::vector<double> bf = to_host<double>(raw::cast(x, bf16));
+    CHECK(bf == std::vector<double>{1 + 0x1p-7, 1 + 0x1p-7, -1 - 0x1p-7, INFINITY, 0});
+    const Tensor y = from_host<double>({1 + 0x1p-11 + 0x1p-40, 1 + 0x1p-11, NAN}, {3});
+    const std::vector<double> half = to_host<double>(raw::cast(y, f16));
+    CHECK(half[0] == 1 + 0x1p-10);
+    CHECK(half[1] == 1);
+    CHECK(std::isnan(half[2]));
+  }
+
   TEST_CASE("new tensors have what was asked for") {
     const Tensor x = full({2, 3}, 1.5, {.dtype = bf16});
     CHECK(x.shape() == Shape{2, 3});

@@ -154,6 +154,10 @@ TEST_SUITE("ops/arithmetic") {
       CHECK(to_host<int64_t>(minimum(a, b)) == std::vector<int64_t>{3, -2});
       check_error([&] { a / b; }, {"div", name_of(dtype)});
       check_error([&] { a / 2; }, {"div", name_of(dtype)});
+      check_error([&] { a + 0.5; }, {"add", "0.5", name_of(dtype)});
+      check_error([&] { a - 0.5; }, {"sub", "0.5", name_of(dtype)});
+      check_error([&] { 0.5 - a; }, {"sub", "0.5", name_of(dtype)});
+      check_error([&] { a * 1.5; }, {"mul", "1.5", name_of(dtype)});
     }
   }
 

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <limits>
 
 #include <olm/autograd/ops/compare.h>
@@ -76,5 +77,7 @@ TEST_SUITE("ops/compare") {
     const Tensor a = ones({2, 3});
     check_error([&] { eq(a, ones({2})); }, {"eq", "[2,3]", "[2]"});
     check_error([&] { lt(a, raw::cast(a, f64)); }, {"lt", "f32", "f64"});
+    check_error([] { lt(arange(3), 1.5); }, {"lt", "1.5", "i64"});
+    check_error([] { eq(arange(3), INFINITY); }, {"eq", "inf", "i64"});
   }
 }
