@@ -12,12 +12,23 @@ struct Angles {
   int64_t offset = 0;
 };
 
+/// Angles kept for backward.
+struct SavedAngles {
+  explicit SavedAngles(const Angles& a)
+      : cos(a.cos), sin(a.sin), positions(a.positions), offset(a.offset) {}
+  Angles get() const { return {cos.get(), sin.get(), positions.get(), offset}; }
+  Saved cos, sin, positions;
+  int64_t offset;
+};
+
 Tensor table(const char* name, const Tensor& t, const Tensor& x) {
   require(t.rank() == 2, "rope: wanted ", name, " [max_position, r/2], got ", t.shape());
   require(2 * t.size(1) <= x.size(3), "rope: ", name, " ", t.shape(), " rotates ", 2 * t.size(1),
           " dimensions, but x ", x.shape(), " has heads of ", x.size(3));
   require(t.dtype() == f32 || t.dtype() == acc_dtype(x.dtype()), "rope: wanted ", name,
           " in f32, got ", t.dtype());
+  require(!grad_enabled() || !requires_grad(t), "rope: ", name,
+          " gets no gradient, but requires one");
   require_same_device("rope", x, t);
   return raw::contiguous(raw::cast(t, acc_dtype(x.dtype())));
 }
@@ -68,7 +79,9 @@ Tensor rotate(const Tensor& x, const Angles& a, bool inverse) {
 
 Tensor recorded(const Tensor& x, const Angles& a) {
   return record("rope", rotate(x, a, false), {x},
-                [a](const Tensor& dy, Sinks) -> Grads { return {rotate(dy, a, true)}; });
+                [kept = SavedAngles(a)](const Tensor& dy, Sinks) -> Grads {
+                  return {rotate(dy, kept.get(), true)};
+                });
 }
 
 }  // namespace

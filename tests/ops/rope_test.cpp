@@ -110,6 +110,18 @@ TEST_SUITE("ops/rope") {
     });
   }
 
+  TEST_CASE("backward finds positions and tables that changed") {
+    for (const int which : {0, 1, 2}) {
+      Generator g(6);
+      const Tensor x = randn({1, 3, 2, 8}, g), positions = arange(3);
+      const RopeTables t = tables(4, 8);
+      set_requires_grad(x);
+      const Tensor y = rope(x, t, {.positions = raw::view(positions, {1, 3})});
+      raw::fill_(which == 0 ? positions : which == 1 ? t.cos : t.sin, 0);
+      check_error([&] { backward(y, {.gradient = ones(y.shape())}); }, {"rope", "in place"});
+    }
+  }
+
   TEST_CASE("meta tensors have shapes") {
     const Tensor x = empty({2, 3, 2, 8}, {.device = meta});
     const Tensor t = empty({4, 4}, {.device = meta});
@@ -132,5 +144,7 @@ TEST_SUITE("ops/rope") {
         {"rope: position 4 of token 2 in sequence 0"});
     check_error([&] { rope(x, t, {.positions = arange(3)}); }, {"rope", "[3]", "[1,3,2,8]"});
     check_error([&] { rope(x, {t.cos, tables(5, 8).sin}); }, {"rope", "[4,4]", "[5,4]"});
+    set_requires_grad(t.sin);
+    check_error([&] { rope(x, t); }, {"rope", "sin", "gradient"});
   }
 }
