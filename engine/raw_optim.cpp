@@ -40,11 +40,22 @@ void check_item(const char* op, const OptimItem& item, const OptimItem& first, D
             op, ": a gradient or moment does not fit parameter ", p.dtype(), " ", p.shape());
 }
 
+/// The moments that an update reads and writes.
+struct Moments {
+  bool first = false, second = false;
+};
+
 std::vector<kernels::OptimTensor> list_of(const char* op, const std::vector<OptimItem>& items,
-                                          const StepState& state) {
+                                          const StepState& state, Moments needed) {
   std::vector<kernels::OptimTensor> list;
   for (const OptimItem& item : items) {
     check_item(op, item, items[0], state.device());
+    const Shape& shape = item.parameter.shape();
+    require(item.gradient.defined(), op, ": parameter ", shape, " has no gradient");
+    require(item.first.defined() || !needed.first, op, ": parameter ", shape,
+            " has no first moment");
+    require(item.second.defined() || !needed.second, op, ": parameter ", shape,
+            " has no second moment");
     list.push_back({.parameter = item.parameter.mutable_data(),
                     .gradient = item.gradient.data(),
                     .first = item.first.defined() ? item.first.mutable_data() : nullptr,
@@ -59,9 +70,10 @@ std::vector<kernels::OptimTensor> list_of(const char* op, const std::vector<Opti
 
 /// Runs an update with the members that all of them share.
 template <class Update>
-void run_update(Update update, const std::vector<OptimItem>& items, const StepState& state) {
+void run_update(Update update, const std::vector<OptimItem>& items, const StepState& state,
+                Moments needed) {
   if (items.empty()) return;
-  const std::vector<kernels::OptimTensor> list = list_of(Update::name, items, state);
+  const std::vector<kernels::OptimTensor> list = list_of(Update::name, items, state, needed);
   update.dtype = items[0].parameter.dtype();
   update.tensors = list.data();
   update.count = int64_t(list.size());
@@ -122,6 +134,8 @@ void begin_step(const StepState& state, const std::vector<OptimItem>& items,
   require(!items.empty(), "optimizer step: there are no gradients");
   Tensors gradients;
   for (const OptimItem& item : items) {
+    require(item.gradient.defined(), "optimizer step: parameter ", item.parameter.shape(),
+            " has no gradient");
     require_same_dtype("optimizer step", items[0].gradient, item.gradient);
     require_same_device("optimizer step", items[0].gradient, item.gradient);
     gradients.push_back(item.gradient);
@@ -135,17 +149,19 @@ void begin_step(const StepState& state, const std::vector<OptimItem>& items,
 
 void adamw_(const std::vector<OptimItem>& items, const StepState& state, double beta1, double beta2,
             double eps) {
-  run_update(kernels::AdamWUpdate{.beta1 = beta1, .beta2 = beta2, .eps = eps}, items, state);
+  run_update(kernels::AdamWUpdate{.beta1 = beta1, .beta2 = beta2, .eps = eps}, items, state,
+             {.first = true, .second = true});
 }
 
 void sgd_(const std::vector<OptimItem>& items, const StepState& state, double momentum,
           bool nesterov) {
-  run_update(kernels::SGDUpdate{.momentum = momentum, .nesterov = nesterov}, items, state);
+  run_update(kernels::SGDUpdate{.momentum = momentum, .nesterov = nesterov}, items, state,
+             {.first = momentum != 0});
 }
 
 void lion_(const std::vector<OptimItem>& items, const StepState& state, double beta1,
            double beta2) {
-  run_update(kernels::LionUpdate{.beta1 = beta1, .beta2 = beta2}, items, state);
+  run_update(kernels::LionUpdate{.beta1 = beta1, .beta2 = beta2}, items, state, {.first = true});
 }
 
 }  // namespace olm::raw

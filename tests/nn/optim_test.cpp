@@ -326,4 +326,22 @@ TEST_SUITE("nn/optim") {
     set_grad(strided, ones({2, 3}));
     check_error([&] { lion.step(); }, {"lion", "contiguous"});
   }
+
+  TEST_CASE("an update names what it lacks") {
+    const Tensor p = ones({3}), g = ones({3}), m = zeros({3});
+    const raw::StepState state;
+    check_error([&] { raw::adamw_({{.parameter = p}}, state, 0.9, 0.99, 0); },
+                {"adamw", "[3]", "no gradient"});
+    check_error([&] { raw::adamw_({{.parameter = p, .gradient = g}}, state, 0.9, 0.99, 0); },
+                {"adamw", "no first moment"});
+    check_error(
+        [&] { raw::adamw_({{.parameter = p, .gradient = g, .first = m}}, state, 0.9, 0.99, 0); },
+        {"adamw", "no second moment"});
+    check_error([&] { raw::lion_({{.parameter = p, .gradient = g}}, state, 0.9, 0.99); },
+                {"lion", "no first moment"});
+    check_error([&] { raw::sgd_({{.parameter = p, .gradient = g}}, state, 0.9, false); },
+                {"sgd", "no first moment"});
+    raw::sgd_({{.parameter = p, .gradient = g}}, state, 0, false);
+    check_error([&] { raw::begin_step(state, {{.parameter = p}}, {}); }, {"[3]", "no gradient"});
+  }
 }
