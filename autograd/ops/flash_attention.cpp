@@ -1,6 +1,8 @@
 #include <olm/autograd/ops/flash_attention.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include <olm/engine/raw.h>
 #include <olm/kernels/flash_attention.h>
@@ -64,7 +66,14 @@ Tensor ids(const char* what, const Tensor& t, const Shape& wanted, const Tensor&
           t.shape());
   require_same_device(kOp, q, t);
   require_index_dtype(kOp, t);
-  return raw::contiguous(raw::cast(t, i32));
+  const Tensor narrow = raw::contiguous(raw::cast(t, i32));
+  if (t.dtype() == i32 || t.device() != cpu) return narrow;
+  const std::vector<int64_t> values = to_host<int64_t>(t);
+  const int32_t* kept = narrow.data<int32_t>();
+  for (size_t i = 0; i < values.size(); ++i)
+    require(values[i] == kept[i], "flash_attention: ", what, " hold ", values[i],
+            ", which is not an i32");
+  return narrow;
 }
 
 /// The mask with rank 4; its sizes are 1 or those of the scores.
@@ -128,6 +137,11 @@ Attention attention_of(const Tensor& q, const Tensor& k, const Tensor& v,
           o.softcap, " must not be negative");
   require(o.dropout >= 0 && o.dropout <= 1, "flash_attention: wanted dropout in [0,1], got ",
           o.dropout);
+  constexpr int64_t kFar = int64_t(1) << 60;
+  require(o.offset > -kFar && o.offset < kFar, "flash_attention: offset ", o.offset,
+          " is out of range");
+  // No two rows are further apart than this.
+  a.window = std::min(o.window, a.keys + a.queries + std::abs(o.offset));
   if (a.dropout == 0) return a;
   require(o.rng != nullptr, "flash_attention: dropout ", o.dropout, " needs a generator");
   a.seed = o.rng->seed();

@@ -243,6 +243,15 @@ TEST_SUITE("ops/flash_attention") {
     check_close(last, raw::slice(whole, 1, 79, 80), f32, 80, "last row");
   }
 
+  TEST_CASE("a window wider than the rows takes nothing away") {
+    Generator g(8);
+    const Tensors in = inputs_of({.b = 1, .t = 70, .s = 70}, g, f32);
+    const Tensor all = flash_attention(in[0], in[1], in[2], {.causal = true});
+    for (const int64_t window : {int64_t(70), int64_t(1) << 40, INT64_MAX})
+      check_same_bits(flash_attention(in[0], in[1], in[2], {.causal = true, .window = window}), all,
+                      "wide");
+  }
+
   TEST_CASE("shapes alone on meta") {
     const TensorOptions o{.device = meta};
     const Tensor q = empty({2, 3, 4, 8}, o), k = empty({2, 5, 2, 8}, o), v = empty({2, 5, 2, 6}, o);
@@ -280,6 +289,9 @@ TEST_SUITE("ops/flash_attention") {
     check_error(call({.dropout = 0.5}), {"dropout", "0.5", "generator"});
     check_error(call({.dropout = 1.5}), {"dropout", "1.5"});
     check_error(call({.window = -1}), {"window", "-1"});
+    check_error(call({.offset = INT64_MAX}), {"offset", "range"});
+    check_error(call({.documents = full({2, 5}, 0x1p32, {.dtype = i64})}),
+                {"documents", "4294967296", "i32"});
     const Tensor slopes = randn({4}, g);
     set_requires_grad(slopes);
     check_error(call({.slopes = slopes}), {"slopes", "gradient"});
