@@ -87,7 +87,8 @@ HWY_INLINE hn::Vec<D> activate_gradient(D d, hn::Vec<D> x) {
     hn::Vec<D> u, du;
     activation::gelu_argument(d, x, u, du);
     const auto s = activation::logistic(d, u);
-    return hn::MulAdd(hn::Mul(hn::Mul(x, s), hn::Sub(one, s)), du, s);
+    const auto far = hn::Gt(hn::Abs(x), hn::Set(d, hn::TFromD<D>(10)));  // where du may overflow
+    return hn::IfThenElse(far, s, hn::MulAdd(hn::Mul(hn::Mul(x, s), hn::Sub(one, s)), du, s));
   } else if constexpr (Act == Activation::silu) {
     const auto s = activation::logistic(d, x);
     return hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one));
