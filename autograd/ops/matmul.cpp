@@ -115,9 +115,19 @@ Tensor product(const Tensor& a, const Tensor& b, const Tensor& into = {}, bool a
   return y;
 }
 
+/// a · b summed to `shape`, of which the sums are not rounded to a narrow dtype before.
+Tensor product_summed_to(const Tensor& a, const Tensor& b, const Shape& shape) {
+  Shape full = broadcast_shapes("matmul", batch_shape(a), batch_shape(b));
+  full.push_back(a.size(-2));
+  full.push_back(b.size(-1));
+  if (full == shape) return product(a, b);
+  const Tensor y = product(a, b, empty(full, {acc_dtype(a.dtype()), a.device()}));
+  return raw::cast(raw::sum_to(y, shape), a.dtype());
+}
+
 /// Gradient of b: aᵀ · dy summed over what b was broadcast to.
 Tensor right_gradient(const Tensor& a, const Tensor& b, const Tensor& dy, const Sink& into) {
-  if (!foldable(a, b)) return raw::sum_to(product(raw::transpose(a, -1, -2), dy), b.shape());
+  if (!foldable(a, b)) return product_summed_to(raw::transpose(a, -1, -2), dy, b.shape());
   const Tensor db = into.pending_or_empty(empty(b.shape(), options_of(b)));
   const Tensor rows = raw::view(a, {leading_size(a), a.size(-1)});
   const Tensor dys = raw::view(raw::contiguous(dy), {rows.size(0), dy.size(-1)});
@@ -156,7 +166,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
                   Tensor da, db;
                   if (into[0].needed) {
                     const Tensor& r = right.get();
-                    da = raw::sum_to(product(g, raw::transpose(r, -1, -2)), left.get().shape());
+                    da = product_summed_to(g, raw::transpose(r, -1, -2), left.get().shape());
                     da = raw::view(da, shape_a);
                   }
                   if (into[1].needed) {

@@ -146,6 +146,21 @@ TEST_SUITE("ops/matmul") {
     });
   }
 
+  TEST_CASE("the gradient of what was broadcast is rounded once") {
+    // Each member gives 1 + 2^-8, which is no bf16; rounded one by one the three make 3.
+    const Tensor rows =
+        raw::cast(from_host<float>({1, 0x1p-8f, 1, 0x1p-8f, 1, 0x1p-8f}, {3, 1, 2}), bf16);
+    const Tensor left = ones({1, 1, 1}, {.dtype = bf16}), right = ones({1, 1, 1}, {.dtype = bf16});
+    set_requires_grad(left);
+    set_requires_grad(right);
+    const Tensor columns = raw::transpose(rows, 1, 2);
+    const Tensor y = matmul(left, rows), z = matmul(columns, right);
+    backward(y, {.gradient = ones(y.shape(), {.dtype = bf16})});
+    backward(z, {.gradient = ones(z.shape(), {.dtype = bf16})});
+    CHECK(grad(left).item<double>() == 3.015625);
+    CHECK(grad(right).item<double>() == 3.015625);
+  }
+
   TEST_CASE("what does not fit is refused") {
     Generator g(1);
     check_error(
