@@ -31,6 +31,7 @@ TEST_SUITE("tools/config") {
   TEST_CASE("every preset is one that can be trained, and stands in the table") {
     const Result table = run_program({"train", "--print-presets"});
     REQUIRE(table.status == 0);
+    CHECK(table.out.find("99999") == std::string::npos);
     for (const char* name :
          {"nano", "nanogpt-cpu", "nanogpt-gpu", "gpt2-124m", "llama-20m", "llama-124m"}) {
       CHECK(run_program({"train", "--preset", name, "--print-config"}).status == 0);

@@ -1,7 +1,6 @@
 #include "tools/olm/presets.h"
 
 #include <algorithm>
-#include <cmath>
 
 namespace olm::tools {
 
@@ -47,11 +46,11 @@ RunConfig nanogpt_gpu() {
 }
 
 /// What the larger ones have in common: half a million tokens per step, GPT-3's AdamW.
-RunConfig large(int64_t batch, int64_t accumulation, double lr, int64_t steps) {
+RunConfig large(int64_t batch, int64_t accumulation, double lr, double min_lr, int64_t steps) {
   RunConfig c;
   c.data.tokenizer = "bpe:32000";
   c.data.train_fraction = 0.99;
-  c.optim = {.lr = lr, .min_lr = std::round(lr * 1e5) / 1e6, .warmup_steps = 700, .beta2 = 0.95};
+  c.optim = {.lr = lr, .min_lr = min_lr, .warmup_steps = 700, .beta2 = 0.95};
   c.train = {.steps = steps,
              .batch_size = batch,
              .accumulation = accumulation,
@@ -64,7 +63,7 @@ RunConfig large(int64_t batch, int64_t accumulation, double lr, int64_t steps) {
 }
 
 RunConfig gpt2_124m() {
-  RunConfig c = large(16, 32, 6e-4, 19000);
+  RunConfig c = large(16, 32, 6e-4, 6e-5, 19000);
   c.model = {
       .num_layers = 12, .embed_dim = 768, .num_heads = 12, .max_seq_len = 1024, .bias = true};
   c.data.tokenizer = "bpe:50257";
@@ -72,7 +71,7 @@ RunConfig gpt2_124m() {
 }
 
 RunConfig llama_20m() {
-  RunConfig c = large(16, 4, 1e-3, 5000);
+  RunConfig c = large(16, 4, 1e-3, 1e-4, 5000);
   c.model = {.family = "llama",
              .num_layers = 6,
              .embed_dim = 384,
@@ -85,7 +84,7 @@ RunConfig llama_20m() {
 }
 
 RunConfig llama_124m() {
-  RunConfig c = large(16, 32, 6e-4, 19000);
+  RunConfig c = large(16, 32, 6e-4, 6e-5, 19000);
   c.model = {.family = "llama",
              .num_layers = 12,
              .embed_dim = 768,
