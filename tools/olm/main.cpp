@@ -1,5 +1,8 @@
 // The olm program: flags, errors and exit status. The only place that sees CLI11.
+#include <fcntl.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
+
 #include <csignal>
 #include <cstdio>
 #include <functional>
@@ -102,6 +105,15 @@ void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
   });
 }
 
+/// Opens what came closed of the three standard streams, so that no file gets their numbers.
+void fill_standard_streams() {
+  for (int fd = ::open("/dev/null", O_RDWR); fd >= 0; fd = ::open("/dev/null", O_RDWR)) {
+    if (fd <= STDERR_FILENO) continue;
+    ::close(fd);
+    return;
+  }
+}
+
 /// Runs the job; any error becomes one sentence and status 1.
 int run(const Job& job) {
   try {
@@ -120,6 +132,7 @@ int run(const Job& job) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  fill_standard_streams();
   // A full file limit and a closed pipe become errors of the write itself.
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
