@@ -84,7 +84,7 @@ class OLM_API Checkpoints {
   void load(int64_t step, Module& model, Optimizer& optimizer) const;
 
  private:
-  void prune() const;
+  void prune(int64_t saved) const;
   void check_hash(int64_t step, const std::string& file) const;
   std::string folder_;
   int64_t keep_;
@@ -122,6 +122,7 @@ struct EvalReport {
   double loss = 0;  ///< nats per token
   int64_t tokens = 0;
   double seconds = 0;
+  bool finished = true;  ///< false where it was asked to stop: there is no loss then
 };
 struct SampleReport {
   int64_t step = 0;
@@ -133,7 +134,8 @@ struct TrainerCallbacks {
   std::function<void(const EvalReport&)> on_eval = {};
   std::function<void(const SampleReport&)> on_sample = {};
   std::function<void(int64_t step, const std::string& path)> on_checkpoint = {};
-  /// Asked between steps: true finishes here, with a checkpoint.
+  /// Asked between steps, batches of an evaluation and tokens of a sample: true finishes here, with
+  /// a checkpoint. An evaluation or sample that was cut off is made when the run goes on.
   std::function<bool()> should_stop = {};
 };
 
@@ -144,9 +146,10 @@ struct Timing {
 };
 
 /// Mean loss of a model over a whole dataset in windows of `context`, nats per token. What is
-/// behind the last full window is left out. Deterministic: no dropout.
+/// behind the last full window is left out. Deterministic: no dropout. `should_stop` is asked
+/// before each batch.
 OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context,
-                            DType dtype = f32);
+                            DType dtype = f32, const std::function<bool()>& should_stop = {});
 
 /// The loop: batches → loss → backward → step, with everything that belongs to a long run. Never
 /// prints; tells its callbacks.
@@ -186,6 +189,8 @@ class OLM_API Trainer {
   void checkpoint_now();
   void check_same(const CheckpointState& state) const;
   bool is_due(int64_t every) const;
+  bool is_asked_to_stop() const;
+  void catch_up();
   std::string key_of(const Tensor& parameter);
 
   Ref<Module> model_;
@@ -198,7 +203,7 @@ class OLM_API Trainer {
   Generator rng_;
   SpikeStatistics spikes_;
   std::unique_ptr<JsonLines> metrics_, samples_;
-  int64_t step_ = 0, saved_step_ = -1, evaluated_step_ = -1;
+  int64_t step_ = 0, saved_step_ = -1, evaluated_step_ = -1, sampled_step_ = -1;
   double train_seconds_ = 0;
   std::optional<double> val_loss_;
 };

@@ -43,13 +43,26 @@ Json to_json(const CheckpointState& s, const std::string& folder) {
   for (const char* file : {kWeights, kOptimizer})
     json["files"][file] = hash_of(folder + "/" + file);
   json["model"] = s.model;
+  json["hash"] = hash_hex(json.dump());
   return json;
+}
+
+/// True where the last member is the hash of the others.
+bool is_intact(const Json& json) {
+  Json content = Json::object();
+  const Json* hash = json.find("hash");
+  for (const auto& [key, value] : json.members())
+    if (key != "hash") content.append(key, value);
+  return hash && *hash == Json(hash_hex(content.dump()));
 }
 
 CheckpointState from_json(const Json& json, const std::string& path) {
   require(json.is_object() && json.contains("format") &&
               json.at("format") == Json("olm checkpoint") && json.at("version") == Json(1),
           path, ": is not the state of an olm checkpoint of version 1");
+  require(is_intact(json), path,
+          ": is damaged or was edited, its hash is not that of its content; remove the folder ",
+          fs::path(path).parent_path().string(), " to go on from an older checkpoint");
   CheckpointState s;
   s.step = json.at("step").as_int();
   s.total_steps = json.at("total_steps").as_int();
@@ -111,13 +124,16 @@ void Checkpoints::save(const CheckpointState& state, Module& model, const Optimi
     fs::remove_all(aside, ignored);
     throw;
   }
-  prune();
+  prune(state.step);
 }
 
 CheckpointState Checkpoints::state(int64_t step) const {
   const std::string file = path(step) + "/state.json";
   try {
-    return from_json(read_json(file), file);
+    CheckpointState s = from_json(read_json(file), file);
+    require(s.step == step, file, ": is the state of step ", s.step,
+            ", its folder is that of step ", step);
+    return s;
   } catch (const FileError&) {
     throw;
   } catch (const Error& e) {
@@ -136,6 +152,7 @@ void Checkpoints::check_hash(int64_t step, const std::string& file) const {
 
 void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer) const {
   for (const char* file : {kWeights, kOptimizer}) check_hash(step, file);
+  const std::map<std::string, Tensor> before = optimizer.state_dict();
   const SafetensorsFile file = SafetensorsFile::open(path(step) + "/" + kOptimizer);
   std::map<std::string, Tensor> moments;
   for (const std::string& name : file.names()) moments[name] = file.tensor(name);
@@ -144,10 +161,15 @@ void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer) const 
   } catch (const Error& e) {
     throw FileError(file.path(), ": ", e.what());
   }
-  load_weights(model, path(step) + "/" + kWeights);
+  try {
+    load_weights(model, path(step) + "/" + kWeights);
+  } catch (...) {
+    optimizer.load_state_dict(before);
+    throw;
+  }
 }
 
-void Checkpoints::prune() const {
+void Checkpoints::prune(int64_t saved) const {
   std::vector<int64_t> all = steps();
   int64_t best = -1;
   double least = 0;
@@ -162,7 +184,7 @@ void Checkpoints::prune() const {
   }
   const size_t newest = all.size() > size_t(keep_) ? all.size() - size_t(keep_) : 0;
   for (size_t i = 0; i < newest; ++i)
-    if (all[i] != best) remove_all(path(all[i]));
+    if (all[i] != best && all[i] != saved) remove_all(path(all[i]));
   std::error_code error;
   for (fs::directory_iterator at(folder_, error), end; !error && at != end;) {
     const std::string name = at->path().filename().string();

@@ -6,7 +6,8 @@
 
 namespace olm::nn {
 
-EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DType dtype) {
+EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DType dtype,
+                    const std::function<bool()>& should_stop) {
   constexpr int64_t kTokensAtOnce = 16384;
   const auto start = std::chrono::steady_clock::now();
   NoGrad guard;
@@ -16,6 +17,10 @@ EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DT
   EvalReport report;
   double sum = 0;
   for (Batch& batch : windows) {
+    if (should_stop && should_stop()) {
+      report.finished = false;
+      return report;
+    }
     Context ctx{.dtype = dtype};
     const int64_t tokens = batch.targets.numel();
     sum += model.loss(batch.inputs, batch.targets, ctx).item<double>() * double(tokens);

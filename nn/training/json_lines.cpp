@@ -48,8 +48,12 @@ std::vector<Json> JsonLines::read(const std::string& path) {
 void JsonLines::cut(const std::string& path, int64_t step) {
   if (!file_exists(path)) return;
   std::string kept;
-  for (const Json& line : read(path))
-    if (line.at("step").as_int() <= step) kept += line.dump() + "\n";
+  for (const Json& line : read(path)) {
+    const Json* at = line.is_object() ? line.find("step") : nullptr;
+    if (!at || !at->is_integer())
+      throw FileError(path, ": a line has no step: ", line.dump().substr(0, 200));
+    if (at->as_int() <= step) kept += line.dump() + "\n";
+  }
   write_file(path, kept);
 }
 

@@ -37,6 +37,9 @@ void Trainer::resume() {
   set_total_steps(std::max<int64_t>(1, state.total_steps));
   for (const char* log : {"/metrics.jsonl", "/samples.jsonl"})
     JsonLines::cut(options_.folder + log, step_);
+  const std::string samples = options_.folder + "/samples.jsonl";
+  if (!file_exists(samples)) return;
+  for (const Json& line : JsonLines::read(samples)) sampled_step_ = line.at("step").as_int();
 }
 
 Timing Trainer::measure(double seconds) {

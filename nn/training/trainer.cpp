@@ -127,8 +127,14 @@ bool Trainer::is_due(int64_t every) const {
   return every > 0 && (step_ % every == 0 || step_ == options_.total_steps);
 }
 
+bool Trainer::is_asked_to_stop() const {
+  return callbacks_.should_stop && callbacks_.should_stop();
+}
+
 void Trainer::evaluate_now() {
-  EvalReport report = evaluate(*model_, validation_, loader_.options().context, options_.dtype);
+  EvalReport report = evaluate(*model_, validation_, loader_.options().context, options_.dtype,
+                               [this] { return is_asked_to_stop(); });
+  if (!report.finished) return;
   report.step = step_;
   val_loss_ = report.loss;
   evaluated_step_ = step_;
@@ -136,7 +142,12 @@ void Trainer::evaluate_now() {
 }
 
 void Trainer::sample_now() {
-  const std::vector<int32_t> ids = generate(*model_, options_.prompt, options_.sample);
+  bool finished = true;
+  const std::vector<int32_t> ids =
+      generate(*model_, options_.prompt, options_.sample,
+               [&](int32_t) { return finished = !is_asked_to_stop(); });
+  if (!finished) return;
+  sampled_step_ = step_;
   const SampleReport report{.step = step_,
                             .prompt = tokenizer_->decode(options_.prompt),
                             .text = tokenizer_->decode(ids)};
@@ -188,20 +199,29 @@ void Trainer::after_step(const StepReport& report) {
   if (is_due(options_.checkpoint_every)) checkpoint_now();
 }
 
+/// Makes what is due at this step and was not made: the evaluation before the first step, and what
+/// was cut off when the run stopped here.
+void Trainer::catch_up() {
+  const bool first = step_ == 0 && options_.eval_every > 0;
+  const bool due = first || (step_ > 0 && is_due(options_.eval_every));
+  if (due && validation_.size() > 0 && evaluated_step_ != step_) {
+    evaluate_now();
+    Json line;
+    line["step"] = step_;
+    if (evaluated_step_ == step_) line["val_loss"] = *val_loss_;
+    if (metrics_ && evaluated_step_ == step_) metrics_->append(line);
+  }
+  if (step_ > 0 && is_due(options_.sample_every) && sampled_step_ != step_) sample_now();
+}
+
 bool Trainer::run() {
   if (!options_.folder.empty()) {
     metrics_ = std::make_unique<JsonLines>(options_.folder + "/metrics.jsonl");
     samples_ = std::make_unique<JsonLines>(options_.folder + "/samples.jsonl");
   }
-  if (step_ == 0 && options_.eval_every > 0 && validation_.size() > 0) {
-    evaluate_now();
-    Json line;
-    line["step"] = 0;
-    line["val_loss"] = *val_loss_;
-    if (metrics_) metrics_->append(line);
-  }
+  catch_up();
   while (step_ < options_.total_steps) {
-    if (callbacks_.should_stop && callbacks_.should_stop()) break;
+    if (is_asked_to_stop()) break;
     after_step(train_step());
   }
   if (saved_step_ != step_) checkpoint_now();
