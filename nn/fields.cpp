@@ -1,6 +1,7 @@
 #include <olm/nn/fields.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace olm::nn {
 
@@ -10,9 +11,19 @@ DType parse_dtype(const std::string& text, const std::string& where) {
   fail(where, ": unknown dtype \"", text, "\"; wanted f32, bf16, f16, f64, i32, i64 or bool");
 }
 
+namespace {
+/// JSON has no other numbers.
+double finite(const char* name, double value) {
+  require(std::isfinite(value), name, ": wants a finite number, got ", value);
+  return value;
+}
+}  // namespace
+
 void JsonWriter::field(const char* name, bool& value) { stack_.back()[name] = value; }
 void JsonWriter::field(const char* name, int64_t& value) { stack_.back()[name] = value; }
-void JsonWriter::field(const char* name, double& value) { stack_.back()[name] = value; }
+void JsonWriter::field(const char* name, double& value) {
+  stack_.back()[name] = finite(name, value);
+}
 void JsonWriter::field(const char* name, std::string& value) { stack_.back()[name] = value; }
 void JsonWriter::field(const char* name, DType& value) { stack_.back()[name] = name_of(value); }
 void JsonWriter::field(const char* name, std::vector<int64_t>& value) {
@@ -22,7 +33,7 @@ void JsonWriter::field(const char* name, std::optional<int64_t>& value) {
   stack_.back()[name] = value ? Json(*value) : Json();
 }
 void JsonWriter::field(const char* name, std::optional<double>& value) {
-  stack_.back()[name] = value ? Json(*value) : Json();
+  stack_.back()[name] = value ? Json(finite(name, *value)) : Json();
 }
 void JsonWriter::begin_group(const char* name) {
   stack_.push_back(Json::object());

@@ -6,6 +6,8 @@
 #include <map>
 #include <set>
 
+#include <olm/engine/utf8.h>
+
 namespace olm::tools {
 
 namespace {
@@ -196,19 +198,27 @@ void require_one_of(const char* key, const std::string& value,
   fail(key, ": unknown value \"", value, "\"; known are ", list);
 }
 
-void require_range(const char* key, double value, double low, double high, const char* wanted) {
-  require(value >= low && value <= high, key, ": wants ", wanted, ", got ", value);
+constexpr int64_t kMost = 1000000000000000;  // of steps
+
+void require_range(const char* key, double value, double low, double high) {
+  if (value >= low && value <= high) return;
+  fail(key, ": wants ", number_text(low), " to ", number_text(high), ", got ", number_text(value));
+}
+void require_range(const char* key, int64_t value, int64_t low, int64_t high) {
+  require(value >= low && value <= high, key, ": wants ", low, " to ", high, ", got ", value);
 }
 
 void check_model(const ModelConfig& m) {
   require_one_of("model.family", m.family, {"gpt2", "llama"});
-  require_range("model.num_layers", double(m.num_layers), 1, 10000, "at least 1");
-  require_range("model.embed_dim", double(m.embed_dim), 1, 1e6, "at least 1");
-  require_range("model.num_heads", double(m.num_heads), 1, 1e6, "at least 1");
-  require_range("model.num_kv_heads", double(m.num_kv_heads), 0, 1e6, "at least 0");
-  require_range("model.hidden_dim", double(m.hidden_dim), 0, 1e7, "at least 0");
-  require_range("model.max_seq_len", double(m.max_seq_len), 1, 1e7, "at least 1");
-  require_range("model.dropout", m.dropout, 0, 0.99, "a probability below 1");
+  require_range("model.num_layers", m.num_layers, 1, 10000);
+  require_range("model.embed_dim", m.embed_dim, 1, 1000000);
+  require_range("model.num_heads", m.num_heads, 1, 1000000);
+  require_range("model.num_kv_heads", m.num_kv_heads, 0, 1000000);
+  require_range("model.hidden_dim", m.hidden_dim, 0, 10000000);
+  require_range("model.max_seq_len", m.max_seq_len, 2, 10000000);
+  require_range("model.dropout", m.dropout, 0.0, 0.99);
+  require(std::isfinite(m.rope_base) && m.rope_base > 0,
+          "model.rope_base: wants a finite number above 0, got ", m.rope_base);
   require(m.embed_dim % m.num_heads == 0, "model.num_heads: ", m.num_heads,
           " heads do not divide model.embed_dim ", m.embed_dim);
   const int64_t kv = m.num_kv_heads;
@@ -226,29 +236,29 @@ void check_model(const ModelConfig& m) {
 void check_optim(const OptimConfig& o) {
   require_one_of("optim.optimizer", o.optimizer, {"adamw", "lion", "sgd"});
   require_one_of("optim.schedule", o.schedule, {"cosine", "linear", "wsd", "constant"});
-  require_range("optim.lr", o.lr, 0, 1e6, "at least 0");
-  require_range("optim.min_lr", o.min_lr, 0, 1e6, "at least 0");
-  require_range("optim.warmup_steps", double(o.warmup_steps), 0, 1e15, "at least 0");
-  require_range("optim.decay_fraction", o.decay_fraction, 0, 1, "a part between 0 and 1");
-  require_range("optim.weight_decay", o.weight_decay, 0, 1e6, "at least 0");
-  require_range("optim.beta1", o.beta1, 0, 0.999999, "at least 0 and below 1");
-  require_range("optim.beta2", o.beta2, 0, 0.999999999, "at least 0 and below 1");
-  require_range("optim.eps", o.eps, 0, 1, "at least 0");
-  require_range("optim.clip_norm", o.clip_norm, 0, 1e9, "at least 0");
+  require_range("optim.lr", o.lr, 0.0, 1e6);
+  require_range("optim.min_lr", o.min_lr, 0.0, 1e6);
+  require_range("optim.warmup_steps", o.warmup_steps, 0, kMost);
+  require_range("optim.decay_fraction", o.decay_fraction, 0.0, 1.0);
+  require_range("optim.weight_decay", o.weight_decay, 0.0, 1e6);
+  require_range("optim.beta1", o.beta1, 0.0, 0.999999);
+  require_range("optim.beta2", o.beta2, 0.0, 0.999999999);
+  require_range("optim.eps", o.eps, 0.0, 1.0);
+  require_range("optim.clip_norm", o.clip_norm, 0.0, 1e9);
 }
 
 void check_train(const TrainConfig& t) {
-  require_range("train.steps", double(t.steps), 1, 1e15, "at least 1");
-  require_range("train.minutes", t.minutes, 0, 1e7, "at least 0");
-  require_range("train.batch_size", double(t.batch_size), 1, 1e6, "at least 1");
-  require_range("train.accumulation", double(t.accumulation), 1, 1e6, "at least 1");
+  require_range("train.steps", t.steps, 1, kMost);
+  require_range("train.minutes", t.minutes, 0.0, 1e7);
+  require_range("train.batch_size", t.batch_size, 1, 1000000);
+  require_range("train.accumulation", t.accumulation, 1, 1000000);
   require(t.dtype == f32 || t.dtype == bf16, "train.dtype: wants f32 or bf16, got ", t.dtype);
-  require_range("train.seed", double(t.seed), 0, 9.3e18, "at least 0");
-  require_range("train.threads", double(t.threads), 0, 4096, "0 to 4096");
-  require_range("train.eval_every", double(t.eval_every), 0, 1e15, "at least 0");
-  require_range("train.sample_every", double(t.sample_every), 0, 1e15, "at least 0");
-  require_range("train.checkpoint_every", double(t.checkpoint_every), 0, 1e15, "at least 0");
-  require_range("train.spike_factor", t.spike_factor, 0, 1e9, "at least 0");
+  require_range("train.seed", t.seed, 0, INT64_MAX);
+  require_range("train.threads", t.threads, 0, 4096);
+  require_range("train.eval_every", t.eval_every, 0, kMost);
+  require_range("train.sample_every", t.sample_every, 0, kMost);
+  require_range("train.checkpoint_every", t.checkpoint_every, 0, kMost);
+  require_range("train.spike_factor", t.spike_factor, 0.0, 1e9);
 }
 
 }  // namespace
@@ -304,15 +314,28 @@ std::string to_toml(const RunConfig& config) {
   return out;
 }
 
+void check_texts(const RunConfig& c) {
+  const std::pair<const char*, const std::string&> texts[] = {
+      {"data.path", c.data.path},
+      {"data.tokenizer", c.data.tokenizer},
+      {"train.out", c.train.out},
+      {"train.init_from", c.train.init_from},
+      {"sample.prompt", c.sample.prompt}};
+  for (const auto& [key, text] : texts) {
+    const size_t at = find_invalid_utf8(text);
+    require(at == std::string::npos, key, ": wants text in UTF-8, byte ", at, " of it is not");
+  }
+}
+
 void check(const RunConfig& c) {
   check_model(c.model);
-  require_range("data.train_fraction", c.data.train_fraction, 0.001, 0.999, "0.001 to 0.999");
+  require_range("data.train_fraction", c.data.train_fraction, 0.001, 0.999);
   check_optim(c.optim);
   check_train(c.train);
-  require_range("sample.tokens", double(c.sample.tokens), 0, 1e9, "at least 0");
-  require_range("sample.temperature", c.sample.temperature, 0, 1e6, "at least 0");
-  require_range("sample.top_k", double(c.sample.top_k), 0, 1e9, "at least 0");
-  require_range("sample.top_p", c.sample.top_p, 1e-9, 1, "above 0 and at most 1");
+  require_range("sample.tokens", c.sample.tokens, 0, 1000000000);
+  require_range("sample.temperature", c.sample.temperature, 0.0, 1e6);
+  require_range("sample.top_k", c.sample.top_k, 0, 1000000000);
+  require_range("sample.top_p", c.sample.top_p, 1e-9, 1.0);
 }
 
 }  // namespace olm::tools

@@ -161,5 +161,7 @@ void read_flags(const FlagValues& flags, RunConfig& config);
 std::string to_toml(const RunConfig& config);
 /// Throws one sentence naming the key whose value cannot be, alone or beside the others.
 void check(const RunConfig& config);
+/// Throws where a text of the configuration is not UTF-8, which a file of it could not hold.
+void check_texts(const RunConfig& config);
 
 }  // namespace olm::tools
