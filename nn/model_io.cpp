@@ -1,5 +1,6 @@
 #include <olm/nn/model_io.h>
 
+#include <algorithm>
 #include <functional>
 
 #include <olm/engine/file.h>
@@ -90,25 +91,41 @@ void save_weights(Module& model, const std::string& path) {
   write_safetensors(path, stored, metadata);
 }
 
+namespace {
+
+/// Keys of a file's metadata that share the tensor of another key, and that key.
+std::vector<std::pair<std::string, std::string>> tied_keys(const SafetensorsFile& file) {
+  std::vector<std::pair<std::string, std::string>> result;
+  const auto found = file.metadata().find("tied");
+  if (found == file.metadata().end()) return result;
+  const Json aliases = Json::parse(found->second, "metadata \"tied\"");
+  require(aliases.is_object(), "metadata \"tied\" is no object");
+  const std::vector<std::string> names = file.names();
+  for (const auto& [key, first] : aliases.members()) {
+    const bool known = first.is_string() &&
+                       std::find(names.begin(), names.end(), first.as_string()) != names.end();
+    require(known, "tied key ", key, " refers to ", first.dump(), ", which is not there");
+    result.emplace_back(key, first.as_string());
+  }
+  return result;
+}
+
+}  // namespace
+
 void load_weights(Module& model, const std::string& path, LoadOptions options) {
   const SafetensorsFile file = SafetensorsFile::open(path);
   std::map<std::string, Tensor> tensors;
   for (const std::string& name : file.names()) tensors[name] = file.tensor(name);
-  const auto tied = file.metadata().find("tied");
-  if (tied != file.metadata().end()) {
-    const Json aliases = Json::parse(tied->second, path + ": metadata \"tied\"");
-    require(aliases.is_object(), path, ": metadata \"tied\" is no object");
-    for (const auto& [key, first] : aliases.members()) {
-      const bool known = first.is_string() && tensors.count(first.as_string());
-      if (!known)
-        throw FileError(path, ": tied key ", key, " refers to ", first.dump(),
-                        ", which is not there");
-      model.parameter(key) = model.parameter(first.as_string());
-    }
-    for (const auto& [key, first] : aliases.members()) tensors.erase(key);
-  }
   try {
+    const std::vector<std::pair<std::string, std::string>> tied = tied_keys(file);
+    for (const auto& [key, first] : tied) {
+      require(model.parameter(key).shape() == model.parameter(first).shape(), "tied keys ", key,
+              " and ", first, " are of different shapes in the model");
+      tensors[key] = tensors.at(first);
+    }
+    // Everything has been looked at once this returns; only then the model's structure changes.
     model.load_state_dict(tensors, options);
+    for (const auto& [key, first] : tied) model.parameter(key) = model.parameter(first);
   } catch (const Error& error) {
     throw FileError(path, ": ", error.what());
   }
