@@ -5,7 +5,9 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 
 namespace olm {
@@ -19,8 +21,12 @@ struct Pool {
 
 int default_threads() {
   if (const char* text = std::getenv("OLM_NUM_THREADS")) {
-    const int n = std::atoi(text);
-    if (n >= 1) return n;
+    const char* end = text + std::strlen(text);
+    int n = 0;
+    const auto [at, error] = std::from_chars(text, end, n);
+    require(error == std::errc() && at == end && n >= 1 && n <= 4096,
+            "OLM_NUM_THREADS: wants 1 to 4096, got \"", text, "\"");
+    return n;
   }
   return std::max(1, tbb::info::default_concurrency());
 }
