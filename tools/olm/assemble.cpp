@@ -1,6 +1,12 @@
 #include "tools/olm/assemble.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <filesystem>
+#include <system_error>
 
 #include <olm/engine/file.h>
 #include <olm/nn/training.h>
@@ -24,6 +30,9 @@ RunConfig assemble_resumed(const TrainArgs& args) {
   if (!file_exists(file)) throw FileError(args.resume, ": is no run folder, run.toml is missing");
   require(args.config.empty() && args.preset.empty(), "--resume: takes the configuration from ",
           file, "; --config and --preset have no use");
+  for (const auto& [key, text] : args.flags)
+    require(key != "train.minutes" && key != "train.out", "--resume: a run that goes on keeps its ",
+            key == "train.out" ? "folder; --out has" : "number of steps; --minutes has", " no use");
   RunConfig config;
   read_toml(file, config);
   const std::vector<KeyInfo> before = list_keys(config);
@@ -68,6 +77,7 @@ RunConfig assemble(const TrainArgs& args) {
     read_flags(args.flags, config);
   }
   check(config);
+  check_texts(config);
   return config;
 }
 
@@ -79,11 +89,28 @@ std::string default_folder(const TrainArgs& args) {
 }
 
 void require_no_run(const std::string& folder) {
-  const bool used =
-      file_exists(folder + "/model.safetensors") || !nn::Checkpoints(folder).steps().empty();
+  bool used = !nn::Checkpoints(folder).steps().empty();
+  for (const char* name : {"model.safetensors", "model.json", "run.toml", "metrics.jsonl",
+                           "metrics.csv", "samples.jsonl", "report.html"})
+    used = used || file_exists(folder + "/" + name);
   if (used)
     throw FileError(folder, ": holds a run already; go on with it by --resume ", folder,
                     " or name another folder with --out");
+}
+
+RunLock::RunLock(const std::string& folder) {
+  const std::string path = folder + "/.lock";
+  file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (file_ < 0)
+    throw FileError(path, ": cannot be opened: ", std::generic_category().message(errno));
+  // A file system that knows no locks answers with other errors, and is used without.
+  if (::flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+  ::close(file_);
+  throw FileError(folder, ": another process is training in this folder");
+}
+
+RunLock::~RunLock() {
+  if (file_ >= 0) ::close(file_);
 }
 
 }  // namespace olm::tools

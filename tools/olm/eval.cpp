@@ -22,6 +22,9 @@ int eval(const EvalArgs& args) {
   const int64_t context = std::min(most, data.size() - 1);
   require(context >= 1, args.data, ": has ", data.size(), " tokens, at least 2 were wanted");
   const nn::EvalReport report = nn::evaluate(*model, data, context, dtype);
+  if (!std::isfinite(report.loss))
+    throw FileError(args.folder, ": the model gives a loss of ", report.loss, " on ", args.data,
+                    ", a finite number was wanted");
   double bytes = 0;
   for (const std::string_view text : corpus.texts()) bytes += double(text.size());
   const double bytes_per_token = bytes / double(data.size());

@@ -16,22 +16,34 @@ namespace olm::tools {
 
 namespace {
 
+/// Text from a file as a terminal can show it: control bytes become \\xHH.
+std::string shown(const std::string& text) {
+  std::string out;
+  for (const char c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
+      out += fmt::format("\\x{:02x}", int(c));
+    else
+      out += c;
+  return out;
+}
+
 std::string shape_text(const Shape& shape) { return detail::concat(shape); }
 
 void show_tensors(const std::string& path) {
   const SafetensorsFile file = SafetensorsFile::open(path);
   size_t width = 4, bytes = 0;
   int64_t elements = 0;
-  for (const std::string& name : file.names()) width = std::max(width, name.size());
+  for (const std::string& name : file.names()) width = std::max(width, shown(name).size());
   fmt::print("{}\n", path);
   for (const std::string& name : file.names()) {
     const SafetensorsEntry& e = file.entry(name);
-    fmt::print("  {:<{}}  {:<5} {:<18} {:>10}\n", name, width, e.dtype, shape_text(e.shape),
-               bytes_text(double(e.bytes)));
+    fmt::print("  {:<{}}  {:<5} {:<18} {:>10}\n", shown(name), width, shown(e.dtype),
+               shape_text(e.shape), bytes_text(double(e.bytes)));
     bytes += e.bytes;
     elements += e.shape.numel();
   }
-  for (const auto& [key, value] : file.metadata()) fmt::print("  metadata {}: {}\n", key, value);
+  for (const auto& [key, value] : file.metadata())
+    fmt::print("  metadata {}: {}\n", shown(key), shown(value));
   fmt::print("  {} tensors, {} elements, {}\n", file.names().size(), grouped(elements),
              bytes_text(double(bytes)));
 }

@@ -1,6 +1,7 @@
 #include "tools/olm/model.h"
 
 #include <olm/engine/file.h>
+#include <olm/engine/utf8.h>
 #include <olm/nn/models.h>
 
 namespace olm::tools {
@@ -10,6 +11,16 @@ namespace {
 /// Llama's rule: two thirds of 4 · embed_dim, up to a multiple of 64.
 int64_t llama_hidden(const ModelConfig& c) {
   return c.hidden_dim > 0 ? c.hidden_dim : (c.embed_dim * 8 / 3 + 63) / 64 * 64;
+}
+
+/// Throws naming the file and the byte where a text is not UTF-8.
+void require_utf8(const nn::Corpus& corpus) {
+  for (const auto& file : corpus.files) {
+    const size_t at = find_invalid_utf8(file->text());
+    if (at == std::string::npos) continue;
+    throw FileError(file->path(), ": is not UTF-8: byte ", int(uint8_t(file->text()[at])),
+                    " at byte offset ", at, " (a byte tokenizer takes any file)");
+  }
 }
 
 }  // namespace
@@ -58,12 +69,23 @@ std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,
   if (is_path) return nn::load_tokenizer(spec);
   nn::require_tokenizer_spec(spec);
   try {
+    if (spec != "byte") require_utf8(corpus);
     return nn::train_tokenizer(spec, corpus.texts());
   } catch (const FileError&) {
     throw;
   } catch (const Error& e) {
     throw FileError(corpus.path, ": ", e.what());
   }
+}
+
+std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::string& prompt) {
+  try {
+    std::vector<int32_t> ids = tokenizer.encode(prompt);
+    if (!ids.empty()) return ids;
+  } catch (const Error& e) {
+    if (prompt != "\n") fail("sample.prompt: ", e.what());
+  }
+  return {0};
 }
 
 double flops_per_token(const ModelConfig& c, nn::Module& model) {

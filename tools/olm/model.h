@@ -19,6 +19,8 @@ std::unique_ptr<nn::Optimizer> make_optimizer(const OptimConfig& config, nn::Mod
 /// Learned from the corpus, or read where the spec is a path.
 std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,
                                                     const nn::Corpus& corpus);
+/// The ids of a prompt; what has none, as a newline that the tokenizer does not know, becomes id 0.
+std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::string& prompt);
 /// Floating-point operations of forward and backward per token, attention to half of the context
 /// included.
 double flops_per_token(const ModelConfig& config, nn::Module& model);

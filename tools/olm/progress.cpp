@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 #include "tools/olm/chart.h"
 #include "tools/olm/machine.h"
@@ -23,6 +25,12 @@ int terminal_width() {
   return size.ws_col;
 }
 
+/// A terminal that knows how to clear a line.
+bool can_draw() {
+  const char* kind = std::getenv("TERM");
+  return isatty(STDERR_FILENO) != 0 && !(kind && std::strcmp(kind, "dumb") == 0);
+}
+
 }  // namespace
 
 std::string progress_text(const Progress::State& s) {
@@ -30,7 +38,7 @@ std::string progress_text(const Progress::State& s) {
                      short_number(s.tokens_per_second), duration_text(s.seconds_left));
 }
 
-Progress::Progress() : terminal_(isatty(STDERR_FILENO) != 0), last_(Clock::now()) {}
+Progress::Progress() : terminal_(can_draw()), last_(Clock::now()) {}
 
 std::string Progress::bar(const State& s) const {
   static constexpr const char* kParts[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};

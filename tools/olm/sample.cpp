@@ -8,6 +8,7 @@
 #include <olm/nn/text.h>
 
 #include "tools/olm/commands.h"
+#include "tools/olm/model.h"
 
 namespace olm::tools {
 
@@ -41,8 +42,8 @@ int sample(const SampleArgs& args) {
   const SampleConfig c = sample_config(args);
   const nn::Ref<nn::Module> model = nn::load(args.folder);
   const auto tokenizer = nn::load_tokenizer(args.folder);
-  const std::vector<int32_t> prompt = tokenizer->encode(c.prompt);
-  require(!prompt.empty(), "--prompt: at least one token was wanted, the text is empty");
+  require(!c.prompt.empty(), "--prompt: at least one token was wanted, the text is empty");
+  const std::vector<int32_t> prompt = prompt_ids(*tokenizer, c.prompt);
   const DType dtype = nn::parse_dtype(args.dtype, "--dtype");
   require(dtype == f32 || dtype == bf16, "--dtype: wants f32 or bf16, got ", args.dtype);
   nn::GenerateOptions options{.tokens = c.tokens,

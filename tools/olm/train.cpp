@@ -49,22 +49,9 @@ struct Run {
   std::string data_note = {};
   nn::Ref<nn::Module> model = {};
   std::unique_ptr<nn::Optimizer> optimizer = {};
+  RunLock lock = {};
   Facts about = {};
 };
-
-/// The prompt's ids; a newline that the tokenizer does not know becomes the first id there is.
-std::vector<int32_t> prompt_ids(const Run& run) {
-  const std::string& prompt = run.config.sample.prompt;
-  try {
-    std::vector<int32_t> ids = run.tokenizer->encode(prompt);
-    if (!ids.empty()) return ids;
-  } catch (const Error& e) {
-    if (prompt != "\n") fail("sample.prompt: ", e.what());
-  }
-  int64_t first = 0;
-  run.train.read(0, 1, &first);
-  return {int32_t(first)};
-}
 
 void load_data(Run& run) {
   RunConfig& c = run.config;
@@ -101,14 +88,17 @@ void load_model(Run& run) {
 }
 
 /// Makes the folder and the files that say what the run is.
-void write_folder(const Run& run) {
-  make_directories(run.folder);
-  for (const char* log : {"/metrics.jsonl", "/samples.jsonl", "/report.html", "/metrics.csv"})
-    if (!run.resumed) remove_all(run.folder + log);
+void write_folder(Run& run) {
   RunConfig stored = run.config;
   stored.data.path = fs::absolute(stored.data.path).lexically_normal().string();
   if (!stored.train.init_from.empty())
     stored.train.init_from = fs::absolute(stored.train.init_from).lexically_normal().string();
+  check_texts(stored);
+  if (!run.resumed) {
+    make_directories(run.folder);
+    run.lock = RunLock(run.folder);
+    require_no_run(run.folder);
+  }
   write_file(run.folder + "/run.toml", to_toml(stored));
   if (run.resumed) return;
   run.tokenizer->save(run.folder + "/tokenizer.json");
@@ -138,7 +128,7 @@ nn::TrainerOptions trainer_options(const Run& run) {
                      .seed = uint64_t(c.sample.seed),
                      .context = c.model.max_seq_len,
                      .dtype = c.train.dtype},
-          .prompt = prompt_ids(run)};
+          .prompt = prompt_ids(*run.tokenizer, c.sample.prompt)};
 }
 
 /// The newest checkpoint's weights under the name by which a finished model is found.
@@ -153,6 +143,7 @@ void publish(const std::string& folder, const std::string& checkpoint) {
     return;
   }
   move_into_place(aside, to);
+  fs::remove(aside, error);  // still there where both were links to one file already
 }
 
 nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::Trainer*& trainer) {
@@ -243,6 +234,9 @@ int train_run(Run& run) {
   handle = &trainer;
   if (run.resumed) {
     trainer.resume();
+    require(!run.steps_given || t.steps >= trainer.step(), "--steps: ", t.steps,
+            " is less than the ", trainer.step(), " steps that the run in ", run.folder,
+            " has done");
     if (run.steps_given) trainer.set_total_steps(t.steps);
     const nn::Checkpoints checkpoints(run.folder);
     publish(run.folder, checkpoints.path(checkpoints.steps().back()));
@@ -287,6 +281,7 @@ int train(const TrainArgs& args) {
   if (run.folder.empty()) run.folder = default_folder(args);
   run.config.train.out = run.folder;
   if (!run.resumed) require_no_run(run.folder);
+  if (run.resumed) run.lock = RunLock(run.folder);
   load_data(run);
   load_model(run);
   return train_run(run);
