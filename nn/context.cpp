@@ -41,7 +41,8 @@ std::pair<Tensor, Tensor> KVCache::append(const Tensor& k, const Tensor& v, int6
           "KVCache: keys and values in a cache pass no gradient; open a NoGrad first");
   if (next_ == slots_.size()) slots_.emplace_back();
   Slot& slot = slots_[next_++];
-  if (length_ == 0) slot.held = 0;
+  // What is behind the committed tokens is left of a pass that did not end with advance().
+  slot.held = std::min(slot.held, length_);
   const int64_t kept = window > 0 ? std::min(slot.held, window - 1) : slot.held;
   const int64_t rows =
       window > 0 ? std::min(capacity_, 2 * (window - 1) + std::max(added, window)) : capacity_;
