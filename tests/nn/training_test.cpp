@@ -92,6 +92,8 @@ TEST_SUITE("nn/training") {
           "step,loss,val_loss\n1,1.0,\n2,0.5,\n3,0.3333333333333333,\n4,0.25,2.5\n");
     JsonLines::cut(f.path + "/none.jsonl", 4);
     CHECK_FALSE(file_exists(f.path + "/none.jsonl"));
+    write_file(path, "{\"loss\":1}\n");
+    test::check_error([&] { JsonLines::cut(path, 4); }, {"log.jsonl", "no step"});
   }
 
   TEST_CASE("a loss far above those before is a spike") {
@@ -218,6 +220,45 @@ TEST_SUITE("nn/training") {
     CHECK_NOTHROW(checkpoints.load(5, *model, optimizer));
     CHECK(values(*model) != changed);
     test::check_error([&] { checkpoints.state(99); }, {"000099/state.json"});
+
+    // A state that was edited, and one that came from another folder.
+    const std::string file = checkpoints.path(5) + "/state.json";
+    std::string state = read_file(file);
+    state.replace(state.find("\"total_steps\": 9"), 16, "\"total_steps\": 8");
+    write_file(file, state);
+    test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "edited"});
+    write_file(file, read_file(checkpoints.path(4) + "/state.json"));
+    test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "step 4", "step 5"});
+    // What was just saved stays, also below the steps of others.
+    checkpoints.save({.step = 1, .total_steps = 9}, *model, optimizer);
+    CHECK(file_exists(checkpoints.path(1) + "/state.json"));
+  }
+
+  TEST_CASE("an evaluation that was cut off is made when the run goes on") {
+    const Folder whole, halves;
+    auto run = [&](const std::string& folder, bool stop, bool resume) {
+      const Ref<Module> model = small_model();
+      AdamW optimizer(model->parameters(), {.lr = 1e-2});
+      bool asked = false;
+      Trainer trainer(model, optimizer, Loader(tokens(), batches()), tokens(200),
+                      {.folder = folder,
+                       .total_steps = 12,
+                       .schedule = {.lr = 1e-2},
+                       .eval_every = 6,
+                       .checkpoint_every = 6},
+                      {.on_step = [&](const StepReport& r) { asked = stop && r.step == 6; },
+                       .should_stop = [&] { return asked; }});
+      if (resume) trainer.resume();
+      CHECK(trainer.run() == !stop);
+      std::vector<Json> losses;
+      for (const Json& line : JsonLines::read(folder + "/metrics.jsonl"))
+        if (const Json* loss = line.find("val_loss")) losses.push_back(*loss);
+      return losses;
+    };
+    const auto expected = run(whole.path, false, false);
+    CHECK(expected.size() == 3);
+    CHECK(run(halves.path, true, false).size() == 1);
+    CHECK(run(halves.path, false, true) == expected);
   }
 
   TEST_CASE("stopping and resuming gives the losses of a run in one go") {

@@ -1,6 +1,9 @@
 // Everything that can be wrong with what the program is given: one sentence, status 1, nothing
 // lost, nothing half-written.
+#include <sys/file.h>
 #include <sys/stat.h>
+
+#include <cstdlib>
 
 #include <olm/engine/json.h>
 #include <olm/nn/training.h>
@@ -60,6 +63,10 @@ TEST_SUITE("tools/bad_input") {
     write_file(f / "binary.txt", binary);
     refuse(f / "binary.txt", {"binary.txt", "UTF-8", "100"});
     refuse(f / "binary.txt", {"binary.txt", "UTF-8", "100"}, {"--tokenizer=bpe:300"});
+    make_directories(f / "mixed");
+    write_file(f / "mixed/a.txt", small_text());
+    write_file(f / "mixed/b.txt", binary);
+    refuse(f / "mixed", {"mixed/b.txt", "UTF-8", "100"});
     write_file(f / "short.txt", "hello");
     refuse(f / "short.txt", {"short.txt", "5 tokens", "17"});
     write_file(f / "line.txt", "one line");
@@ -82,6 +89,7 @@ TEST_SUITE("tools/bad_input") {
     std::replace(line.begin(), line.end(), '\n', ' ');
     write_file(f / "line.txt", line);
     CHECK(run_program(tiny_training(f / "line.txt", f / "b")).status == 0);
+    CHECK(run_program({"sample", f / "b", "--tokens=5"}).status == 0);
   }
 
   TEST_CASE("an output folder that cannot be made, or is taken") {
@@ -92,6 +100,40 @@ TEST_SUITE("tools/bad_input") {
     const auto before = contents(trained().run);
     check_refused(tiny_training(trained().data, trained().run), {"holds a run already"});
     CHECK(contents(trained().run) == before);
+    for (const char* left : {"run.toml", "metrics.jsonl", "report.html"}) {
+      make_directories(f / left);
+      write_file(f / left + "/" + left, "x");
+      check_refused(tiny_training(trained().data, f / left), {"holds a run already"});
+      CHECK(read_file(f / left + "/" + left) == "x");
+    }
+  }
+
+  TEST_CASE("a folder in which another process trains") {
+    const TempFolder f;
+    const std::string run = copy_of(trained().run, f);
+    const int lock = ::open((run + "/.lock").c_str(), O_RDWR | O_CLOEXEC);
+    REQUIRE(::flock(lock, LOCK_EX | LOCK_NB) == 0);
+    check_refused({"train", "--resume", run, "--steps=50"}, {run, "another process"});
+    ::close(lock);
+    CHECK(run_program({"train", "--resume", run}).status == 0);
+    // A finished run is published again without a trace.
+    CHECK_FALSE(fs::exists(run + "/model.safetensors.tmp"));
+  }
+
+  TEST_CASE("standard streams that came closed stay out of the run's files") {
+    const TempFolder f;
+    std::string command = "exec '" OLM_PROGRAM "'";
+    for (const std::string& a : tiny_training(trained().data, f / "run")) command += " '" + a + "'";
+    CHECK(std::system((command + " <&- >&- 2>&-").c_str()) == 0);
+    CHECK(nn::JsonLines::read(f / "run/metrics.jsonl").size() == 41);
+  }
+
+  TEST_CASE("a number of threads that is none") {
+    for (const char* text : {"2x", "0", "4097", "many"}) {
+      ::setenv("OLM_NUM_THREADS", text, 1);
+      check_refused({"doctor"}, {"OLM_NUM_THREADS", text});
+    }
+    ::unsetenv("OLM_NUM_THREADS");
   }
 
   TEST_CASE("resuming as another run") {
@@ -109,6 +151,9 @@ TEST_SUITE("tools/bad_input") {
     refuse({"--tokenizer", "byte"}, {"data.tokenizer", "\"char\"", "\"byte\""});
     refuse({"--model.embed_dim", "32"}, {"model.embed_dim", "16", "32"});
     refuse({"--preset", "nano"}, {"--preset"});
+    refuse({"--steps", "10"}, {"--steps", "10", "40"});
+    refuse({"--minutes", "1"}, {"--minutes"});
+    refuse({"--out", f / "else"}, {"--out"});
     check_refused({"train", "--resume", f / "nothing"}, {"nothing", "no run folder"});
     remove_all(run + "/checkpoints");
     check_refused({"train", "--resume", run}, {"holds no checkpoint"});

@@ -60,7 +60,12 @@ TEST_SUITE("tools/config") {
     refuse("[train]\ndtype = \"i32\"\n", {"train.dtype", "f32 or bf16"});
     refuse("[optim]\nlr = -1.0\n", {"optim.lr", "-1"});
     refuse("[optim]\nlr = nan\n", {"optim.lr"});
-    refuse("[data]\ntrain_fraction = 1.0\n", {"data.train_fraction"});
+    refuse("[data]\ntrain_fraction = 1.0\n", {"data.train_fraction", "0.001 to 0.999"});
+    refuse("[train]\nthreads = 5000\n", {"train.threads", "0 to 4096", "5000"});
+    refuse("[model]\nrope_base = 0.0\n", {"model.rope_base", "above 0"});
+    refuse("[model]\nrope_base = inf\n", {"model.rope_base", "finite"});
+    refuse("[model]\nmax_seq_len = 1\n", {"model.max_seq_len", "2 to"});
+    check_refused({"train", "--data", "t\xff", "--print-config"}, {"data.path", "UTF-8", "byte 1"});
     check_refused({"train", "--config", folder / "none.toml"}, {"none.toml"});
     check_refused({"train", "--preset", "big"}, {"big", "known are", "nano"});
     check_refused({"train", "--steps", "12x", "--print-config"}, {"--train.steps", "12x"});
