@@ -250,6 +250,11 @@ TEST_SUITE("tools/bad_input") {
     check_refused({"eval", trained().run, "--data", f / "none"}, {"none"});
     write_file(f / "foreign.txt", "abcdefghijk ÄÖÜ");
     check_refused({"eval", trained().run, "--data", f / "foreign.txt"}, {"foreign.txt"});
+    const std::string broken = copy_of(trained().run, f);
+    std::string weights = read_file(broken + "/model.safetensors");
+    for (size_t i = weights.size() - 64; i < weights.size(); ++i) weights[i] = '\xff';  // NaN
+    write_file(broken + "/model.safetensors", weights);
+    check_refused({"eval", broken, "--data", trained().data}, {broken, "loss", "nan"});
     check_refused({"inspect", f / "none"}, {"none"});
     check_refused({"inspect", f.path}, {"holds no"});
     write_file(f / "model.json",
