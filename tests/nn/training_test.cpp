@@ -304,6 +304,10 @@ TEST_SUITE("nn/training") {
     AdamW others(other->parameters(), {});
     Trainer wrong_model(other, others, Loader(tokens(), batches()), {}, {.folder = f.path});
     test::check_error([&] { wrong_model.resume(); }, {"another architecture"});
+    // Moments that fit are given back where the weights beside them do not.
+    AdamW fresh(model->parameters(), {});
+    test::check_error([&] { Checkpoints(f.path).load(2, *other, fresh); }, {"model.safetensors"});
+    CHECK(fresh.state_dict().at("step").item<int64_t>() == 0);
     Trainer wrong_loader(model, optimizer, Loader(tokens(), batches(9)), {}, {.folder = f.path});
     test::check_error([&] { wrong_loader.resume(); }, {"loader", "batch"});
     const Folder empty;
