@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include <olm/engine/json.h>
 #include <olm/engine/utf8.h>
 
 namespace olm::tools {
@@ -14,36 +15,12 @@ namespace {
 
 using nn::FieldVisitor;
 
+/// A TOML string: JSON's escapes are TOML's too, which also wants DEL escaped.
 std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    switch (c) {
-      case '"':
-        out += "\\\"";
-        break;
-      case '\\':
-        out += "\\\\";
-        break;
-      case '\n':
-        out += "\\n";
-        break;
-      case '\r':
-        out += "\\r";
-        break;
-      case '\t':
-        out += "\\t";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-          out += "\\u00";
-          out += "0123456789ABCDEF"[(c >> 4) & 15];
-          out += "0123456789ABCDEF"[c & 15];
-        } else {
-          out += c;
-        }
-    }
-  }
-  return out + '"';
+  std::string out = Json(text).dump();
+  for (size_t at = out.find('\x7f'); at != std::string::npos; at = out.find('\x7f', at))
+    out.replace(at, 1, "\\u007f");
+  return out;
 }
 
 std::string number_text(double value) {
