@@ -46,4 +46,12 @@ int tokenizer_decode(const TokenizerArgs& args);
 
 int doctor();
 
+struct BenchStepArgs {
+  std::string preset = "S", dtype = "f32", json = {};
+  int64_t threads = 0, steps = 8;
+  double budget = 0, gate = 0.83;
+  bool recompute = false;
+};
+int bench_step(const BenchStepArgs& args);
+
 }  // namespace olm::tools

@@ -68,6 +68,17 @@ std::string system_name() {
 
 }  // namespace
 
+std::string instruction_set() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return "AVX-512";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "AVX2";
+  return "SSE4";
+#else
+  return "the compiler's baseline";
+#endif
+}
+
 Facts machine_facts() {
   return {{"olm", version()},
           {"system", system_name()},

@@ -105,6 +105,21 @@ void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
   });
 }
 
+void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
+  CLI::App* step_app = group.add_subcommand("step", "Time whole training steps");
+  step_app->add_option("--preset", args.preset, "model: S, M, L (tiny: there to be quick)");
+  step_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16");
+  step_app->add_option("--threads", args.threads, "0: as many as the library takes by itself");
+  step_app->add_option("--steps", args.steps, "least number of steps to time");
+  step_app->add_option("--budget", args.budget, "seconds to go on timing for");
+  step_app->add_option("--gate", args.gate,
+                       "keep steps between canaries of this many GFLOP/s; up to 1: of this "
+                       "fraction of the best canary");
+  step_app->add_option("--json", args.json, "file for the figures; - is standard output");
+  step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");
+  step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }}; });
+}
+
 /// Opens what came closed of the three standard streams, so that no file gets their numbers.
 void fill_standard_streams() {
   for (int fd = ::open("/dev/null", O_RDWR); fd >= 0; fd = ::open("/dev/null", O_RDWR)) {
@@ -145,11 +160,15 @@ int main(int argc, char** argv) {
   EvalArgs eval_args;
   InspectArgs inspect_args;
   TokenizerArgs tokenizer_args;
+  BenchStepArgs bench_step_args;
   add_train(app, job, train_args);
   add_sample(app, job, sample_args);
   add_eval(app, job, eval_args);
   add_inspect(app, job, inspect_args);
   add_tokenizer(app, job, tokenizer_args);
+  CLI::App* bench_app = app.add_subcommand("bench", "Measure speed");
+  bench_app->require_subcommand(1);
+  add_bench_step(*bench_app, job, bench_step_args);
   app.add_subcommand("doctor", "Show what this machine and this build are")->callback([&] {
     job = {"olm doctor", doctor};
   });

@@ -1,0 +1,222 @@
+// olm bench step: whole training steps of three language models.
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <cmath>
+
+#include <olm/nn/models.h>
+#include <olm/nn/optim.h>
+#include <olm/nn/version.h>
+
+#include "tools/bench/bench.h"
+#include "tools/olm/commands.h"
+#include "tools/olm/machine.h"
+
+namespace olm::tools {
+
+namespace {
+
+struct Preset {
+  const char* name;
+  bool llama;
+  int64_t layers, d, heads, kv_heads, hidden, tokens, batch, vocab;
+  bool bias, tanh;
+};
+/// S: the character model of nanoGPT. M: GPT-2 124M. L: a Llama. `tiny` is there to be quick.
+constexpr Preset kPresets[] = {
+    {"S", false, 6, 384, 6, 6, 4 * 384, 256, 12, 65, false, false},
+    {"M", false, 12, 768, 12, 12, 4 * 768, 64, 4, 50257, true, true},
+    {"L", true, 8, 512, 8, 4, 1408, 512, 8, 8192, false, false},
+    {"tiny", false, 2, 32, 2, 2, 4 * 32, 16, 2, 65, false, false},
+};
+
+const Preset& find_step_preset(const std::string& name) {
+  for (const Preset& p : kPresets)
+    if (name == p.name) return p;
+  fail("--preset: wants S, M, L or tiny, got \"", name, "\"");
+}
+
+nn::Ref<nn::BlockModule> make_step_model(const Preset& p) {
+  if (p.llama)
+    return nn::Llama3Model({.vocab_size = p.vocab,
+                            .embed_dim = p.d,
+                            .intermediate_size = p.hidden,
+                            .num_layers = p.layers,
+                            .num_heads = p.heads,
+                            .num_kv_heads = p.kv_heads,
+                            .max_seq_len = p.tokens,
+                            .tie_weights = false});
+  return nn::GPT2Model({.vocab_size = p.vocab,
+                        .embed_dim = p.d,
+                        .num_layers = p.layers,
+                        .num_heads = p.heads,
+                        .max_seq_len = p.tokens,
+                        .dropout = 0,
+                        .bias = p.bias,
+                        .gelu_tanh = p.tanh});
+}
+
+/// Two for each weight that a token's forward multiplies, twice that in backward; scores of
+/// attention in full, not halved for what is causal.
+double model_flop(const Preset& p) {
+  const int64_t head = p.d / p.heads;
+  const int64_t attention = p.d * (p.heads + 2 * p.kv_heads) * head + p.d * p.d;
+  const int64_t feedforward = (p.llama ? 3 : 2) * p.d * p.hidden;
+  const int64_t weights = p.layers * (attention + feedforward) + p.vocab * p.d;
+  return 3.0 * double(p.batch * p.tokens) * double(2 * weights + 4 * p.layers * p.tokens * p.d);
+}
+
+/// The pages this process had to be given, and the most memory it held.
+rusage usage() {
+  rusage u{};
+  getrusage(RUSAGE_SELF, &u);
+  return u;
+}
+
+struct Step {
+  double forward = 0, backward = 0, optimizer = 0, loss = 0;
+  int64_t faults = 0;
+  double seconds() const { return forward + backward + optimizer; }
+};
+
+/// A model, its optimizer and one batch.
+class StepRun {
+ public:
+  StepRun(const Preset& p, DType dtype, bool recompute)
+      : dtype_(dtype), model_(make_step_model(p)) {
+    if (recompute) {
+      nn::Children& stack = model_->get<nn::RepeatModule>("blocks.1")->stack;
+      for (size_t i = 0; i < stack.size(); ++i) stack.replace(i, nn::Recompute(stack.at(i)));
+    }
+    nn::init_gpt2(model_, p.layers, {.seed = 1});
+    optimizer_.emplace(model_->parameters(),
+                       nn::AdamWOptions{.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1});
+    Generator data(2);
+    const auto ids = to_host<int64_t>(randint(0, p.vocab, {p.batch, p.tokens + 1}, data));
+    std::vector<int64_t> inputs, targets;
+    for (int64_t b = 0; b < p.batch; ++b) {
+      const auto row = ids.begin() + b * (p.tokens + 1);
+      inputs.insert(inputs.end(), row, row + p.tokens);
+      targets.insert(targets.end(), row + 1, row + p.tokens + 1);
+    }
+    inputs_ = from_host(inputs, {p.batch, p.tokens});
+    targets_ = from_host(targets, {p.batch, p.tokens});
+  }
+
+  Step step() {
+    using Clock = std::chrono::steady_clock;
+    const auto between = [](Clock::time_point a, Clock::time_point b) {
+      return std::chrono::duration<double>(b - a).count();
+    };
+    const int64_t faults = usage().ru_minflt;
+    const auto start = Clock::now();
+    nn::Context ctx{.dtype = dtype_, .rng = &rng_};
+    const Tensor loss = model_->loss(inputs_, targets_, ctx);
+    const auto forward_end = Clock::now();
+    backward(loss);
+    const auto backward_end = Clock::now();
+    optimizer_->step();
+    const auto end = Clock::now();
+    return {.forward = between(start, forward_end),
+            .backward = between(forward_end, backward_end),
+            .optimizer = between(backward_end, end),
+            .loss = loss.item<double>(),
+            .faults = usage().ru_minflt - faults};
+  }
+
+  int64_t parameters() const { return model_->num_parameters(); }
+
+ private:
+  DType dtype_;
+  nn::Ref<nn::BlockModule> model_;
+  std::optional<nn::AdamW> optimizer_;
+  Tensor inputs_, targets_;
+  Generator rng_{3};
+};
+
+Spread spread_over(const std::vector<Step>& steps, double (*value)(const Step&)) {
+  std::vector<double> values;
+  for (const Step& s : steps) values.push_back(value(s));
+  return spread_of(std::move(values));
+}
+
+/// What a run was, in the order to print.
+Json describe(const BenchStepArgs& args, const Preset& p, int threads, int64_t parameters) {
+  Json json = Json::object();
+  json["what"] = "olm_train_step";
+  json["version"] = version();
+  json["config"] = p.name;
+  json["dtype"] = args.dtype;
+  json["threads"] = threads;
+  json["isa"] = instruction_set();
+  json["recompute"] = args.recompute;
+  json["params"] = parameters;
+  return json;
+}
+
+void add_figures(Json& json, const Preset& p, const Kept<Step>& kept) {
+  const auto part = [&](double (*value)(const Step&)) {
+    return rounded(1e3 * spread_over(kept.values, value).median, 2);
+  };
+  const Spread whole = spread_over(kept.values, [](const Step& s) { return s.seconds(); });
+  const double tokens = double(p.batch * p.tokens);
+  json["step_ms"] = rounded(1e3 * whole.median, 2);
+  json["min_ms"] = rounded(1e3 * whole.min, 2);
+  json["max_ms"] = rounded(1e3 * whole.max, 2);
+  json["tokens_per_s"] = rounded(tokens / whole.median, 1);
+  json["best_tokens_per_s"] = rounded(tokens / whole.min, 1);
+  json["forward_ms"] = part([](const Step& s) { return s.forward; });
+  json["backward_ms"] = part([](const Step& s) { return s.backward; });
+  json["optimizer_ms"] = part([](const Step& s) { return s.optimizer; });
+  json["model_gflop"] = rounded(model_flop(p) / 1e9, 2);
+  json["model_gflops"] = rounded(model_flop(p) / whole.median / 1e9, 1);
+  json["faults_per_step"] =
+      int64_t(spread_over(kept.values, [](const Step& s) { return double(s.faults); }).median);
+  json["peak_rss_mib"] = int64_t(usage().ru_maxrss / 1024);
+  json["kept"] = kept.kept;
+  json["steps"] = kept.taken;
+}
+
+std::string line_of(const Json& j) {
+  const auto number = [&](const char* key) { return j.at(key).as_double(); };
+  return fmt::format(
+      "{} {}, threads: {}{}; {:.1f} ms a step ({:.1f} to {:.1f}), {:.0f} tokens/s; forward {:.1f}, "
+      "backward {:.1f}, optimizer {:.1f} ms; {:.0f} GFLOP/s, {} page faults a step, {} MiB; "
+      "loss {:.4f}, then {:.4f}; {} of {} steps passed the gate",
+      j.at("config").as_string(), j.at("dtype").as_string(), j.at("threads").as_int(),
+      j.at("recompute").as_bool() ? ", recomputing" : "", number("step_ms"), number("min_ms"),
+      number("max_ms"), number("tokens_per_s"), number("forward_ms"), number("backward_ms"),
+      number("optimizer_ms"), number("model_gflops"), j.at("faults_per_step").as_int(),
+      j.at("peak_rss_mib").as_int(), number("loss_first"), number("loss_last"),
+      j.at("kept").as_int(), j.at("steps").as_int());
+}
+
+}  // namespace
+
+int bench_step(const BenchStepArgs& args) {
+  const Preset& preset = find_step_preset(args.preset);
+  const DType dtype = bench_dtype(args.dtype);
+  require(args.steps >= 1, "--steps: wants at least 1, got ", args.steps);
+  require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
+  const int threads = bench_threads(args.threads);
+  Gate gate(threads, args.gate);
+  StepRun run(preset, dtype, args.recompute);
+  Json json = describe(args, preset, threads, run.parameters());
+  const double first = run.step().loss;
+  run.step();
+  double last = first;
+  const auto take = [&] {
+    const Step s = run.step();
+    last = s.loss;
+    return s;
+  };
+  const Kept<Step> kept = sample_series(gate, {.least = args.steps, .budget = args.budget}, take);
+  add_figures(json, preset, kept);
+  json["loss_first"] = rounded(first, 4);
+  json["loss_last"] = rounded(last, 4);
+  put_text(args.json, line_of(json));
+  put_json(args.json, json);
+  return 0;
+}
+
+}  // namespace olm::tools
