@@ -15,13 +15,6 @@ Tensor room(const Tensor& k, int64_t rows) {
   return empty({k.size(0), rows, k.size(2), k.size(3)}, options_of(k));
 }
 
-/// Moves rows [begin, begin + count) of `from` to the front of `to`.
-void move_rows(const Tensor& from, const Tensor& to, int64_t begin, int64_t count) {
-  if (count == 0) return;
-  const Tensor rows = raw::slice(from, 1, begin, begin + count);
-  raw::copy_(raw::slice(to, 1, 0, count), from.is_same(to) ? raw::clone(rows) : rows);
-}
-
 void require_like(const Tensor& held, const Tensor& x) {
   bool fits = x.rank() == 4 && x.dtype() == held.dtype() && x.device() == held.device();
   for (const int64_t d : {0, 2, 3}) fits = fits && x.size(d) == held.size(d);
@@ -41,29 +34,43 @@ std::pair<Tensor, Tensor> KVCache::append(const Tensor& k, const Tensor& v, int6
           "KVCache: keys and values in a cache pass no gradient; open a NoGrad first");
   if (next_ == slots_.size()) slots_.emplace_back();
   Slot& slot = slots_[next_++];
-  // What is behind the committed tokens is left of a pass that did not end with advance().
-  slot.held = std::min(slot.held, length_);
-  const int64_t kept = window > 0 ? std::min(slot.held, window - 1) : slot.held;
   const int64_t rows =
       window > 0 ? std::min(capacity_, 2 * (window - 1) + std::max(added, window)) : capacity_;
   if (length_ == 0 && slot.k.defined() && slot.k.size(0) != k.size(0)) slot = Slot();
-  if (!slot.k.defined()) slot = {.k = room(k, rows), .v = room(v, rows), .held = 0};
+  if (!slot.k.defined())
+    slot = {.k = room(k, rows), .v = room(v, rows), .first = length_, .end = length_};
   require_like(slot.k, k);
   require_like(slot.v, v);
-  if (slot.held + added > slot.k.size(1)) {
-    const bool grows = kept + added > slot.k.size(1);
-    const Slot fresh = grows ? Slot{.k = room(k, rows), .v = room(v, rows), .held = 0} : slot;
-    move_rows(slot.k, fresh.k, slot.held - kept, kept);
-    move_rows(slot.v, fresh.v, slot.held - kept, kept);
-    slot = fresh;
-    slot.held = kept;
-  }
-  const int64_t end = slot.held + added;
-  raw::copy_(raw::slice(slot.k, 1, slot.held, end), k);
-  raw::copy_(raw::slice(slot.v, 1, slot.held, end), v);
-  const int64_t begin = slot.held - kept;
-  slot.held = end;
-  return {raw::slice(slot.k, 1, begin, end), raw::slice(slot.v, 1, begin, end)};
+  require(slot.end >= length_, "KVCache: of ", length_, " tokens, ", length_ - slot.end,
+          " were not appended to slot ", next_ - 1, "; every pass makes the same calls");
+  // What is behind the committed tokens is left of a pass that did not end with advance().
+  const int64_t held = length_ - slot.first;
+  const int64_t kept = window > 0 ? std::min(held, window - 1) : held;
+  if (held + added > slot.k.size(1))
+    make_room(slot, kept, kept + added > slot.k.size(1) ? rows : 0);
+  const int64_t at = length_ - slot.first, end = at + added;
+  raw::copy_(raw::slice(slot.k, 1, at, end), k);
+  raw::copy_(raw::slice(slot.v, 1, at, end), v);
+  slot.end = length_ + added;
+  return {raw::slice(slot.k, 1, at - kept, end), raw::slice(slot.v, 1, at - kept, end)};
+}
+
+void KVCache::make_room(Slot& slot, int64_t kept, int64_t rows) {
+  const int64_t held = length_ - slot.first;
+  const Tensor k = raw::clone(raw::slice(slot.k, 1, held - kept, held));
+  const Tensor v = raw::clone(raw::slice(slot.v, 1, held - kept, held));
+  Slot fresh = slot;
+  if (rows > 0) fresh.k = room(k, rows), fresh.v = room(v, rows);
+  raw::copy_(raw::slice(fresh.k, 1, 0, kept), k);
+  raw::copy_(raw::slice(fresh.v, 1, 0, kept), v);
+  fresh.first = length_ - kept;
+  slot = fresh;
+}
+
+void KVCache::clear() {
+  length_ = 0;
+  next_ = 0;
+  for (Slot& slot : slots_) slot.first = slot.end = 0;
 }
 
 size_t KVCache::bytes() const {

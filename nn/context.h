@@ -28,21 +28,22 @@ class OLM_API KVCache {
   /// The pass took `tokens` tokens.
   void advance(int64_t tokens) { length_ += tokens; }
   /// Forgets all tokens but keeps the memory.
-  void clear() {
-    length_ = 0;
-    next_ = 0;
-  }
+  void clear();
   /// Stores k, v [B,T,Hkv,D] behind what this call's slot holds; returns all [B,length+T,Hkv,D].
   /// With `window` > 0 only the last window + T - 1 tokens are kept and returned, in order.
-  /// Throws where the cache is full or shapes change.
+  /// What a pass stored counts only once advance() was called: one that an exception cut off leaves
+  /// no trace. Throws where the cache is full, shapes change, or an earlier pass left this slot
+  /// out.
   std::pair<Tensor, Tensor> append(const Tensor& k, const Tensor& v, int64_t window = 0);
   size_t bytes() const;
 
  private:
   struct Slot {
     Tensor k, v;
-    int64_t held = 0;  // tokens in memory; fewer than length_ where a window dropped some
+    int64_t first = 0, end = 0;  // positions of the token in row 0, and behind the last one stored
   };
+  /// Moves the last `kept` tokens to the front, of new memory with `rows` rows unless that is 0.
+  void make_room(Slot& slot, int64_t kept, int64_t rows);
   int64_t capacity_, length_ = 0;
   size_t next_ = 0;
   std::vector<Slot> slots_;

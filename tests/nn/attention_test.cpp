@@ -258,7 +258,45 @@ TEST_SUITE("nn/cache") {
     check_same_bits(raw::contiguous(keys), tokens(k, 0, 30), "a longer piece");
   }
 
+  TEST_CASE("a pass that was cut off leaves no trace") {
+    Generator rng(3);
+    const Tensor k = randn({1, 60, 1, 4}, rng), stale = full({1, 9, 1, 4}, 99);
+    for (const int64_t window : {0, 1, 3, 7}) {
+      KVCache cache(60);
+      for (int64_t begin = 0; begin + 3 <= 60; begin += 3) {
+        INFO("window " << window << " at " << begin);
+        for (const int64_t length : {1, 9}) {
+          if (begin + length > 60) continue;
+          cache.begin();
+          cache.append(tokens(stale, 0, length), tokens(stale, 0, length), window);
+        }
+        cache.begin();
+        for (int slot = 0; slot < 2; ++slot) {
+          const Tensor now = tokens(k, begin, begin + 3);
+          const int64_t first = window > 0 ? std::max<int64_t>(0, begin - window + 1) : 0;
+          const auto [keys, values] = cache.append(now, now, window);
+          check_same_bits(raw::contiguous(keys), tokens(k, first, begin + 3), "keys");
+          check_same_bits(raw::contiguous(values), tokens(k, first, begin + 3), "values");
+        }
+        cache.advance(3);
+      }
+    }
+  }
+
   TEST_CASE("what does not fit is refused") {
+    KVCache uneven(8);
+    for (int slot = 0; slot < 2; ++slot) uneven.append(ones({1, 2, 1, 4}), ones({1, 2, 1, 4}));
+    uneven.advance(2);
+    uneven.begin();
+    uneven.append(ones({1, 1, 1, 4}), ones({1, 1, 1, 4}));
+    uneven.advance(1);
+    uneven.begin();
+    uneven.append(ones({1, 1, 1, 4}), ones({1, 1, 1, 4}));
+    check_error(
+        [&] {
+          uneven.append(ones({1, 1, 1, 4}), ones({1, 1, 1, 4}));
+        },
+        {"KVCache", "of 3 tokens, 1", "slot 1"});
     KVCache cache(8);
     cache.append(ones({2, 1, 3, 4}), ones({2, 1, 3, 4}));
     cache.advance(1);
