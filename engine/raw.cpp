@@ -82,6 +82,19 @@ Tensor sum_dims(const Tensor& x, int first, int end) {
   return y;
 }
 
+/// True where writing dst element by element changes elements of src that are still to be read.
+bool is_clobbered(const Tensor& src, const Tensor& dst) {
+  return src.impl().storage == dst.impl().storage &&
+         (src.strides() != dst.strides() || src.dtype() != dst.dtype() ||
+          src.storage_offset() != dst.storage_offset());
+}
+
+void require_one_place_each(const char* op, const Tensor& dst) {
+  for (int i = 0; i < dst.rank(); ++i)
+    require(dst.strides()[i] != 0 || dst.shape()[i] <= 1, op, ": elements of ", dst.shape(),
+            " with strides ", dst.strides(), " share memory, so they cannot be written");
+}
+
 }  // namespace
 
 Tensor alias(const Tensor& x) { return window(x, x.shape(), x.strides(), x.storage_offset()); }
@@ -199,11 +212,9 @@ Tensor to(const Tensor& x, Device device) {
 
 void copy_(const Tensor& dst, const Tensor& src) {
   require_same_device("copy_", dst, src);
+  require_one_place_each("copy_", dst);
   const Tensor view = expand(src, dst.shape());
-  const bool overlap = view.impl().storage == dst.impl().storage &&
-                       (view.strides() != dst.strides() || view.dtype() != dst.dtype() ||
-                        view.storage_offset() != dst.storage_offset());
-  const Tensor x = overlap ? clone(view) : view;
+  const Tensor x = is_clobbered(view, dst) ? clone(view) : view;
   run(dst.device().kind, copy_call(x, dst.mutable_data(), dst.dtype(), dst.strides()));
 }
 
@@ -225,7 +236,8 @@ void add_(const Tensor& dst, const Tensor& src, double scale) {
   require(dst.shape() == src.shape(), "add_: shapes ", dst.shape(), " and ", src.shape(),
           " differ");
   require_float("add_", dst);
-  const Tensor y = contiguous(dst), x = contiguous(src);
+  require_one_place_each("add_", dst);
+  const Tensor y = contiguous(dst), x = is_clobbered(src, dst) ? clone(src) : contiguous(src);
   run(dst.device().kind, kernels::Axpby{.dtype = y.dtype(),
                                         .x = x.data(),
                                         .y = y.mutable_data(),
@@ -237,6 +249,7 @@ void add_(const Tensor& dst, const Tensor& src, double scale) {
 
 void scale_(const Tensor& x, double scale) {
   require_float("scale_", x);
+  require_one_place_each("scale_", x);
   const Tensor y = contiguous(x);
   run(x.device().kind, kernels::Axpby{.dtype = y.dtype(),
                                       .y = y.mutable_data(),

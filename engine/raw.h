@@ -33,6 +33,9 @@ OLM_API Tensor expand(const Tensor& x, const Shape& shape);
 OLM_API Tensor cast(const Tensor& x, DType dtype);
 /// x on another device; x itself if it is there already.
 OLM_API Tensor to(const Tensor& x, Device device);
+// What is written in place may share storage with what is read: reading comes first. Throws where
+// elements to be written share memory, as those of an expanded tensor do.
+
 /// Copies src, broadcast and converted, into dst.
 OLM_API void copy_(const Tensor& dst, const Tensor& src);
 OLM_API void fill_(const Tensor& x, double value);

@@ -21,6 +21,35 @@ TEST_SUITE("ops/inplace") {
     CHECK(to_host<float>(x) == std::vector<float>{5, 5, 6, 6});
   }
 
+  TEST_CASE("what is read may overlap what is written") {
+    NoGrad guard;
+    const int64_t n = 5000;
+    const auto ramp = [&] { return raw::cast(arange(n + 1), f32); };
+    for (const int64_t shift : {0, 1}) {
+      const Tensor added = ramp(), copied = ramp();
+      const auto to = [&](const Tensor& x) { return raw::slice(x, 0, shift, n + shift); };
+      const auto from = [&](const Tensor& x) { return raw::slice(x, 0, 1 - shift, n + 1 - shift); };
+      add_(to(added), from(added), 2);
+      copy_(to(copied), from(copied));
+      std::vector<float> sums, copies;
+      for (int64_t i = 0; i < n; ++i) {
+        sums.push_back(float(i + shift) + 2 * float(i + 1 - shift));
+        copies.push_back(float(i + 1 - shift));
+      }
+      CHECK(to_host<float>(to(added)) == sums);
+      CHECK(to_host<float>(to(copied)) == copies);
+    }
+    const Tensor square = from_host<float>({1, 2, 3, 4}, {2, 2});
+    add_(square, raw::transpose(square, 0, 1));
+    CHECK(to_host<float>(square) == std::vector<float>{2, 5, 5, 8});
+    add_(square, square);
+    CHECK(to_host<float>(square) == std::vector<float>{4, 10, 10, 16});
+    const Tensor repeated = raw::expand(ones({1, 3}), {2, 3});
+    check_error([&] { add_(repeated, ones({2, 3})); }, {"add_", "[2,3]", "share memory"});
+    check_error([&] { mul_(repeated, 2); }, {"scale_", "share memory"});
+    check_error([&] { copy_(repeated, ones({2, 3})); }, {"copy_", "share memory"});
+  }
+
   TEST_CASE("they are legal only under NoGrad") {
     const Tensor x = ones({2});
     set_requires_grad(x);
