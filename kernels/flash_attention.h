@@ -10,7 +10,9 @@ namespace olm::kernels {
 ///   w = softmax over attended keys (and the sink, a score that has no value)     w dropped out
 /// A query attends key j unless one of these says no: causal (j <= p), window (|p - j| < window),
 /// key_lengths (j < length of the batch row), documents (equal ids), a boolean mask (true attends).
-/// A query that attends nothing has output 0 and passes no gradient.
+/// A query that attends nothing has output 0 and passes no gradient. What a query may not attend
+/// leaves no trace in its output, nor in any gradient between the two, even where it is NaN or
+/// infinite; keys that no query attends, such as padding, so get gradients of 0.
 struct Attention {
   DType dtype = f32;  ///< of q, k, v, the output and their gradients
   int64_t batch = 0, heads = 0, kv_heads = 0, queries = 0, keys = 0;

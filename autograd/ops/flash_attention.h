@@ -28,9 +28,15 @@ struct FlashAttentionOptions {
 ///   y[b,i,h] = Σ_j softmax_j(scale · q[b,i,h] · k[b,j,h'] …) v[b,j,h']      h' = h / (H / Hkv)
 /// q: [B,T,H,Dqk], k: [B,S,Hkv,Dqk], v: [B,S,Hkv,Dv], any strides; y: [B,T,H,Dv]. Scores go
 /// through scale, softcap, slopes, mask, softmax and dropout, in that order. A query with nothing
-/// to attend gives 0 and passes no gradient. Gradients reach q, k, v, a float mask and the sink.
-/// Throws where shapes, dtypes or devices do not fit. Dao, FlashAttention-2, 2023,
-/// arXiv:2307.08691.
+/// to attend gives 0 and passes no gradient. What a query may not attend (padding, later tokens,
+/// other documents, what a mask takes away) leaves no trace in its output or gradients, even where
+/// it is NaN or infinite. Gradients reach q, k, v, a float mask and the sink.
+/// Throws where q, k and v are not of rank 4, of one float dtype and on one device; batch, Dqk or
+/// the rows and heads of k and v differ; H is no multiple of Hkv; the mask does not broadcast, or
+/// is of integers; ids or lengths are not of the shapes above, or do not fit i32; key_documents
+/// come without documents; slopes require a gradient; window or softcap is negative, the dropout
+/// outside [0,1] or without rng.
+/// Dao, FlashAttention-2, 2023, arXiv:2307.08691.
 OLM_API Tensor flash_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                const FlashAttentionOptions& options = {});
 

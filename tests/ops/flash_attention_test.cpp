@@ -64,6 +64,28 @@ OpCase differentiated(const Setup& setup) {
               }};
 }
 
+/// Writes `value` to rows [begin, end) of x [B,T,H,D], in batch row 0 alone.
+void spoil(const Tensor& x, int64_t begin, int64_t end, double value) {
+  raw::fill_(raw::slice(raw::slice(x, 0, 0, 1), 1, begin, end), value);
+}
+
+/// Options under which no query but 100 to 130 of the first batch row attends its keys 100 to 130.
+std::vector<Setup> setups_with_padding() {
+  const Sizes n{.t = 130, .s = 130};
+  using G = Generator;
+  using O = FlashAttentionOptions;
+  const Tensor columns = full({2, 1, 1, 130}, 1, {.dtype = boolean});
+  spoil(raw::view(columns, {2, 130, 1, 1}), 100, 130, 0);
+  std::vector<int64_t> ids(260, 0);
+  std::fill(ids.begin() + 100, ids.begin() + 130, 7);
+  const Tensor documents = from_host(ids, {2, 130});
+  const Tensor lengths = from_host<int64_t>({100, 130}, {2});
+  return {{"key_lengths", n, [=](G&) { return O{.softcap = 20, .key_lengths = lengths}; }},
+          {"causal", n, [=](G&) { return O{.causal = true, .key_lengths = lengths}; }},
+          {"mask", n, [=](G&) { return O{.mask = columns}; }},
+          {"documents", n, [=](G&) { return O{.causal = true, .documents = documents}; }}};
+}
+
 }  // namespace
 
 TEST_SUITE("ops/flash_attention") {
@@ -158,6 +180,49 @@ TEST_SUITE("ops/flash_attention") {
     const Tensors in = inputs_of({.t = 70, .s = 70}, g, f32);
     in[0].mutable_data<float>()[0] = NAN;
     CHECK(raw::has_nonfinite(flash_attention(in[0], in[1], in[2], {.causal = true})));
+  }
+
+  TEST_CASE("what may not be attended leaves no trace, even where it is not finite") {
+    for_each_target([](const std::string& target) {
+      for (const Setup& setup : setups_with_padding())
+        for (const DType dtype : {f32, bf16, f64})
+          for (const double bad : {double(NAN), double(INFINITY)}) {
+            INFO(setup.name, " ", name_of(dtype), " ", target, " ", bad);
+            Generator g(4);
+            const FlashAttentionOptions o = setup.options(g);
+            const bool by_document = o.documents.defined();  // those queries are of the padding
+            const Tensors in = inputs_of(setup.n, g, dtype);
+            const Tensor dy = randn({2, 130, 4, 6}, g);
+            const auto outcome = [&](double value) {
+              for (size_t i = by_document ? 0 : 1; i < 3; ++i) spoil(in[i], 100, 130, value);
+              if (by_document) spoil(dy, 100, 130, value);
+              Tensors all = gradients_of(in, o, dy);
+              all.push_back(flash_attention(in[0], in[1], in[2], o));
+              for (Tensor& t : all) t = raw::clone(t);
+              for (const Tensor& t : all)
+                if (by_document) spoil(t, 100, 130, 0);
+              return all;
+            };
+            const Tensors want = outcome(0), got = outcome(bad);
+            for (size_t i = 0; i < got.size(); ++i) check_same_bits(got[i], want[i], "result");
+          }
+    });
+  }
+
+  TEST_CASE("a later token that is not a number spoils no earlier one") {
+    Generator g(4);
+    const Tensors in = inputs_of({.b = 1, .t = 70, .s = 70}, g, f32);
+    const auto early = [](const Tensor& t) { return raw::contiguous(raw::slice(t, 1, 0, 60)); };
+    for (const FlashAttentionOptions& o :
+         {FlashAttentionOptions{.causal = true}, FlashAttentionOptions{.window = 1}}) {
+      const Tensor dy = randn({1, 70, 4, 6}, g);
+      const Tensor y = early(flash_attention(in[0], in[1], in[2], o));
+      const Tensor dq = early(gradients_of(in, o, dy)[0]);
+      const Tensors bad{raw::clone(in[0]), raw::clone(in[1]), raw::clone(in[2])};
+      for (const Tensor& t : bad) spoil(t, 60, 70, NAN);
+      check_same_bits(early(flash_attention(bad[0], bad[1], bad[2], o)), y, "value");
+      check_same_bits(early(gradients_of(bad, o, dy)[0]), dq, "dq");
+    }
   }
 
   TEST_CASE("dropout keeps what the generator says, in both directions") {

@@ -39,10 +39,12 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
   const int64_t i0 = index % n.query_tiles * kTile, h = index / n.query_tiles % a.heads;
   const int64_t b = index / n.query_tiles / a.heads, rows = std::min(kTile, a.queries - i0);
   const int64_t place = index - pack.first_query_tile;
-  pack_rows(rows_of<T>(f.q, b, h, i0), f.q.row, rows, n.dim, A(a.scale),
-            out<A>(pack.q) + place * kTile * n.padded_dim, n.padded_dim);
-  pack_rows(rows_of<T>(f.dy, b, h, i0), f.dy.row, rows, n.value_dim, A(1),
-            out<A>(pack.dy) + place * kTile * n.padded_value_dim, n.padded_value_dim);
+  A* q = out<A>(pack.q) + place * kTile * n.padded_dim;
+  A* dys = out<A>(pack.dy) + place * kTile * n.padded_value_dim;
+  pack_rows(rows_of<T>(f.q, b, h, i0), f.q.row, rows, n.dim, A(a.scale), q, n.padded_dim);
+  pack_rows(rows_of<T>(f.dy, b, h, i0), f.dy.row, rows, n.value_dim, A(1), dys, n.padded_value_dim);
+  pack.q_finite[place] = all_finite(q, kTile * n.padded_dim);
+  pack.dy_finite[place] = all_finite(dys, kTile * n.padded_value_dim);
   const hn::ScalableTag<A> d;
   const A* logsumexp = in<A>(f.logsumexp) + (b * a.heads + h) * a.queries + i0;
   for (int64_t r = 0; r < kTile; ++r) {
@@ -70,6 +72,7 @@ void pack_key_tile(const FlashAttentionBackward& f, const BackwardPack& pack, in
   const int64_t place = index - pack.first_key_tile;
   A* keys = out<A>(pack.keys) + place * kTile * n.padded_dim;
   pack_rows(rows_of<T>(f.k, b, h, j0), f.k.row, rows, n.dim, A(1), keys, n.padded_dim);
+  pack.keys_finite[place] = all_finite(keys, kTile * n.padded_dim);
   transpose_tile(keys, n.dim, n.padded_dim, out<A>(pack.keys_t) + place * n.dim * kTile);
   const Scratch<A> values = f.stream.scratch<A>(size_t(kTile * n.padded_value_dim));
   pack_rows(rows_of<T>(f.v, b, h, j0), f.v.row, rows, n.value_dim, A(1), values.get(),
@@ -83,16 +86,21 @@ template <class A>
 void backward_head(const Attention& a, const BackwardPack& pack, Place p, A* dq, A* dk, A* dv,
                    const GradientTile<A>& tile) {
   const attention::Sizes& n = pack.sizes;
-  const A* keys = in<A>(pack.keys) + pack.key_tile(a, p) * kTile * n.padded_dim;
+  const int64_t key = pack.key_tile(a, p);
+  const Rows<A> keys{in<A>(pack.keys) + key * kTile * n.padded_dim, n.padded_dim,
+                     pack.keys_finite[key]};
   Region region;
   for (p.i0 = 0; p.i0 < a.queries; p.i0 += kTile) {
     if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
     tile_gradient(a, pack, p, region, true, tile);
     const int64_t query = pack.query_tile(a, p);
-    add_by_key(region, tile.weights, in<A>(pack.dy) + query * kTile * n.padded_value_dim,
-               n.padded_value_dim, dv);
-    add_by_key(region, tile.grads, in<A>(pack.q) + query * kTile * n.padded_dim, n.padded_dim, dk);
-    add_by_query(region, tile.grads, keys, n.padded_dim, dq + query * kTile * n.padded_dim);
+    const Rows<A> q{in<A>(pack.q) + query * kTile * n.padded_dim, n.padded_dim,
+                    pack.q_finite[query]};
+    const Rows<A> dy{in<A>(pack.dy) + query * kTile * n.padded_value_dim, n.padded_value_dim,
+                     pack.dy_finite[query]};
+    add_by_key(region, tile.weights, dy, dv);
+    add_by_key(region, tile.grads, q, dk);
+    add_by_query(region, tile.grads, keys, dq + query * kTile * n.padded_dim);
   }
 }
 
@@ -266,6 +274,11 @@ void backward_heads(const FlashAttentionBackward& f, int64_t first, int64_t coun
   const Scratch<char> keys_t = memory(pack.key_tiles * n.dim);
   const Scratch<char> values_t = memory(pack.key_tiles * n.value_dim);
   const Scratch<char> dq = memory(pack.chunks * pack.query_tiles * n.padded_dim);
+  const Scratch<bool> q_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
+  const Scratch<bool> dy_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
+  const Scratch<bool> keys_finite = f.stream.scratch<bool>(size_t(pack.key_tiles));
+  pack.q_finite = q_finite.get(), pack.dy_finite = dy_finite.get();
+  pack.keys_finite = keys_finite.get();
   pack.q = q.get(), pack.dy = dy.get(), pack.dq = dq.get();
   pack.logsumexp = logsumexp.get(), pack.delta = delta.get();
   pack.keys = keys.get(), pack.keys_t = keys_t.get(), pack.values_t = values_t.get();

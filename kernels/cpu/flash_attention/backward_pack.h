@@ -15,6 +15,8 @@ struct BackwardPack {
   // By (batch row, key and value head, tile of keys): keys [kTile, padded_dim] and transposed
   // [dim, kTile], values transposed [value_dim, kTile].
   void *keys = nullptr, *keys_t = nullptr, *values_t = nullptr;
+  // Whether the tiles of q, dy and keys are finite.
+  bool *q_finite = nullptr, *dy_finite = nullptr, *keys_finite = nullptr;
   // Partial dq of each chunk of keys, laid out as q.
   void* dq = nullptr;
   int64_t chunks = 1, chunk_tiles = 1;

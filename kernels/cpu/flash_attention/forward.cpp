@@ -22,6 +22,7 @@ struct ForwardPack {
   Sizes sizes;
   int64_t first_tile = 0;
   void *keys = nullptr, *values = nullptr;
+  bool* finite = nullptr;  // whether the values of a tile are
 };
 
 }  // namespace olm::kernels::attention
@@ -52,9 +53,10 @@ void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t 
   pack_rows(in<T>(f.k.data) + b * f.k.batch + h * f.k.head + j0 * f.k.row, f.k.row, rows, n.dim,
             A(1), copy.get(), n.padded_dim);
   transpose_tile(copy.get(), n.dim, n.padded_dim, out<A>(pack.keys) + place * n.dim * kTile);
+  A* values = out<A>(pack.values) + place * kTile * n.padded_value_dim;
   pack_rows(in<T>(f.v.data) + b * f.v.batch + h * f.v.head + j0 * f.v.row, f.v.row, rows,
-            n.value_dim, A(1), out<A>(pack.values) + place * kTile * n.padded_value_dim,
-            n.padded_value_dim);
+            n.value_dim, A(1), values, n.padded_value_dim);
+  pack.finite[place] = all_finite(values, kTile * n.padded_value_dim);
 }
 
 void pack_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
@@ -201,8 +203,8 @@ void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_
                   scores);
     if (transforms_scores(a)) transform_scores<A>(a, p, region, scores, nullptr);
     softmax_rows(a, n, p, region, scores, state);
-    add_by_query(region, scores, in<A>(pack.values) + (head + tile) * kTile * n.padded_value_dim,
-                 n.padded_value_dim, state.out);
+    const A* values = in<A>(pack.values) + (head + tile) * kTile * n.padded_value_dim;
+    add_by_query(region, scores, {values, n.padded_value_dim, pack.finite[head + tile]}, state.out);
   }
   finish_rows<T>(f, n, p, state);
 }
@@ -234,7 +236,8 @@ void attend_heads(const FlashAttentionForward& f, int64_t first, int64_t count, 
   const Scratch<char> keys = f.stream.scratch<char>(size_t(key_tiles * kTile * n.dim) * width);
   const Scratch<char> values =
       f.stream.scratch<char>(size_t(key_tiles * kTile * n.padded_value_dim) * width);
-  const attention::ForwardPack pack{n, first * n.key_tiles, keys.get(), values.get()};
+  const Scratch<bool> finite = f.stream.scratch<bool>(size_t(key_tiles));
+  const attention::ForwardPack pack{n, first * n.key_tiles, keys.get(), values.get(), finite.get()};
   const int64_t first_tile = first * n.group * n.query_tiles;
   parallel_for(key_tiles, parallel ? attention::pack_grain(n) : key_tiles,
                [&](int64_t begin, int64_t end) {

@@ -25,17 +25,20 @@ struct GradientTile {
 
 /// One row: scores to weights, dy · v to score gradients.
 ///   w = 2^(s - logsumexp)     ds = w · (dw - delta)     both through dropout and softcap
+/// Both are 0 for keys that are not attended, and ds where w is 0, even of NaN.
 template <class A>
 HWY_INLINE void gradient_row(Span block, Span keys, A logsumexp, A delta, const A* factors,
                              const A* cap, A* weights, A* grads) {
   const hn::ScalableTag<A> d;
   const bool whole = keys.begin <= block.begin && keys.end >= block.end;
   const auto log2e = hn::Set(d, A(kLog2E)), base = hn::Set(d, logsumexp);
-  const auto mean = hn::Set(d, delta);
+  const auto mean = hn::Set(d, delta), never = hn::Set(d, kMinusInfinity<A>);
   for (int64_t c = block.begin; c < block.end; c += int64_t(hn::Lanes(d))) {
     auto s = hn::LoadU(d, weights + c);
     if (!whole) s = inside(d, s, keys, c);
     auto w = exp2_score(d, hn::MulSub(s, log2e, base));
+    w = hn::IfThenZeroElse(hn::Eq(s, never), w);
+    const auto none = hn::Eq(w, hn::Zero(d));
     auto dw = hn::LoadU(d, grads + c);
     const auto factor = factors ? hn::Load(d, factors + c) : hn::Set(d, A(1));
     if (factors) dw = hn::Mul(dw, factor);
@@ -43,7 +46,7 @@ HWY_INLINE void gradient_row(Span block, Span keys, A logsumexp, A delta, const 
     if (factors) w = hn::Mul(w, factor);
     if (cap) ds = hn::Mul(ds, hn::LoadU(d, cap + c));
     hn::StoreU(w, d, weights + c);
-    hn::StoreU(ds, d, grads + c);
+    hn::StoreU(hn::IfThenZeroElse(none, ds), d, grads + c);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <hwy/highway.h>
 
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include <olm/kernels/cpu/flash_attention/tiles.h>
@@ -97,23 +98,67 @@ HWY_INLINE void add_product(Left<A> left, const A* b, int64_t cols, Span depth, 
   if (at < cols) product_block<1, true>(left, b + at, cols, depth, c + at, cols);
 }
 
-/// out[i, :] += Σ_j weights[i, j] · values[j, :] inside the region; values, out: [kTile, cols].
+/// As add_product, but a left element of 0 adds nothing, even where `b` holds NaN or infinities.
 template <class A>
-void add_by_query(const Region& region, const A* weights, const A* values, int64_t cols, A* out) {
+void add_nonzero_product(Left<A> left, const A* b, int64_t cols, Span depth, A* c) {
+  const hn::ScalableTag<A> d;
+  for (int64_t r = 0; r < kBlockRows; ++r)
+    for (int64_t k = depth.begin; k < depth.end; ++k) {
+      const A x = left.data[r * left.row + k * left.depth];
+      if (x == 0) continue;
+      for (int64_t at = 0; at < cols; at += int64_t(hn::Lanes(d))) {
+        A* to = c + r * cols + at;
+        hn::StoreU(hn::MulAdd(hn::Set(d, x), hn::LoadU(d, b + k * cols + at), hn::LoadU(d, to)), d,
+                   to);
+      }
+    }
+}
+
+/// A packed tile [kTile, cols] that weights are multiplied with.
+template <class A>
+struct Rows {
+  const A* data = nullptr;
+  int64_t cols = 0;
+  bool finite = true;
+};
+template <class A>
+HWY_INLINE void add_product(Left<A> left, const Rows<A>& rows, Span depth, A* c) {
+  if (rows.finite)
+    add_product(left, rows.data, rows.cols, depth, c);
+  else
+    add_nonzero_product(left, rows.data, rows.cols, depth, c);
+}
+
+/// True where `n` elements, a multiple of the vector, are finite.
+template <class A>
+bool all_finite(const A* x, int64_t n) {
+  const hn::ScalableTag<A> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const auto infinity = hn::BitCast(du, hn::Set(d, std::numeric_limits<A>::infinity()));
+  auto most = hn::Zero(du);
+  for (int64_t i = 0; i < n; i += int64_t(hn::Lanes(d)))
+    most = hn::Max(most, hn::BitCast(du, hn::Abs(hn::LoadU(d, x + i))));
+  return hn::AllTrue(du, hn::Lt(most, infinity));
+}
+
+/// out[i, :] += Σ_j weights[i, j] · values[j, :] inside the region; out: like values. A weight of 0
+/// takes nothing, even of NaN.
+template <class A>
+void add_by_query(const Region& region, const A* weights, const Rows<A>& values, A* out) {
   for (int64_t n = 0; n < region.count; ++n) {
     if (region.blocks[n].empty()) continue;
     const Left<A> left{weights + n * kBlockRows * kTile, kTile, 1};
-    add_product(left, values, cols, region.blocks[n], out + n * kBlockRows * cols);
+    add_product(left, values, region.blocks[n], out + n * kBlockRows * values.cols);
   }
 }
 
-/// out[j, :] += Σ_i weights[i, j] · values[i, :] inside the region; values, out: [kTile, cols].
+/// out[j, :] += Σ_i weights[i, j] · values[i, :] inside the region, in the same way.
 template <class A>
-void add_by_key(const Region& region, const A* weights, const A* values, int64_t cols, A* out) {
+void add_by_key(const Region& region, const A* weights, const Rows<A>& values, A* out) {
   for (int64_t j = 0; j < kTile; j += kBlockRows) {
     const Span rows = attention::rows_reaching(region, j, j + kBlockRows);
     if (rows.empty()) continue;
-    add_product(Left<A>{weights + j, 1, kTile}, values, cols, rows, out + j * cols);
+    add_product(Left<A>{weights + j, 1, kTile}, values, rows, out + j * values.cols);
   }
 }
 
