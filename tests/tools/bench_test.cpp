@@ -58,6 +58,101 @@ TEST_SUITE("tools/bench") {
     CHECK(a.at("loss_last") == b.at("loss_last"));
   }
 
+  TEST_CASE("every kernel is timed, in both dtypes and directions") {
+    struct Tiny {
+      const char *name, *shape;
+      size_t cases;
+    };
+    // gemm has three layouts; most others forward and backward in two dtypes; two forms of some.
+    for (const Tiny& t :
+         {Tiny{"gemm", "9x17x5", 6}, Tiny{"flash_attention", "1x2x8x16", 4},
+          Tiny{"rms_norm", "3x8", 4}, Tiny{"layer_norm", "3x8", 4}, Tiny{"add_norm", "3x8", 8},
+          Tiny{"swiglu", "3x8", 4}, Tiny{"gelu", "3x8", 8}, Tiny{"softmax", "3x8", 4},
+          Tiny{"cross_entropy", "3x8", 4}, Tiny{"linear_cross_entropy", "3x8x4", 4},
+          Tiny{"embedding", "3x8x4", 4}, Tiny{"rope", "1x2x3x4", 4}, Tiny{"adamw", "2x3x4", 2},
+          Tiny{"generate", "1x128x2", 2}}) {
+      INFO(t.name);
+      const Json j = printed_json({"bench", t.name, "--shape", t.shape, "--threads", "2", "--reps",
+                                   "1", "--budget", "0", "--no-roofs", "--json", "-"});
+      CHECK(j.at("what").as_string() == "olm_bench");
+      CHECK(j.at("threads").as_int() == 2);
+      REQUIRE(j.at("cases").size() == t.cases);
+      for (const Json& c : j.at("cases").items()) {
+        CHECK(c.at("shape").as_string() == t.shape);
+        CHECK(c.at("us").as_double() > 0);
+        CHECK(c.at("gbps").as_double() > 0);
+        CHECK_FALSE(c.contains("roof"));
+      }
+    }
+  }
+
+  TEST_CASE("kernels are held against the limits of the machine, also with cold memory") {
+    for (const Args& kernel : {Args{"gemm", "--shape", "256x256x256"}, Args{"rms_norm"}}) {
+      Args args{"bench", "--dtype", "f32", "--reps", "1", "--budget", "0", "--cold", "--json", "-"};
+      args.insert(args.end(), kernel.begin(), kernel.end());
+      const Json j = printed_json(args);
+      for (const char* roof : {"f32_fma_gflops", "dram_read_gbps", "llc_update_gbps", "llc_bytes"})
+        CHECK_MESSAGE(j.at("roofs").at(roof).as_double() > 0, roof);
+      const bool is_gemm = kernel[0] == "gemm";
+      for (const Json& c : j.at("cases").items()) {
+        INFO(c.at("case").as_string());
+        CHECK(c.at("cold").as_bool() == !is_gemm);
+        CHECK(c.at("roof").as_string().starts_with(is_gemm ? "f32 FMA" : "DRAM"));
+        CHECK(c.at("percent_of_roof").as_double() > 0);
+      }
+    }
+  }
+
+  TEST_CASE("compare joins by case and fails where one became slower") {
+    const TempFolder folder;
+    const auto file = [&](const char* name, const std::vector<std::pair<std::string, double>>& us) {
+      Json json = Json::object();
+      json["what"] = "olm_bench";
+      for (const auto& [key, value] : us) {
+        Json c = Json::object();
+        c["case"] = key;
+        c["us"] = value;
+        json["cases"].push_back(std::move(c));
+      }
+      write_json(folder / name, json);
+      return folder / name;
+    };
+    const std::string a = file("a", {{"one", 100}, {"two", 10}, {"gone", 1}});
+    const std::string b = file("b", {{"two", 10.4}, {"one", 80}, {"new", 1}});
+    const Result close = run_program({"bench", "compare", a, b, "--fail-over", "5%"});
+    CHECK(close.status == 0);
+    CHECK(close.out.find("0.800") != std::string::npos);
+    CHECK(close.out.find("1.040") != std::string::npos);
+    CHECK(close.out.find("only in " + a) != std::string::npos);
+    CHECK(close.out.find("only in " + b) != std::string::npos);
+    const Result strict = run_program({"bench", "compare", a, b, "--fail-over", "3%"});
+    CHECK(strict.status == 1);
+    CHECK(strict.out.find("SLOWER") != std::string::npos);
+    CHECK(run_program({"bench", "compare", b, a, "--fail-over", "3"}).status == 1);
+    CHECK(run_program({"bench", "compare", a, a, "--fail-over", "0"}).status == 0);
+    const std::string step = folder / "step";
+    REQUIRE(
+        run_program({"bench", "step", "--preset", "tiny", "--steps", "1", "--json", step}).status ==
+        0);
+    CHECK(run_program({"bench", "compare", step, step}).status == 0);
+    check_refused({"bench", "compare", a, step}, {"no case in common"});
+    check_refused({"bench", "compare", a, folder / "none"}, {"none"});
+    write_file(folder / "other", "{\"what\": \"else\"}");
+    check_refused({"bench", "compare", a, folder / "other"}, {"other: is no file of olm bench"});
+    check_refused({"bench", "compare", a, b, "--fail-over", "x"}, {"--fail-over: wants", "\"x\""});
+  }
+
+  TEST_CASE("wrong flags of kernels are refused") {
+    check_refused({"bench", "gem"}, {"no benchmark is called \"gem\"", "gemm, ", "softmax"});
+    for (const char* shape : {"4x4", "4x4x4x4", "4x4x0", "4x4x", "4,4,4", "x"})
+      check_refused({"bench", "gemm", "--shape", shape}, {"--shape: wants MxNxK for gemm", shape});
+    check_refused({"bench", "all", "--shape", "4x4"}, {"--shape: wants one kernel"});
+    check_refused({"bench", "gemm", "--dtype", "f64"}, {"--dtype: wants f32 or bf16"});
+    check_refused({"bench", "adamw", "--dtype", "bf16"}, {"adamw has no cases in bf16"});
+    check_refused({"bench", "generate", "--shape", "1x100x4"}, {"multiple of 128, got 100"});
+    check_refused({"bench", "gemm", "--reps", "0"}, {"--reps: wants at least 1, got 0"});
+  }
+
   TEST_CASE("wrong flags of step are refused") {
     const auto refuse = [](const Args& more, const std::string& part) {
       Args args{"bench", "step", "--preset", "tiny", "--steps", "1"};

@@ -1,12 +1,15 @@
 #pragma once
-// What all benchmarks share: spreads of samples, and their results as JSON.
+// Benchmarks of single kernels: the cases, one source per stem, and what all benchmarks share.
+#include <functional>
 #include <string>
 #include <vector>
 
 #include <olm/engine/json.h>
-#include <olm/kernels/base/types.h>
+#include <olm/engine/random.h>
+#include <olm/engine/tensor.h>
 
 #include "tools/bench/canary.h"
+#include "tools/bench/roofline.h"
 
 namespace olm::tools {
 
@@ -29,5 +32,68 @@ int bench_threads(int64_t threads);
 void put_json(const std::string& path, const Json& json);
 /// Prints a line for readers: on stdout, unless JSON goes there.
 void put_text(const std::string& json_path, const std::string& text);
+
+/// What one call does at least: floating-point operations, and bytes that no kernel can avoid, each
+/// input read once and each result written once.
+struct Cost {
+  double flop = 0, bytes = 0;
+  Traffic traffic = Traffic::copy;
+  bool products = false;   ///< the operations are those of matrix products
+  double working_set = 0;  ///< bytes that are gone through again and again; 0: `bytes`
+  double tokens = 0;       ///< what else to count by the second; 0: nothing
+};
+
+/// One measured call.
+struct Case {
+  std::string name = {};   ///< "gemm NT"
+  std::string shape = {};  ///< "4096x2304x768"
+  std::string pass = {};   ///< "forward", "forward+backward"
+  DType dtype = f32;
+  Cost cost = {};
+  /// Makes operands and returns the call upon them. What a call returns is kept while it is cold,
+  /// so that results too lie in memory that was not touched for long.
+  std::function<std::function<Tensors()>()> prepare = {};
+};
+using Cases = std::vector<Case>;
+using Sizes = std::vector<int64_t>;
+/// "4096x768".
+std::string text_of(const Sizes& sizes);
+
+/// A benchmark by name: its axes, the shapes it runs on by itself, and its cases for one of them.
+struct Bench {
+  const char* name;
+  const char* axes;
+  std::vector<Sizes> shapes;
+  void (*add)(Cases& cases, const Sizes& shape, DType dtype);
+};
+
+/// All benchmarks there are.
+const std::vector<Bench>& benches();
+
+void add_gemm(Cases&, const Sizes&, DType);
+void add_flash_attention(Cases&, const Sizes&, DType);
+void add_rms_norm(Cases&, const Sizes&, DType);
+void add_layer_norm(Cases&, const Sizes&, DType);
+void add_add_norm(Cases&, const Sizes&, DType);
+void add_swiglu(Cases&, const Sizes&, DType);
+void add_gelu(Cases&, const Sizes&, DType);
+void add_softmax(Cases&, const Sizes&, DType);
+void add_cross_entropy(Cases&, const Sizes&, DType);
+void add_linear_cross_entropy(Cases&, const Sizes&, DType);
+void add_embedding(Cases&, const Sizes&, DType);
+void add_rope(Cases&, const Sizes&, DType);
+void add_adamw(Cases&, const Sizes&, DType);
+void add_generate(Cases&, const Sizes&, DType);
+
+/// An op with a derivative: results from leaves, which `make` makes.
+struct OpCase {
+  std::string name = {}, shape = {};
+  DType dtype = f32;
+  Cost forward = {}, both = {};
+  std::function<Tensors(Generator&)> make = {};
+  std::function<Tensors(const Tensors& leaves)> call = {};
+};
+/// Adds its forward without recording, and its forward with the gradients of all leaves.
+void add_op(Cases& cases, const OpCase& op);
 
 }  // namespace olm::tools

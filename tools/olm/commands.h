@@ -54,4 +54,18 @@ struct BenchStepArgs {
 };
 int bench_step(const BenchStepArgs& args);
 
+struct BenchArgs {
+  std::vector<std::string> kernels = {};
+  std::string shape = {}, dtype = "all", json = {};
+  int64_t threads = 0, reps = 7;
+  double budget = 0.5, gate = 0.83;
+  bool cold = false, no_roofs = false;
+};
+int bench_kernels(const BenchArgs& args);
+
+struct BenchCompareArgs {
+  std::string before = {}, after = {}, fail_over = "5%";
+};
+int bench_compare(const BenchCompareArgs& args);
+
 }  // namespace olm::tools

@@ -105,19 +105,59 @@ void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
   });
 }
 
+/// Flags that all benchmarks have.
+template <class Args>
+void add_bench_flags(CLI::App& app, Args& args) {
+  app.add_option("--threads", args.threads, "0: as many as the library takes by itself");
+  app.add_option("--budget", args.budget, "seconds to go on timing each case for");
+  app.add_option("--gate", args.gate,
+                 "keep samples between canaries of this many GFLOP/s; up to 1: of this fraction "
+                 "of the best canary");
+  app.add_option("--json", args.json, "file for the figures; - is standard output");
+}
+
 void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
   CLI::App* step_app = group.add_subcommand("step", "Time whole training steps");
   step_app->add_option("--preset", args.preset, "model: S, M, L (tiny: there to be quick)");
   step_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16");
-  step_app->add_option("--threads", args.threads, "0: as many as the library takes by itself");
   step_app->add_option("--steps", args.steps, "least number of steps to time");
-  step_app->add_option("--budget", args.budget, "seconds to go on timing for");
-  step_app->add_option("--gate", args.gate,
-                       "keep steps between canaries of this many GFLOP/s; up to 1: of this "
-                       "fraction of the best canary");
-  step_app->add_option("--json", args.json, "file for the figures; - is standard output");
   step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");
+  add_bench_flags(*step_app, args);
   step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }}; });
+}
+
+void add_bench_compare(CLI::App& group, Job& job, BenchCompareArgs& args) {
+  CLI::App* compare_app = group.add_subcommand("compare", "Compare two files of figures");
+  compare_app->add_option("before", args.before, "file that --json wrote")->required();
+  compare_app->add_option("after", args.after, "another")->required();
+  compare_app->add_option("--fail-over", args.fail_over,
+                          "status 1 where a case is slower by more than this percentage");
+  compare_app->callback([&] { job = {"olm bench compare", [&] { return bench_compare(args); }}; });
+}
+
+struct AllBenchArgs {
+  BenchArgs kernels;
+  BenchStepArgs step;
+  BenchCompareArgs compare;
+};
+
+void add_bench(CLI::App& app, Job& job, AllBenchArgs& args) {
+  CLI::App* group = app.add_subcommand("bench", "Measure speed");
+  BenchArgs& k = args.kernels;
+  group->add_option("kernels", k.kernels, "which kernels: gemm, softmax, … or all");
+  group->add_option("--shape", k.shape, "sizes instead of the usual ones, such as 4096x768");
+  group->add_option("--dtype", k.dtype, "f32, bf16 or all");
+  group->add_option("--reps", k.reps, "least number of samples of each case");
+  group->add_flag("--cold", k.cold, "take memory in turn that the caches do not hold");
+  group->add_flag("--no-roofs", k.no_roofs, "do not measure the limits of the machine");
+  add_bench_flags(*group, k);
+  add_bench_step(*group, job, args.step);
+  add_bench_compare(*group, job, args.compare);
+  group->callback([&job, &k, group] {
+    if (!group->get_subcommands().empty()) return;
+    if (k.kernels.empty()) throw CLI::RequiredError("a kernel, all, step or compare");
+    job = {"olm bench", [&k] { return bench_kernels(k); }};
+  });
 }
 
 /// Opens what came closed of the three standard streams, so that no file gets their numbers.
@@ -160,15 +200,13 @@ int main(int argc, char** argv) {
   EvalArgs eval_args;
   InspectArgs inspect_args;
   TokenizerArgs tokenizer_args;
-  BenchStepArgs bench_step_args;
+  AllBenchArgs bench_args;
   add_train(app, job, train_args);
   add_sample(app, job, sample_args);
   add_eval(app, job, eval_args);
   add_inspect(app, job, inspect_args);
   add_tokenizer(app, job, tokenizer_args);
-  CLI::App* bench_app = app.add_subcommand("bench", "Measure speed");
-  bench_app->require_subcommand(1);
-  add_bench_step(*bench_app, job, bench_step_args);
+  add_bench(app, job, bench_args);
   app.add_subcommand("doctor", "Show what this machine and this build are")->callback([&] {
     job = {"olm doctor", doctor};
   });

@@ -1,0 +1,219 @@
+// olm bench KERNEL…: single kernels against the limits of the machine.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include <olm/engine/allocator.h>
+#include <olm/nn/version.h>
+
+#include "tools/bench/bench.h"
+#include "tools/olm/commands.h"
+#include "tools/olm/machine.h"
+
+namespace olm::tools {
+
+const std::vector<Bench>& benches() {
+  static const std::vector<Sizes> products{
+      {4096, 2304, 768}, {4096, 768, 768},  {4096, 3072, 768}, {4096, 768, 3072},
+      {4096, 256, 256},  {4096, 1024, 256}, {3072, 1152, 384}, {3072, 1536, 384},
+      {4096, 512, 512},  {4096, 1408, 512}, {256, 3072, 768},  {2048, 50257, 768},
+      {256, 256, 64},    {256, 64, 256},    {512, 512, 64},    {512, 64, 512}};
+  static const std::vector<Bench> table{
+      {"gemm", "MxNxK", products, add_gemm},
+      {"flash_attention", "BxHxTxD", {{4, 8, 512, 64}, {4, 8, 2048, 64}}, add_flash_attention},
+      {"rms_norm", "ROWSxCOLS", {{4096, 768}}, add_rms_norm},
+      {"layer_norm", "ROWSxCOLS", {{4096, 768}}, add_layer_norm},
+      {"add_norm", "ROWSxCOLS", {{4096, 768}}, add_add_norm},
+      {"swiglu", "ROWSxHIDDEN", {{4096, 2048}}, add_swiglu},
+      {"gelu", "ROWSxCOLS", {{4096, 3072}}, add_gelu},
+      {"softmax", "ROWSxCOLS", {{16384, 512}}, add_softmax},
+      {"cross_entropy", "ROWSxCLASSES", {{1024, 50257}, {4096, 8192}}, add_cross_entropy},
+      {"linear_cross_entropy",
+       "ROWSxCLASSESxD",
+       {{1024, 50257, 768}, {4096, 8192, 512}},
+       add_linear_cross_entropy},
+      {"embedding", "ROWSxVOCABxD", {{4096, 50257, 768}}, add_embedding},
+      {"rope", "BxHxTxD", {{4, 8, 512, 64}, {4, 8, 2048, 64}}, add_rope},
+      {"adamw", "TENSORSxROWSxCOLS", {{8, 768, 3072}}, add_adamw},
+      {"generate", "LAYERSxDxTOKENS", {{8, 512, 128}}, add_generate},
+  };
+  return table;
+}
+
+namespace {
+
+std::vector<const Bench*> chosen(const std::vector<std::string>& names) {
+  std::vector<const Bench*> result;
+  std::string known;
+  for (const Bench& b : benches()) known += std::string(b.name) + ", ";
+  for (const std::string& name : names) {
+    const size_t before = result.size();
+    for (const Bench& b : benches())
+      if (name == "all" || name == b.name) result.push_back(&b);
+    require(result.size() > before, "no benchmark is called \"", name, "\"; there are ", known,
+            "step, compare, and all");
+  }
+  return result;
+}
+
+Sizes parse_shape(const Bench& bench, const std::string& text) {
+  Sizes sizes;
+  const char* at = text.data();
+  const char* end = at + text.size();
+  bool good = true;
+  while (good) {
+    int64_t size = 0;
+    const auto [rest, error] = std::from_chars(at, end, size);
+    good = error == std::errc() && size >= 1 && size <= int64_t(1) << 31;
+    sizes.push_back(size);
+    if (rest == end) break;
+    good = good && *rest == 'x';
+    at = rest + 1;
+  }
+  const std::string axes = bench.axes;
+  good = good && int64_t(sizes.size()) == 1 + std::count(axes.begin(), axes.end(), 'x');
+  require(good, "--shape: wants ", axes, " for ", bench.name, ", got \"", text, "\"");
+  return sizes;
+}
+
+Cases gather_cases(const BenchArgs& args) {
+  const std::vector<const Bench*> wanted = chosen(args.kernels);
+  require(args.shape.empty() || wanted.size() == 1, "--shape: wants one kernel, got ",
+          wanted.size());
+  std::vector<DType> dtypes{f32, bf16};
+  if (args.dtype != "all") dtypes = {bench_dtype(args.dtype)};
+  Cases cases;
+  for (const Bench* b : wanted) {
+    std::vector<Sizes> shapes = b->shapes;
+    if (!args.shape.empty()) shapes = {parse_shape(*b, args.shape)};
+    for (const DType dtype : dtypes)
+      for (const Sizes& shape : shapes) b->add(cases, shape, dtype);
+  }
+  require(!cases.empty(), "--dtype: ", args.kernels.front(), " has no cases in ", args.dtype);
+  return cases;
+}
+
+/// Microseconds of one call. With `copies` operands above 1 the calls take them in turn.
+Kept<double> time_calls(const Case& c, Gate& gate, const Series& how, int64_t copies) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<std::function<Tensors()>> calls;
+  for (int64_t i = 0; i < copies; ++i) calls.push_back(c.prepare());
+  std::vector<Tensors> results(static_cast<size_t>(copies));
+  size_t next = 0;
+  const auto run_many = [&](int64_t n) {
+    const auto start = Clock::now();
+    for (int64_t i = 0; i < n; ++i, next = (next + 1) % calls.size()) {
+      Tensors result = calls[next]();
+      if (copies > 1) results[next].swap(result);
+    }
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  run_many(copies);
+  const double once = run_many(copies) / double(copies);
+  const auto inner = int64_t(std::clamp(std::ceil(0.01 / std::max(once, 1e-9)), 1.0, 1e6));
+  return sample_series(gate, how, [&] {
+    run_many(1);  // wakes the threads, which slept through the canary
+    return 1e6 * run_many(inner) / double(inner);
+  });
+}
+
+/// What a case is held against.
+struct Measured {
+  Spread us;
+  int64_t kept = 0, taken = 0;
+  bool cold = false;
+  Roof roof = {};
+  double percent = 0;
+};
+
+Measured measure(const Case& c, const BenchArgs& args, const Roofs& roofs, Gate& gate) {
+  Measured m{.us = {}, .cold = args.cold && !c.cost.products};
+  int64_t copies = 1;
+  if (m.cold)
+    copies = std::clamp(int64_t(2 * double(last_level_cache()) / c.cost.bytes) + 1, int64_t(2),
+                        int64_t(1024));
+  const Kept<double> kept =
+      time_calls(c, gate, {.least = args.reps, .budget = args.budget, .patience = 5}, copies);
+  empty_cache();
+  m.us = spread_of(kept.values);
+  m.kept = kept.kept;
+  m.taken = kept.taken;
+  if (roofs.f32_fma == 0) return m;
+  const double set = c.cost.working_set > 0 ? c.cost.working_set : c.cost.bytes;
+  const Roof flops = roofs.arithmetic(c.dtype, c.cost.products);
+  const Roof bytes = roofs.memory(c.cost.traffic, set, m.cold);
+  const double by_flops = c.cost.flop / flops.rate, by_bytes = c.cost.bytes / bytes.rate;
+  m.roof = by_flops > by_bytes ? flops : bytes;
+  m.percent = 100 * std::max(by_flops, by_bytes) / 1e9 / (m.us.median / 1e6);
+  return m;
+}
+
+Json json_of(const Case& c, const Measured& m, int threads) {
+  Json j = Json::object();
+  j["case"] = fmt::format("{} {} {} {}{}, threads: {}", c.name, c.shape, name_of(c.dtype), c.pass,
+                          m.cold ? " cold" : "", threads);
+  j["name"] = c.name;
+  j["shape"] = c.shape;
+  j["dtype"] = name_of(c.dtype);
+  j["pass"] = c.pass;
+  j["cold"] = m.cold;
+  j["us"] = rounded(m.us.median, 3);
+  j["min_us"] = rounded(m.us.min, 3);
+  j["max_us"] = rounded(m.us.max, 3);
+  j["gflops"] = rounded(c.cost.flop / m.us.median / 1e3, 2);
+  j["gbps"] = rounded(c.cost.bytes / m.us.median / 1e3, 2);
+  if (c.cost.tokens > 0) j["tokens_per_s"] = rounded(c.cost.tokens / m.us.median * 1e6, 1);
+  if (m.roof.rate > 0) {
+    j["roof"] = m.roof.name;
+    j["percent_of_roof"] = rounded(m.percent, 1);
+  }
+  j["kept"] = m.kept;
+  j["samples"] = m.taken;
+  return j;
+}
+
+std::string line_of(const Case& c, const Measured& m) {
+  std::string s = fmt::format("{:<21} {:<15} {:<4} {:<18} {:>11.1f} us ({:.1f} to {:.1f})", c.name,
+                              c.shape, name_of(c.dtype), c.pass + (m.cold ? " cold" : ""),
+                              m.us.median, m.us.min, m.us.max);
+  if (c.cost.flop > 0) s += fmt::format("  {:.1f} GFLOP/s", c.cost.flop / m.us.median / 1e3);
+  s += fmt::format("  {:.2f} GB/s", c.cost.bytes / m.us.median / 1e3);
+  if (c.cost.tokens > 0) s += fmt::format("  {:.1f} tokens/s", c.cost.tokens / m.us.median * 1e6);
+  if (m.roof.rate > 0) s += fmt::format("  {:.0f} % of {}", m.percent, m.roof.name);
+  if (m.kept < 3) s += "  (noisy)";
+  return s;
+}
+
+}  // namespace
+
+int bench_kernels(const BenchArgs& args) {
+  const Cases cases = gather_cases(args);
+  require(args.reps >= 1, "--reps: wants at least 1, got ", args.reps);
+  require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
+  const int threads = bench_threads(args.threads);
+  Gate gate(threads, args.gate);
+  Json json = Json::object();
+  json["what"] = "olm_bench";
+  json["version"] = version();
+  json["threads"] = threads;
+  json["isa"] = instruction_set();
+  for (const auto& [name, value] : machine_facts()) json["machine"][name] = value;
+  Roofs roofs;
+  if (!args.no_roofs) {
+    roofs = measure_roofs(threads, gate, {.least = std::min<int64_t>(args.reps, 7)});
+    json["roofs"] = roofs.json();
+    put_text(args.json, roofs.text());
+  }
+  json["cases"] = Json::array();
+  for (const Case& c : cases) {
+    const Measured m = measure(c, args, roofs, gate);
+    put_text(args.json, line_of(c, m));
+    json["cases"].push_back(json_of(c, m, threads));
+  }
+  put_json(args.json, json);
+  return 0;
+}
+
+}  // namespace olm::tools
