@@ -1,7 +1,10 @@
-// GEMM on CBLAS. A result is cut into a few large panels that depend on its shape alone: the longer
-// of m and n is divided into even, 16-aligned parts, the depth stays whole. Each panel is one
-// single-threaded library call, so results do not depend on the number of threads. bf16 and f16
-// operands are widened to f32 first: the operand that all panels share once, the other by panel.
+// GEMM. Where the CPU has 512-bit vectors or tiles, f32 and bf16 products run on our own kernels
+// (gemm_tiles.h): the matrix library chooses its kernels by CPU model, and takes ones of half the
+// width on models it does not know. Elsewhere, and for f64 and thin products, CBLAS: a result is
+// cut into a few large panels that depend on its shape alone: the longer of m and n is divided into
+// even, 16-aligned parts, the depth stays whole. Each panel is one single-threaded library call, so
+// results do not depend on the number of threads. bf16 and f16 operands are widened to f32 first:
+// the operand that all panels share once, the other by panel.
 #include <cblas.h>
 #include <omp.h>
 
@@ -13,11 +16,14 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/gemm_internal.h>
+#include <olm/kernels/cpu/gemm_tiles.h>
 
 namespace olm::kernels {
 namespace {
 
-using gemm_internal::Finish;
+using gemm_internal::advance;
+using gemm_internal::Matrix;
+using gemm_internal::Product;
 
 /// The calling thread's OpenMP width is 1 while this lives: the library's threads stay out. A
 /// library of another threading variant is entered by one thread at a time.
@@ -41,36 +47,6 @@ class OneThread {
   }
   int previous_;
   std::unique_lock<std::mutex> lock_;
-};
-
-const char* advance(const void* p, int64_t elements, DType t) {
-  return static_cast<const char*>(p) + elements * int64_t(size_of(t));
-}
-char* advance(void* p, int64_t elements, DType t) {
-  return static_cast<char*>(p) + elements * int64_t(size_of(t));
-}
-
-/// An operand as stored: rows of `ld` elements.
-struct Matrix {
-  const void* data = nullptr;
-  DType dtype = f32;
-  int64_t ld = 0;
-  bool transposed = false;
-
-  /// Rows [row, …) and columns [col, …) of op(this).
-  Matrix at(int64_t row, int64_t col) const {
-    Matrix m = *this;
-    m.data = advance(data, transposed ? col * ld + row : row * ld + col, dtype);
-    return m;
-  }
-};
-
-/// One product of the batch, or one panel of it.
-struct Product {
-  Matrix a, b;
-  int64_t m = 0, n = 0, k = 0, ldc = 0;
-  double alpha = 1;
-  Finish out;
 };
 
 // ---- library calls ------------------------------------------------------------------------------
@@ -149,14 +125,13 @@ void run_panel(Product p, const Stream& stream) {
     p.b = widened(p.b, p.k, p.n, memory.get() + a_size);
   }
   A* c = in_place ? out<A>(p.out.c) : memory.get() + a_size + b_size;
-  const int64_t ldc = in_place ? p.ldc : p.n;
+  const int64_t ldc = in_place ? p.out.ldc : p.n;
   multiply(p, c, ldc, in_place && p.out.accumulate);
   if (!finish) return;
   p.out.source = c;
   p.out.source_ld = ldc;
   p.out.rows = p.m;
   p.out.cols = p.n;
-  p.out.ldc = p.ldc;
   if (in_place) p.out.accumulate = false;
   gemm_internal::finish(p.out);
 }
@@ -192,12 +167,7 @@ Product panel_of(const Product& p, const Cut& cut, int64_t index) {
     part.n = std::min(cut.size, p.n - begin);
     part.b = p.b.at(0, begin);
   }
-  const int64_t offset = cut.rows ? begin * p.ldc : begin;
-  part.out.c = advance(p.out.c, offset, p.out.dtype);
-  if (p.out.preactivation)
-    part.out.preactivation = advance(p.out.preactivation, offset, p.out.dtype);
-  if (p.out.residual) part.out.residual = advance(p.out.residual, offset, p.out.dtype);
-  if (p.out.bias && !cut.rows) part.out.bias = advance(p.out.bias, begin, acc_dtype(p.out.dtype));
+  part.out = cut.rows ? p.out.at(begin, 0) : p.out.at(0, begin);
   return part;
 }
 
@@ -239,7 +209,7 @@ Product member(const Gemm& g, int64_t i, const void* bias) {
   p.n = g.n;
   p.k = g.k_offsets ? g.k_offsets[i + 1] - k0 : g.k;
   p.alpha = g.alpha;
-  p.ldc = g.ldc ? g.ldc : g.n;
+  const int64_t ldc = g.ldc ? g.ldc : g.n;
   const int64_t lda = g.lda ? g.lda : g.transpose_a ? g.m : g.k;
   const int64_t ldb = g.ldb ? g.ldb : g.transpose_b ? g.k : g.n;
   p.a =
@@ -249,8 +219,7 @@ Product member(const Gemm& g, int64_t i, const void* bias) {
       Matrix{member_pointer(g.b, g.b_list, i, g.b_stride, g.b_dtype), g.b_dtype, ldb, g.transpose_b}
           .at(k0, 0);
   const auto placed = [&](auto pointer) {
-    return pointer == nullptr ? pointer
-                              : decltype(pointer)(advance(pointer, m0 * p.ldc, g.c_dtype));
+    return pointer == nullptr ? pointer : decltype(pointer)(advance(pointer, m0 * ldc, g.c_dtype));
   };
   p.out = {.dtype = g.c_dtype,
            .c = placed(member_pointer(g.c, g.c_list, i, g.c_stride, g.c_dtype)),
@@ -259,6 +228,7 @@ Product member(const Gemm& g, int64_t i, const void* bias) {
            .residual =
                placed(member_pointer<const void*>(g.residual, nullptr, i, g.c_stride, g.c_dtype)),
            .bias = bias ? advance(bias, g.bias_list ? i * g.n : 0, acc_dtype(g.c_dtype)) : nullptr,
+           .ldc = ldc,
            .activation = g.activation,
            .accumulate = g.accumulate};
   return p;
@@ -274,6 +244,13 @@ void check(const Gemm& g) {
           g.n, " x ", g.k, " do not fit the matrix library's integers");
   require(!g.c_list || (!g.preactivation && !g.residual),
           "gemm: a pointer list of results goes without preactivation and residual");
+}
+
+/// Runs the product on packed tiles and returns true, where this CPU has a unit for them.
+bool run_tiles(const Product& p, const Stream& stream) {
+  const gemm_tiles::Unit* unit = gemm_tiles::unit_for(p);
+  if (unit) gemm_tiles::multiply(*unit, p, stream);
+  return unit != nullptr;
 }
 
 /// Biases of the batch in the type of the sums, one after another.
@@ -305,14 +282,17 @@ void run_all(const Gemm& g) {
   if (g.batch > 1 && work < 5e7) {  // small members: whole ones side by side
     const int64_t grain = std::max<int64_t>(1, int64_t(1e6 / std::max(work, 1.0)));
     parallel_for(g.batch, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) run_panel<A>(member(g, i, bias), g.stream);
+      for (int64_t i = begin; i < end; ++i) {
+        const Product p = member(g, i, bias);
+        if (!run_tiles(p, g.stream)) run_panel<A>(p, g.stream);
+      }
     });
     return;
   }
   parallel_for(g.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Product p = member(g, i, bias);
-      run_cut<A>(p, cut_of(p.m, p.n, p.k), g.stream);
+      if (!run_tiles(p, g.stream)) run_cut<A>(p, cut_of(p.m, p.n, p.k), g.stream);
     }
   });
 }

@@ -1,0 +1,158 @@
+// The units that multiply packed tiles, and which of them this CPU has, by its feature bits.
+#include <cpuid.h>
+#include <hwy/targets.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include <olm/kernels/cpu/gemm_amx-inl.h>
+
+namespace olm::kernels::gemm_tiles {
+namespace {
+
+// ---- 512-bit vectors ----------------------------------------------------------------------------
+#define OLM_F32 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
+#define OLM_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+
+/// sum + the products of the words of a and b.
+struct MultiplyF32 {
+  OLM_F32 static __m512 add(__m512 sum, __m512i a, __m512i b) {
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
+  }
+};
+struct MultiplyBf16 {
+  OLM_BF16 static __m512 add(__m512 sum, __m512i a, __m512i b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+  }
+};
+
+/// Eight rows by 32 columns in registers: per word of the depth two vectors of B, and each of A's
+/// words broadcast against both.
+template <class Multiply>
+OLM_BF16 inline void vector_rows(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc,
+                                 bool add) {
+  __m512 sum[8][2];
+  for (int r = 0; r < 8; ++r)
+    for (int h = 0; h < 2; ++h)
+      sum[r][h] = add ? _mm512_loadu_ps(c + r * ldc + 16 * h) : _mm512_setzero_ps();
+  for (int64_t q = 0; q < steps; ++q, a += kStepSize, b += kStepSize)
+    for (int p = 0; p < 16; ++p) {
+      const __m512i b0 = _mm512_load_si512(b + 16 * p);
+      const __m512i b1 = _mm512_load_si512(b + kTile + 16 * p);
+#pragma GCC unroll 8
+      for (int r = 0; r < 8; ++r) {
+        const __m512i both = _mm512_set1_epi32(int(a[16 * r + p]));
+        sum[r][0] = Multiply::add(sum[r][0], both, b0);
+        sum[r][1] = Multiply::add(sum[r][1], both, b1);
+      }
+    }
+  for (int r = 0; r < 8; ++r)
+    for (int h = 0; h < 2; ++h) _mm512_storeu_ps(c + r * ldc + 16 * h, sum[r][h]);
+}
+
+template <class Multiply>
+void vector_block(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
+                  bool add) {
+  for (int64_t r = 0; r < rows; r += 8)
+    vector_rows<Multiply>(a + r / 16 * kTile + r % 16 * 16, b, steps, c + r * ldc, ldc, add);
+}
+
+constexpr Unit kF32{.name = "avx512 f32",
+                    .packed = f32,
+                    .depth = 256,
+                    .inner = 512,
+                    .block = vector_block<MultiplyF32>};
+constexpr Unit kDot{.name = "avx512 bf16",
+                    .packed = bf16,
+                    .depth = 512,
+                    .inner = 512,
+                    .block = vector_block<MultiplyBf16>};
+
+// ---- AMX ----------------------------------------------------------------------------------------
+/// The instructions on tile registers 0 to 7. (The compiler's intrinsics want literal numbers.)
+struct CpuTiles {
+  template <int t>
+  static void zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(t));
+  }
+  template <int t>
+  static void load(const void* p, int64_t stride) {
+    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(p), "r"(stride), "i"(t) : "memory");
+  }
+  template <int t>
+  static void store(void* p, int64_t stride) {
+    asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(p), "r"(stride), "i"(t) : "memory");
+  }
+  template <int sum, int a, int b>
+  static void multiply() {
+    asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sum), "i"(a), "i"(b));
+  }
+};
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+void enter_tiles() {
+  TileConfig config;
+  std::fill_n(config.row_bytes, 8, uint16_t(64));
+  std::fill_n(config.rows, 8, uint8_t(16));
+  asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
+}
+void leave_tiles() { asm volatile("tilerelease"); }
+
+void tile_block(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
+                bool add) {
+  amx_block<CpuTiles>(a, b, steps, c, ldc, add);
+}
+
+constexpr Unit kAmx{.name = "amx bf16",
+                    .packed = bf16,
+                    .depth = 512,
+                    .inner = 1024,
+                    .enter = enter_tiles,
+                    .leave = leave_tiles,
+                    .block = tile_block};
+
+// ---- choice -------------------------------------------------------------------------------------
+struct Features {
+  bool dot = false, amx = false;
+};
+
+/// Linux gives the use of tiles to processes that ask (arch_prctl, ARCH_REQ_XCOMP_PERM of
+/// TILEDATA).
+bool tiles_permitted() {
+  constexpr long kRequest = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
+Features detect() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  Features f;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return f;
+  f.dot = (a >> 5) & 1;
+  __get_cpuid_count(7, 0, &a, &b, &c, &d);
+  f.amx = f.dot && ((d >> 22) & 1) && ((d >> 24) & 1) && tiles_permitted();
+  return f;
+}
+
+}  // namespace
+
+const Unit* unit_for(const gemm_internal::Product& p) {
+  const DType a = p.a.dtype, b = p.b.dtype;
+  const auto fits = [](DType t) { return t == bf16 || t == f32; };
+  if (!fits(a) || !fits(b) || std::min(p.m, p.n) < 8) return nullptr;
+  if (double(p.m) * double(p.n) * double(p.k) < 65536) return nullptr;
+  // The vector library's choice says whether the system saves 512-bit registers, and can be
+  // lowered.
+  if (!(hwy::SupportedTargets() & HWY_AVX3)) return nullptr;
+  if (a == f32 && b == f32) return &kF32;
+  static const Features features = detect();
+  return features.amx ? &kAmx : features.dot ? &kDot : nullptr;
+}
+
+}  // namespace olm::kernels::gemm_tiles

@@ -1,0 +1,228 @@
+// Products on packed tiles: every unit this CPU has, and the AMX product over emulated tiles.
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <olm/kernels/cpu/gemm_amx-inl.h>
+
+using namespace olm;
+using namespace olm::kernels;
+using namespace olm::kernels::gemm_tiles;
+using gemm_internal::Product;
+
+namespace {
+
+/// What the tile instructions do, in plain loops.
+struct EmulatedTiles {
+  static inline thread_local Word tile[8][kTile];
+  template <int t>
+  static void zero() {
+    std::memset(tile[t], 0, sizeof tile[t]);
+  }
+  template <int t>
+  static void load(const void* p, int64_t stride) {
+    for (int64_t r = 0; r < 16; ++r)
+      std::memcpy(tile[t] + 16 * r, static_cast<const char*>(p) + r * stride, 64);
+  }
+  template <int t>
+  static void store(void* p, int64_t stride) {
+    for (int64_t r = 0; r < 16; ++r)
+      std::memcpy(static_cast<char*>(p) + r * stride, tile[t] + 16 * r, 64);
+  }
+  static float half(Word w, int which) {
+    const Word bits = which ? w & 0xffff0000u : w << 16;
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+  }
+  template <int sum, int a, int b>
+  static void multiply() {
+    for (int r = 0; r < 16; ++r)
+      for (int c = 0; c < 16; ++c) {
+        float s;
+        std::memcpy(&s, &tile[sum][16 * r + c], sizeof s);
+        for (int p = 0; p < 16; ++p)
+          for (const int which : {0, 1})
+            s += half(tile[a][16 * r + p], which) * half(tile[b][16 * p + c], which);
+        std::memcpy(&tile[sum][16 * r + c], &s, sizeof s);
+      }
+  }
+};
+
+std::atomic<int> entered = 0;
+const Unit kEmulated{
+    .name = "emulated amx",
+    .packed = bf16,
+    .depth = 64,
+    .inner = 128,
+    .enter = [] { ++entered; },
+    .leave = [] { --entered; },
+    .block = [](const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
+                bool add) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add); }};
+
+/// A matrix of random values that its dtype holds, and the same in f64.
+struct Values {
+  Values(DType t, int64_t n, unsigned seed) : dtype(t), exact(size_t(n)) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    for (double& v : exact) {
+      const float f = normal(random);
+      narrow.push_back(bfloat16_t(f));
+      wide.push_back(t == bf16 ? float(narrow.back()) : f);
+      v = wide.back();
+    }
+  }
+  void* data() { return dtype == bf16 ? static_cast<void*>(narrow.data()) : wide.data(); }
+  double at(size_t i) const { return dtype == bf16 ? double(float(narrow[i])) : double(wide[i]); }
+  DType dtype;
+  std::vector<double> exact;
+  std::vector<bfloat16_t> narrow;
+  std::vector<float> wide;
+};
+
+struct Case {
+  int64_t m = 0, n = 0, k = 0;
+  bool ta = false, tb = false;
+  DType a = bf16, b = bf16, c = f32;
+  double alpha = 1;
+  bool accumulate = false, bias = false;
+};
+
+void check(const Unit& unit, const Case& t) {
+  CAPTURE(std::string(unit.name));
+  CAPTURE(t.m);
+  CAPTURE(t.n);
+  CAPTURE(t.k);
+  CAPTURE(t.ta);
+  CAPTURE(t.tb);
+  CAPTURE(t.accumulate);
+  const int64_t lda = (t.ta ? t.m : t.k) + 3, ldb = (t.tb ? t.k : t.n) + 1, ldc = t.n + 2;
+  Values a(t.a, (t.ta ? t.k : t.m) * lda, 1), b(t.b, (t.tb ? t.n : t.k) * ldb, 2);
+  Values c(t.c, t.m * ldc, 3), bias(f32, t.n, 4);
+  Product p{.a = {a.data(), t.a, lda, t.ta}, .b = {b.data(), t.b, ldb, t.tb}};
+  p.m = t.m;
+  p.n = t.n;
+  p.k = t.k;
+  p.alpha = t.alpha;
+  p.out = {.dtype = t.c,
+           .c = c.data(),
+           .bias = t.bias ? bias.data() : nullptr,
+           .ldc = ldc,
+           .accumulate = t.accumulate};
+  multiply(unit, p, {});
+  // Rounding an f32 operand to the bf16 of the tiles, of the sums (a chain of k: a walk whose steps
+  // grow as the sum does), and of the result.
+  const bool rounded = unit.packed == bf16 && (t.a == f32 || t.b == f32);
+  const double tolerance = (rounded ? 0x1p-7 : 0) + (4 + std::sqrt(double(t.k))) * 0x1p-23 +
+                           (t.c == bf16 ? 2 * 0x1p-8 : 0);
+  double worst = 0;
+  const int64_t row_step = t.m > 200 ? 37 : 1, column_step = t.n > 200 ? 41 : 1;
+  for (int64_t i = 0; i < t.m; i += row_step)
+    for (int64_t j = 0; j < t.n; j += column_step) {
+      double sum = 0;
+      for (int64_t l = 0; l < t.k; ++l)
+        sum += a.exact[size_t(t.ta ? l * lda + i : i * lda + l)] *
+               b.exact[size_t(t.tb ? j * ldb + l : l * ldb + j)];
+      const size_t at = size_t(i * ldc + j);
+      const double want =
+          t.alpha * sum + (t.bias ? bias.exact[size_t(j)] : 0) + (t.accumulate ? c.exact[at] : 0);
+      worst = std::max(worst,
+                       std::fabs(c.at(at) - want) / (1 + std::sqrt(double(t.k)) + std::fabs(want)));
+    }
+  CHECK(worst < tolerance);
+  for (int64_t i = 0; i < t.m; ++i)  // between the rows nothing is written
+    for (int64_t j = t.n; j < ldc; ++j)
+      REQUIRE(c.at(size_t(i * ldc + j)) == c.exact[size_t(i * ldc + j)]);
+}
+
+/// The units there are here for these dtypes.
+std::vector<const Unit*> units(DType a, DType b) {
+  Product p{.a = {nullptr, a, 64, false}, .b = {nullptr, b, 64, false}};
+  p.m = p.n = p.k = 64;
+  std::vector<const Unit*> found;
+  if (const Unit* unit = unit_for(p)) {
+    found.push_back(unit);
+    if (unit->packed == bf16) found.push_back(&kEmulated);
+  }
+  return found;
+}
+
+constexpr DType kPairs[][2] = {{f32, f32}, {bf16, bf16}, {bf16, f32}, {f32, bf16}};
+
+}  // namespace
+
+TEST_SUITE("kernels/gemm_tiles") {
+  TEST_CASE("odd sizes, layouts and dtypes, with rows or columns as the longer side") {
+    const int64_t sizes[][3] = {{8, 8, 1},    {33, 31, 65},  {31, 33, 64},
+                                {97, 40, 30}, {40, 97, 129}, {64, 96, 32}};
+    for (const auto& d : kPairs)
+      for (const Unit* unit : units(d[0], d[1]))
+        for (const auto& s : sizes)
+          for (int bits = 0; bits < 8; ++bits)
+            check(*unit, {.m = s[0],
+                          .n = s[1],
+                          .k = s[2],
+                          .ta = (bits & 1) != 0,
+                          .tb = (bits & 2) != 0,
+                          .a = d[0],
+                          .b = d[1],
+                          .accumulate = (bits & 4) != 0});
+  }
+
+  TEST_CASE("several passes along the depth, with and without memory for the sums") {
+    for (const auto& d : kPairs)
+      for (const Unit* unit : units(d[0], d[1]))
+        for (const DType c : {f32, bf16})
+          for (const bool longer : {false, true})
+            for (const double alpha : {1.0, 0.5})
+              check(*unit, {.m = longer ? 300 : 70,
+                            .n = longer ? 70 : 300,
+                            .k = 1111,
+                            .tb = true,
+                            .a = d[0],
+                            .b = d[1],
+                            .c = c,
+                            .alpha = alpha,
+                            .accumulate = true,
+                            .bias = c == bf16});
+  }
+
+  TEST_CASE("more tasks and panels than one") {
+    for (const auto& d : kPairs)
+      for (const Unit* unit : units(d[0], d[1])) {
+        if (unit == &kEmulated) continue;  // slow, and the same driver
+        check(*unit, {.m = 2100, .n = 700, .k = 20, .a = d[0], .b = d[1], .bias = true});
+        check(*unit, {.m = 700, .n = 2100, .k = 20, .a = d[0], .b = d[1], .bias = true});
+        check(*unit, {.m = 8300, .n = 8230, .k = 8, .ta = true, .a = d[0], .b = d[1]});
+      }
+  }
+
+  TEST_CASE("every task of a unit that must be entered is entered and left") {
+    if (units(bf16, bf16).empty()) return;
+    check(kEmulated, {.m = 100, .n = 300, .k = 64});
+    CHECK(entered == 0);
+  }
+
+  TEST_CASE("values that are not finite stay in their rows and columns") {
+    for (const auto& d : kPairs)
+      for (const Unit* unit : units(d[0], d[1])) {
+        Values a(d[0], 40 * 50, 1), b(d[1], 50 * 45, 2), c(f32, 40 * 45, 3);
+        a.narrow[7 * 50 + 3] = bfloat16_t(a.wide[7 * 50 + 3] = INFINITY);
+        b.narrow[9 * 45 + 44] = bfloat16_t(b.wide[9 * 45 + 44] = NAN);
+        Product p{.a = {a.data(), d[0], 50, false}, .b = {b.data(), d[1], 45, false}};
+        p.m = 40;
+        p.n = 45;
+        p.k = 50;
+        p.out = {.c = c.data(), .ldc = 45};
+        multiply(*unit, p, {});
+        for (int64_t i = 0; i < 40; ++i)
+          for (int64_t j = 0; j < 45; ++j)
+            REQUIRE(std::isfinite(c.wide[size_t(i * 45 + j)]) == (i != 7 && j != 44));
+      }
+  }
+}
