@@ -45,6 +45,7 @@ struct Result {
 struct RunOptions {
   rlim_t file_limit = RLIM_INFINITY;  ///< largest file the program may write
   std::string input = {};
+  std::string program = OLM_PROGRAM;
   /// Called with the process every few milliseconds while it runs.
   std::function<void(pid_t)> watch = {};
 };
@@ -66,10 +67,10 @@ inline Result run_program(const Args& args, const RunOptions& options = {}) {
       const rlimit limit{options.file_limit, options.file_limit};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
-    std::vector<char*> argv{const_cast<char*>(OLM_PROGRAM)};
+    std::vector<char*> argv{const_cast<char*>(options.program.c_str())};
     for (const std::string& a : args) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);
-    ::execv(OLM_PROGRAM, argv.data());
+    ::execv(argv[0], argv.data());
     ::_exit(127);
   }
   int status = 0;

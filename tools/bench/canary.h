@@ -17,6 +17,9 @@ double run_pinned(int threads, const std::function<void(int)>& body);
 /// `iterations` times ten of them on each thread.
 double fma_gflops(int threads, int64_t iterations);
 
+/// One canary, in GFLOP/s, for programs that load this file as a library.
+extern "C" double olm_canary_gflops(int threads);
+
 /// Says which samples count: those whose canaries before and after reached `limit`, which up to 1
 /// is a fraction of the best canary of this run, above that GFLOP/s; 0 keeps all.
 class Gate {
