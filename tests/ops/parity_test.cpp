@@ -112,7 +112,7 @@ ParityTable reductions() {
        [=](auto& in) {
          return sum(in[0], {0, 2}, keep);
        }},
-      {"mean_all", {.length = 105}, [](auto& in) { return mean(in[0]); }},
+      {"mean_all", {.length = 105, .cancelling = 1}, [](auto& in) { return mean(in[0]); }},
       {"mean_dims",
        {.length = 15},
        [](auto& in) {
