@@ -24,6 +24,13 @@ float rounded_to_odd(double v) {
   return std::bit_cast<float>(bits | 1u);
 }
 
+/// v, or beyond 2^53 a neighbour that f64 holds, odd in its last place of 2^11.
+double rounded_to_odd(int64_t v) {
+  constexpr int64_t kExact = int64_t(1) << 53;
+  if (v >= -kExact && v <= kExact) return double(v);
+  return double(((v >> 11) | int64_t((v & 2047) != 0)) * 2048);
+}
+
 template <class To, class From>
 To convert(From v) {
   if constexpr (std::is_same_v<To, From>) {
@@ -38,6 +45,8 @@ To convert(From v) {
       return static_cast<To>(v);
     else if constexpr (std::is_same_v<From, float>)
       return To(v);
+    else if constexpr (std::is_same_v<From, int64_t>)
+      return To(rounded_to_odd(rounded_to_odd(v)));
     else
       return To(rounded_to_odd(static_cast<double>(v)));
   } else {

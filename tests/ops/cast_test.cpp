@@ -43,6 +43,14 @@ TEST_SUITE("ops/cast") {
     CHECK(contiguous(raw::transpose(x, 0, 1)).is_contiguous());
   }
 
+  TEST_CASE("whole numbers beyond 2^53 are rounded once") {
+    const int64_t tie = (int64_t(1) << 62) + (int64_t(1) << 54);
+    const Tensor x = from_host<int64_t>({tie + 1, -tie - 1, tie, tie - 1, 1 - tie, INT64_MIN}, {6});
+    const float low = 0x1p62f, high = 0x1p62f + 0x1p55f;
+    CHECK(to_host<float>(cast(x, bf16)) ==
+          std::vector<float>{high, -high, low, low, -low, -0x1p63f});
+  }
+
   TEST_CASE("integers leave the graph") {
     const Tensor x = from_host<float>({1.7f, -1.7f, 0}, {3});
     set_requires_grad(x);
