@@ -63,9 +63,12 @@ OLM_API void set_grad(const Tensor& leaf, Tensor gradient);
 OLM_API void zero_grad(const Tensor& leaf);
 /// The same values outside the graph.
 OLM_API Tensor detach(const Tensor& t);
-/// Calls fn(gradient) whenever a backward has delivered the last contribution to `leaf`.
+/// Calls fn(gradient) whenever a backward has delivered the last contribution to `leaf`, in the
+/// order in which functions were given. They stay for as long as the leaf does: none can be taken
+/// away, so one that is to end must ignore later calls.
 OLM_API void on_grad(const Tensor& leaf, std::function<void(const Tensor& gradient)> fn);
 
+/// Where backward starts, and what it leaves behind.
 struct BackwardOptions {
   Tensor gradient = {};       ///< of the result with respect to y; 1 if y is a scalar
   bool retain_graph = false;  ///< keep what backward saved, so that it can run again

@@ -7,6 +7,7 @@ namespace olm {
 /// or all of them.
 enum class Reduction : uint8_t { mean, sum, none };
 
+/// Which targets count, and what is added to -log p of each.
 struct CrossEntropyOptions {
   int64_t ignore_index = -100;  ///< targets of this value have loss 0 and gradient 0
   double label_smoothing = 0;   ///< share of the target's weight given to all classes alike

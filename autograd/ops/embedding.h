@@ -5,6 +5,7 @@
 
 namespace olm {
 
+/// What embedding makes of the rows.
 struct EmbeddingOptions {
   std::optional<DType> dtype = {};  ///< of the result; the table's own if not given
 };

@@ -3,6 +3,7 @@
 
 namespace olm {
 
+/// How logits are made, and what is made of them.
 struct LinearCrossEntropyOptions {
   Tensor bias = {};    ///< [V] or undefined
   double softcap = 0;  ///< logits become softcap · tanh(logits / softcap); 0: as they are

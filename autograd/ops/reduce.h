@@ -3,9 +3,11 @@
 
 namespace olm {
 
+/// The shape of what a reduction leaves.
 struct ReduceOptions {
   bool keepdim = false;  ///< reduced dimensions stay, with size 1
 };
+/// The divisor of a variance, and the shape.
 struct VarOptions {
   double correction =
       1;  ///< taken from the count in the divisor: 1 for a sample, 0 for all there is

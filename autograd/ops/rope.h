@@ -20,7 +20,9 @@ struct RopeOptions {
 /// Rotary position embedding: turns the pairs (2i, 2i+1) of each head's first r dimensions by the
 /// angle of the token's position and passes the others on; r/2 is the width of the tables:
 ///   y[2i] = x[2i] · cos - x[2i+1] · sin      y[2i+1] = x[2i] · sin + x[2i+1] · cos
-/// Computed in f32 (f64 for f64). x: [B,T,H,Dh]. Throws where r > Dh or a position is outside the
+/// Computed in f32 (f64 for f64). x: [B,T,H,Dh]. Throws where x is not of rank 4 and a float dtype;
+/// tables are not two of one shape [.., r/2] with r <= Dh, in f32 or acc_dtype(x), on x's device,
+/// or require a gradient; positions are not [B,T] of i32 or i64; or a position is outside the
 /// tables. Su et al. 2021, arXiv:2104.09864.
 OLM_API Tensor rope(const Tensor& x, const RopeTables& tables, const RopeOptions& options = {});
 
