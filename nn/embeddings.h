@@ -10,7 +10,7 @@
 
 namespace olm::nn {
 
-struct EmbeddingOptions {
+struct EmbeddingLayerOptions {
   int64_t vocab_size = 0, embedding_dim = 0;
   void fields(auto& v) {
     v("vocab_size", vocab_size);
@@ -22,9 +22,9 @@ struct EmbeddingOptions {
 ///   x: ids [B,T] of i32 or i64    y: [B,T,D]
 /// Key: embedding.weight [V,D], starting normal with deviation 1. Throws where an id is outside
 /// [0, V).
-class OLM_API EmbeddingModule final : public Layer<EmbeddingOptions> {
+class OLM_API EmbeddingModule final : public Layer<EmbeddingLayerOptions> {
  public:
-  explicit EmbeddingModule(EmbeddingOptions o);
+  explicit EmbeddingModule(EmbeddingLayerOptions o);
   Tensor forward(const Tensor& x, Context& ctx) override;
   std::string type_name() const override { return "Embedding"; }
   Parameter weight;
@@ -88,8 +88,9 @@ class OLM_API SinusoidalPositionalEmbeddingModule final
 OLM_API Ref<SinusoidalPositionalEmbeddingModule> SinusoidalPositionalEmbedding(
     int64_t embed_dim, SinusoidalPositionalEmbeddingOptions options = {});
 
-/// Angles of RoPE: position p turns pair j by p · base^(-2j/dim). Sets of equal dim and base share
-/// one table per device, which grows with the positions asked for. Safe for threads.
+/// Angles of RoPE: position p turns pair j by p · base^(-2j/dim). Each set holds one table per
+/// device and dtype, which grows with the positions asked for: for T of them as many numbers as one
+/// head has in a sequence of T tokens. Copies share their tables. Safe for threads.
 class OLM_API RotaryAngles {
  public:
   RotaryAngles(int64_t dim, double base, int64_t max_seq_len);
@@ -102,8 +103,8 @@ class OLM_API RotaryAngles {
   int64_t max_seq_len() const { return max_seq_len_; }
 
  private:
-  struct Shared;
-  std::shared_ptr<Shared> shared_;
+  struct Made;
+  std::shared_ptr<Made> made_;
   int64_t max_seq_len_;
 };
 

@@ -7,7 +7,7 @@
 
 namespace olm::nn {
 
-struct LinearOptions {
+struct LinearLayerOptions {
   int64_t in_features = 0, out_features = 0;
   bool bias = true;
   void fields(auto& v) {
@@ -21,9 +21,9 @@ struct LinearOptions {
 ///   x: [..., in_features]    y: [..., out_features], x's dtype
 /// Keys: weight [out, in], bias [out]; both start uniform within 1/sqrt(in). Throws where x's last
 /// size is another.
-class OLM_API LinearModule final : public Layer<LinearOptions> {
+class OLM_API LinearModule final : public Layer<LinearLayerOptions> {
  public:
-  explicit LinearModule(LinearOptions o);
+  explicit LinearModule(LinearLayerOptions o);
   Tensor forward(const Tensor& x, Context&) override;
   std::string type_name() const override { return "Linear"; }
   /// The bias, or an undefined tensor.
@@ -32,7 +32,7 @@ class OLM_API LinearModule final : public Layer<LinearOptions> {
   std::optional<Parameter> bias;
 };
 OLM_API Ref<LinearModule> Linear(int64_t in_features, int64_t out_features,
-                                 LinearOptions options = {});
+                                 LinearLayerOptions options = {});
 
 struct DropoutOptions {
   double p = 0;

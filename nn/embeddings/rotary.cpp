@@ -1,23 +1,21 @@
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <mutex>
-#include <tuple>
+#include <vector>
 
 #include <olm/nn/embeddings.h>
 
 namespace olm::nn {
 
 /// The tables of one dim and base, by device and dtype.
-struct RotaryAngles::Shared {
+struct RotaryAngles::Made {
   int64_t dim = 0;
   double base = 0;
   std::mutex mutex;
-  std::vector<RopeTables> made;
+  std::vector<RopeTables> all;
 
   RopeTables compute(int64_t length, TensorOptions options) const;
   RopeTables get(int64_t length, int64_t limit, TensorOptions options);
-  static std::shared_ptr<Shared> find(int64_t dim, double base);
 };
 
 namespace {
@@ -41,7 +39,7 @@ RopeTables fill(int64_t length, int64_t pairs, double base, Device device) {
 }
 }  // namespace
 
-RopeTables RotaryAngles::Shared::compute(int64_t length, TensorOptions options) const {
+RopeTables RotaryAngles::Made::compute(int64_t length, TensorOptions options) const {
   const int64_t pairs = dim / 2;
   if (options.device.kind == DeviceKind::meta)
     return {.cos = empty({length, pairs}, options), .sin = empty({length, pairs}, options)};
@@ -49,36 +47,21 @@ RopeTables RotaryAngles::Shared::compute(int64_t length, TensorOptions options) 
                               : fill<float>(length, pairs, base, options.device);
 }
 
-RopeTables RotaryAngles::Shared::get(int64_t length, int64_t limit, TensorOptions options) {
+RopeTables RotaryAngles::Made::get(int64_t length, int64_t limit, TensorOptions options) {
   std::lock_guard lock(mutex);
   const auto fits = [&](const RopeTables& t) {
     return t.cos.device() == options.device && t.cos.dtype() == options.dtype;
   };
-  const auto found = std::find_if(made.begin(), made.end(), fits);
-  if (found != made.end() && found->cos.size(0) >= length) return *found;
+  const auto found = std::find_if(all.begin(), all.end(), fits);
+  if (found != all.end() && found->cos.size(0) >= length) return *found;
   int64_t rows = kShortest;
   while (rows < length) rows *= 2;
   const RopeTables tables = compute(std::max(length, std::min(rows, limit)), options);
-  if (found != made.end())
+  if (found != all.end())
     *found = tables;
   else
-    made.push_back(tables);
+    all.push_back(tables);
   return tables;
-}
-
-std::shared_ptr<RotaryAngles::Shared> RotaryAngles::Shared::find(int64_t dim, double base) {
-  static std::mutex mutex;
-  static std::map<std::pair<int64_t, double>, std::weak_ptr<Shared>> all;
-  std::lock_guard lock(mutex);
-  std::weak_ptr<Shared>& place = all[{dim, base}];
-  std::shared_ptr<Shared> shared = place.lock();
-  if (!shared) {
-    shared = std::make_shared<Shared>();
-    shared->dim = dim;
-    shared->base = base;
-    place = shared;
-  }
-  return shared;
 }
 
 RotaryAngles::RotaryAngles(int64_t dim, double base, int64_t max_seq_len)
@@ -86,13 +69,15 @@ RotaryAngles::RotaryAngles(int64_t dim, double base, int64_t max_seq_len)
   require(dim > 0 && dim % 2 == 0, "RoPE: wanted an even number of dimensions to turn, got ", dim);
   require(max_seq_len > 0, "RoPE: wanted max_seq_len above 0, got ", max_seq_len);
   require(base > 0, "RoPE: wanted a base above 0, got ", base);
-  shared_ = Shared::find(dim, base);
+  made_ = std::make_shared<Made>();
+  made_->dim = dim;
+  made_->base = base;
 }
 
 RopeTables RotaryAngles::tables(const char* layer, int64_t length, const Tensor& x) const {
   require(length <= max_seq_len_, layer, ": ", length, " tokens do not fit max_seq_len ",
           max_seq_len_);
-  return shared_->get(std::max<int64_t>(length, 1), max_seq_len_, acc_options(x));
+  return made_->get(std::max<int64_t>(length, 1), max_seq_len_, acc_options(x));
 }
 
 std::pair<RopeTables, RopeOptions> RotaryAngles::at(const char* layer, const Tensor& x,

@@ -3,7 +3,7 @@
 
 namespace olm::nn {
 
-EmbeddingModule::EmbeddingModule(EmbeddingOptions o)
+EmbeddingModule::EmbeddingModule(EmbeddingLayerOptions o)
     : Layer(o), weight(this, "embedding.weight", {o.vocab_size, o.embedding_dim}, init::normal(1)) {
   require(o.vocab_size > 0 && o.embedding_dim > 0,
           "Embedding: wanted sizes above 0, got vocab_size ", o.vocab_size, " and embedding_dim ",
@@ -16,7 +16,7 @@ Tensor EmbeddingModule::forward(const Tensor& x, Context& ctx) {
 
 Ref<EmbeddingModule> Embedding(int64_t vocab_size, int64_t embedding_dim) {
   return make<EmbeddingModule>(
-      EmbeddingOptions{.vocab_size = vocab_size, .embedding_dim = embedding_dim});
+      EmbeddingLayerOptions{.vocab_size = vocab_size, .embedding_dim = embedding_dim});
 }
 
 }  // namespace olm::nn

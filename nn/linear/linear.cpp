@@ -4,7 +4,7 @@
 
 namespace olm::nn {
 
-LinearModule::LinearModule(LinearOptions o)
+LinearModule::LinearModule(LinearLayerOptions o)
     : Layer(o),
       weight(this, "weight", {o.out_features, o.in_features}, init::fan_in(o.in_features)) {
   require(o.in_features > 0 && o.out_features > 0, "Linear: wanted sizes above 0, got in_features ",
@@ -16,7 +16,7 @@ Tensor LinearModule::forward(const Tensor& x, Context&) {
   return linear(x, weight, bias_or_none());
 }
 
-Ref<LinearModule> Linear(int64_t in_features, int64_t out_features, LinearOptions options) {
+Ref<LinearModule> Linear(int64_t in_features, int64_t out_features, LinearLayerOptions options) {
   options.in_features = in_features;
   options.out_features = out_features;
   return make<LinearModule>(options);
