@@ -91,7 +91,7 @@ void write_string(std::string& out, std::string_view text) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte >= 0x80) {
       const int length = decode_utf8(text, at).length;
-      length > 0 ? out.append(text, at, size_t(length)) : out.append("\\ufffd");
+      length > 0 ? out.append(text, at, size_t(length)) : out.append("\ufffd");
       at += length > 0 ? size_t(length) : 1;
       continue;
     }
