@@ -10,6 +10,7 @@ namespace olm::nn {
 
 struct GPT2Config {
   int64_t vocab_size = 50257, embed_dim = 768, num_layers = 12, num_heads = 12, max_seq_len = 1024;
+  std::optional<int64_t> hidden_dim = {};  ///< of the feed-forward layers; 4 · embed_dim if empty
   double dropout = 0.1;
   bool tie_weights = true;
   bool bias = true;        ///< of the linear layers
@@ -20,6 +21,7 @@ struct GPT2Config {
     v("num_layers", num_layers);
     v("num_heads", num_heads);
     v("max_seq_len", max_seq_len);
+    v("hidden_dim", hidden_dim);
     v("dropout", dropout);
     v("tie_weights", tie_weights);
     v("bias", bias);

@@ -18,7 +18,8 @@ Ref<BlockModule> GPT2Model(const GPT2Config& c) {
         })),
         Residual(Block({
             LayerNorm(c.embed_dim),
-            ClassicFFN(c.embed_dim, {.activation = c.gelu_tanh ? "gelu_tanh" : "gelu",
+            ClassicFFN(c.embed_dim, {.hidden_dim = c.hidden_dim,
+                                     .activation = c.gelu_tanh ? "gelu_tanh" : "gelu",
                                      .dropout = c.dropout,
                                      .bias = c.bias}),
         })),

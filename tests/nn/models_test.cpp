@@ -3,6 +3,9 @@
 #include <unistd.h>
 #include <filesystem>
 
+#include <olm/autograd/ops/embedding.h>
+#include <olm/autograd/ops/linear.h>
+#include <olm/engine/safetensors.h>
 #include <olm/nn/activations.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/model_io.h>
@@ -47,6 +50,44 @@ constexpr LlamaConfig tiny_llama(int64_t kv_heads, bool tie) {
 }  // namespace
 
 TEST_SUITE("nn/models") {
+  TEST_CASE("GPT-2 takes any width of its feed-forward layers") {
+    GPT2Config config{.vocab_size = 11, .embed_dim = 8, .num_layers = 1, .num_heads = 2};
+    const std::string key = "blocks.1.stack.0.blocks.1.block.blocks.1.up_proj.weight";
+    CHECK(GPT2Model(config)->parameter(key).shape() == Shape{32, 8});
+    config.hidden_dim = 20;
+    CHECK(GPT2Model(config)->parameter(key).shape() == Shape{20, 8});
+  }
+
+  TEST_CASE("what weights say about tied keys must hold in the model") {
+    const std::string path =
+        (std::filesystem::temp_directory_path() / ("olm-tied-" + std::to_string(::getpid())))
+            .string();
+    const auto model = Block({Linear(2, 2, {.bias = false}), Linear(2, 3, {.bias = false})});
+    init(*model, {.seed = 1});
+    const auto refuse = [&](const char* tied, const std::vector<std::string>& parts) {
+      write_safetensors(path, {{"blocks.0.weight", ones({2, 2})}}, {{"tied", tied}});
+      check_error([&] { load_weights(*model, path); }, parts);
+      std::filesystem::remove(path);
+    };
+    refuse("{", {path, "tied"});
+    refuse("[]", {path, "tied", "no object"});
+    refuse("{\"blocks.1.weight\": 3}", {path, "blocks.1.weight", "3", "not there"});
+    refuse("{\"blocks.1.weight\": \"none\"}", {path, "none", "not there"});
+    refuse("{\"blocks.1.weight\": \"blocks.0.weight\"}", {path, "different shapes"});
+    refuse("{\"none\": \"blocks.0.weight\"}", {path, "none"});
+  }
+
+  TEST_CASE("names of both namespaces can be used side by side") {
+    const LinearOptions of_the_op{.activation = Activation::relu};
+    const LinearLayerOptions of_the_layer{.bias = false};
+    const auto layer = Linear(2, 3, of_the_layer);
+    init(*layer);
+    CHECK(linear(ones({1, 2}), layer->weight.tensor(), {}, of_the_op).shape() == Shape{1, 3});
+    const EmbeddingOptions in_bf16{.dtype = bf16};
+    CHECK(embedding(arange(2), ones({2, 3}), in_bf16).dtype() == bf16);
+    CHECK(EmbeddingLayerOptions{.vocab_size = 2}.vocab_size == 2);
+  }
+
   TEST_CASE("values and gradients are OLM's") {
     check_layer_parity("GPT2Model", GPT2Model(kTinyGPT2));
     check_layer_parity("Llama2Model", Llama2Model(tiny_llama(4, true)));

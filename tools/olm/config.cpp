@@ -204,8 +204,6 @@ void check_model(const ModelConfig& m) {
   require(m.family != "llama" || (m.embed_dim / m.num_heads) % 2 == 0,
           "model.embed_dim: llama wants an even size per head, got ", m.embed_dim, " / ",
           m.num_heads);
-  require(m.family == "llama" || m.hidden_dim == 0 || m.hidden_dim == 4 * m.embed_dim,
-          "model.hidden_dim: family gpt2 has 4 * model.embed_dim, got ", m.hidden_dim);
   require(m.family == "llama" || kv == 0 || kv == m.num_heads,
           "model.num_kv_heads: family gpt2 has as many as model.num_heads, got ", kv);
 }

@@ -42,6 +42,7 @@ nn::Ref<nn::Module> make_model(const ModelConfig& c, int64_t vocab_size) {
                         .num_layers = c.num_layers,
                         .num_heads = c.num_heads,
                         .max_seq_len = c.max_seq_len,
+                        .hidden_dim = c.hidden_dim > 0 ? std::optional(c.hidden_dim) : std::nullopt,
                         .dropout = c.dropout,
                         .tie_weights = c.tie_weights,
                         .bias = c.bias});
