@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,12 +38,13 @@ class OLM_API TokenDataset {
   static TokenDataset from_ids(std::span<const int32_t> ids, int64_t vocab_size);
   /// Maps a shard that write_shard made. Throws FileError for anything else.
   static TokenDataset open_shard(const std::string& path);
-  /// The shard at `shard` if it was made from this text by this tokenizer; else encodes the text
-  /// and writes that shard.
-  static TokenDataset cached(const Corpus& corpus, const Tokenizer& tokenizer,
-                             const std::string& shard);
+  /// The shard at `path` if there is one, it is whole, and write_shard made it from this text and
+  /// this tokenizer: all its ids are read to see that.
+  static std::optional<TokenDataset> find_shard(const std::string& path, const Corpus& corpus,
+                                                const Tokenizer& tokenizer);
 
-  /// Writes the ids as a safetensors file of one tensor, "tokens", with the hashes in its metadata.
+  /// Writes the ids as a safetensors file of one tensor, "tokens", with their hash and those of
+  /// text and tokenizer in its metadata. The file appears whole or not at all.
   void write_shard(const std::string& path) const;
   int64_t size() const { return end_ - begin_; }
   int64_t vocab_size() const { return vocab_size_; }
@@ -57,7 +59,8 @@ class OLM_API TokenDataset {
   const std::string& tokenizer_hash() const { return tokenizer_hash_; }
 
  private:
-  void take(const std::vector<int32_t>& ids);
+  void take(std::vector<int32_t> ids);
+  std::string hash_of_ids() const;
   std::string name_ = "ids in memory", source_hash_, tokenizer_hash_;
   std::shared_ptr<const void> owner_;  // keeps ids_ alive
   const void* ids_ = nullptr;

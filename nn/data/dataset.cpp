@@ -21,8 +21,11 @@ std::vector<int32_t> encode(const Corpus& corpus, const Tokenizer& tokenizer) {
       ids.push_back(*tokenizer.eot_id());
     }
     try {
-      const std::vector<int32_t> more = tokenizer.encode(file->text());
-      ids.insert(ids.end(), more.begin(), more.end());
+      std::vector<int32_t> more = tokenizer.encode(file->text());
+      if (ids.empty())
+        ids = std::move(more);
+      else
+        ids.insert(ids.end(), more.begin(), more.end());
     } catch (const Error& e) {
       throw FileError(file->path(), ": ", e.what());
     }
@@ -60,7 +63,7 @@ TokenDataset TokenDataset::from_ids(std::span<const int32_t> ids, int64_t vocab_
   return dataset;
 }
 
-void TokenDataset::take(const std::vector<int32_t>& ids) {
+void TokenDataset::take(std::vector<int32_t> ids) {
   end_ = int64_t(ids.size());
   width_ = vocab_size_ <= 65536 ? 2 : 4;
   if (width_ == 2) {
@@ -68,9 +71,9 @@ void TokenDataset::take(const std::vector<int32_t>& ids) {
     ids_ = narrow->data();
     owner_ = std::move(narrow);
   } else {
-    auto copy = std::make_shared<std::vector<int32_t>>(ids);
-    ids_ = copy->data();
-    owner_ = std::move(copy);
+    auto own = std::make_shared<std::vector<int32_t>>(std::move(ids));
+    ids_ = own->data();
+    owner_ = std::move(own);
   }
 }
 
@@ -100,20 +103,24 @@ TokenDataset TokenDataset::open_shard(const std::string& path) {
   return dataset;
 }
 
-TokenDataset TokenDataset::cached(const Corpus& corpus, const Tokenizer& tokenizer,
-                                  const std::string& shard) {
-  if (file_exists(shard)) {
-    try {
-      const TokenDataset found = open_shard(shard);
-      if (found.source_hash_ == corpus.hash() && found.tokenizer_hash_ == tokenizer.hash() &&
-          found.vocab_size_ == tokenizer.vocab_size())
-        return found;
-    } catch (const FileError&) {
-      // A damaged shard is made anew.
-    }
+std::optional<TokenDataset> TokenDataset::find_shard(const std::string& path, const Corpus& corpus,
+                                                     const Tokenizer& tokenizer) {
+  if (!file_exists(path)) return {};
+  try {
+    const TokenDataset found = open_shard(path);
+    const auto file = std::static_pointer_cast<const SafetensorsFile>(found.owner_);
+    if (found.source_hash_ == corpus.hash() && found.tokenizer_hash_ == tokenizer.hash() &&
+        found.vocab_size_ == tokenizer.vocab_size() &&
+        metadata(*file, "hash") == found.hash_of_ids())
+      return found;
+  } catch (const FileError&) {  // what is damaged is not found
   }
-  TokenDataset(corpus, tokenizer).write_shard(shard);
-  return open_shard(shard);
+  return {};
+}
+
+std::string TokenDataset::hash_of_ids() const {
+  const char* bytes = static_cast<const char*>(ids_) + begin_ * width_;
+  return hash_hex({bytes, size_t(size() * width_)});
 }
 
 void TokenDataset::write_shard(const std::string& path) const {
@@ -122,6 +129,7 @@ void TokenDataset::write_shard(const std::string& path) const {
   write_safetensors(
       path, {{"tokens", width_ == 2 ? "U16" : "I32", {size()}, {bytes, size_t(size() * width_)}}},
       {{"format", kFormat},
+       {"hash", hash_of_ids()},
        {"source", source_hash_},
        {"tokenizer", tokenizer_hash_},
        {"vocab_size", std::to_string(vocab_size_)}});
