@@ -1,7 +1,10 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <sstream>
+#include <thread>
 
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
@@ -248,6 +251,30 @@ TEST_SUITE("engine/allocator") {
     empty_cache();
     CHECK(memory_stats().reserved <= reserved);
     raw::fill_(large, 1);
+  }
+
+  TEST_CASE("threads share it, and no block is handed out twice") {
+    const size_t in_use = memory_stats().in_use;
+    std::atomic<int> wrong{0};
+    const auto work = [&](int me) {
+      std::vector<Tensor> kept;
+      for (int i = 0; i < 2000; ++i) {
+        const int64_t n = 1 + (i * 7919 + me * 104729) % 40000;
+        const Tensor x = full({n}, me, {.dtype = i32});
+        kept.push_back(x);
+        if (i % 500 == 499) empty_cache();
+        if (kept.size() < 8) continue;
+        const Tensor& old = kept[size_t(i) % kept.size()];
+        const int32_t* values = old.data<int32_t>();
+        wrong += std::count(values, values + old.numel(), me) != old.numel();
+        kept.erase(kept.begin() + i % int(kept.size()));
+      }
+    };
+    std::vector<std::thread> threads;
+    for (int me = 0; me < 4; ++me) threads.emplace_back(work, me);
+    for (std::thread& t : threads) t.join();
+    CHECK(wrong == 0);
+    CHECK(memory_stats().in_use == in_use);
   }
 
   TEST_CASE("asking for more than there is throws and leaves all as it was") {

@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
+
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/rms_norm.h>
@@ -210,6 +212,13 @@ TEST_SUITE("nn/module") {
 }
 
 TEST_SUITE("nn/fields") {
+  TEST_CASE("numbers that JSON has no word for are refused by name") {
+    for (const double bad : {double(NAN), double(INFINITY)}) {
+      ScaleOptions options{.dim = 2, .start = bad};
+      check_error([&] { to_json(options); }, {"start", "finite"});
+    }
+  }
+
   TEST_CASE("options go to JSON and back, and what does not fit is named") {
     ScaleOptions o{.dim = 7, .start = 0.25};
     CHECK(to_json(o).dump() == R"({"dim":7,"start":0.25})");
