@@ -34,7 +34,8 @@ class OLM_API JsonLines {
   int file_ = -1;
 };
 
-/// Lines of metrics as CSV with a header: one column per name, in the order of first appearance.
+/// Lines of metrics as CSV (RFC 4180) with a header: one column per name, in the order of first
+/// appearance.
 OLM_API std::string metrics_csv(const std::vector<Json>& lines);
 
 /// What tells a loss that jumps: mean and mean deviation of those before, which fade with time.
@@ -134,14 +135,15 @@ struct TrainerCallbacks {
   std::function<void(const EvalReport&)> on_eval = {};
   std::function<void(const SampleReport&)> on_sample = {};
   std::function<void(int64_t step, const std::string& path)> on_checkpoint = {};
-  /// Asked between steps, batches of an evaluation and tokens of a sample: true finishes here, with
-  /// a checkpoint. An evaluation or sample that was cut off is made when the run goes on.
+  /// Asked between steps, batches of an evaluation and tokens of a sample, measured ones too: true
+  /// finishes here, with a checkpoint. An evaluation or sample that was cut off is made when the
+  /// run goes on.
   std::function<bool()> should_stop = {};
 };
 
 /// How long things take, from a few timed steps that change nothing.
 struct Timing {
-  double step_seconds = 0, eval_seconds = 0;
+  double step_seconds = 0, eval_seconds = 0, sample_seconds = 0;
   size_t peak_bytes = 0;
 };
 
@@ -160,8 +162,12 @@ class OLM_API Trainer {
           TrainerOptions options, TrainerCallbacks callbacks = {},
           std::shared_ptr<const Tokenizer> tokenizer = nullptr);
 
-  /// Times some steps without changing the parameters, the position or any random stream.
+  /// Times some steps, and parts of an evaluation and a sample where these are asked for, without
+  /// changing the parameters, the position or any random stream. Asked to stop, it ends after the
+  /// first step; what it did not come to is 0.
   Timing measure(double seconds = 2);
+  /// Seconds to write the weights as a checkpoint does; 0 without a folder. Nothing stays of them.
+  double time_weights();
   /// Replaces the number of steps in all, and with it the schedule.
   void set_total_steps(int64_t total);
   int64_t total_steps() const { return options_.total_steps; }
@@ -187,6 +193,8 @@ class OLM_API Trainer {
   void evaluate_now();
   void sample_now();
   void checkpoint_now();
+  void time_evaluation(Timing& timing);
+  void time_sample(Timing& timing);
   void check_same(const CheckpointState& state) const;
   bool is_due(int64_t every) const;
   bool is_asked_to_stop() const;

@@ -57,19 +57,39 @@ void JsonLines::cut(const std::string& path, int64_t step) {
   write_file(path, kept);
 }
 
+namespace {
+
+/// A field of RFC 4180: in quotes, which are doubled inside.
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) out += c == '"' ? std::string("\"\"") : std::string(1, c);
+  return out + "\"";
+}
+
+std::string csv_field(const Json& value) {
+  if (value.is_string()) return quoted(value.as_string());
+  const std::string text = value.dump();
+  return value.is_object() || value.is_array() ? quoted(text) : text;
+}
+
+}  // namespace
+
 std::string metrics_csv(const std::vector<Json>& lines) {
   std::vector<std::string> names;
   for (const Json& line : lines)
     for (const auto& [name, value] : line.members())
       if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   std::string out;
-  for (size_t i = 0; i < names.size(); ++i) out += (i ? "," : "") + names[i];
+  for (size_t i = 0; i < names.size(); ++i) {
+    const bool plain = names[i].find_first_of("\",\r\n") == std::string::npos;
+    out += (i ? "," : "") + (plain ? names[i] : quoted(names[i]));
+  }
   out += "\n";
   for (const Json& line : lines) {
     for (size_t i = 0; i < names.size(); ++i) {
       const Json* value = line.find(names[i]);
       out += i ? "," : "";
-      if (value && !value->is_null()) out += value->dump();
+      if (value && !value->is_null()) out += csv_field(*value);
     }
     out += "\n";
   }

@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <chrono>
 
-#include <olm/engine/allocator.h>
 #include <olm/engine/file.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/training.h>
@@ -40,39 +38,6 @@ void Trainer::resume() {
   const std::string samples = options_.folder + "/samples.jsonl";
   if (!file_exists(samples)) return;
   for (const Json& line : JsonLines::read(samples)) sampled_step_ = line.at("step").as_int();
-}
-
-Timing Trainer::measure(double seconds) {
-  using Clock = std::chrono::steady_clock;
-  auto since = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  Loader loader = loader_;
-  Generator rng = rng_;
-  Timing timing;
-  std::vector<double> times;
-  reset_peak_memory();
-  const auto begin = Clock::now();
-  // The first one allocates, and is not counted where there are others.
-  while (times.size() < 2 || (times.size() < 50 && since(begin) < seconds)) {
-    const auto start = Clock::now();
-    gather(loader, rng);
-    times.push_back(since(start));
-    optimizer_.zero_grad();
-    if (times.size() == 1 && times[0] > seconds) break;
-  }
-  if (times.size() > 1) times.erase(times.begin());
-  std::sort(times.begin(), times.end());
-  timing.step_seconds = times[times.size() / 2];
-  timing.peak_bytes = memory_stats().peak;
-  const int64_t context = loader_.options().context;
-  if (options_.eval_every > 0 && validation_.size() > context) {
-    const int64_t part = std::min(validation_.size(), std::max<int64_t>(16384, context) + 1);
-    const EvalReport report =
-        evaluate(*model_, validation_.slice(0, part), context, options_.dtype);
-    timing.eval_seconds = report.seconds * double(validation_.size()) / double(report.tokens);
-  }
-  return timing;
 }
 
 }  // namespace olm::nn

@@ -96,6 +96,15 @@ TEST_SUITE("nn/training") {
     test::check_error([&] { JsonLines::cut(path, 4); }, {"log.jsonl", "no step"});
   }
 
+  TEST_CASE("quotes in CSV are doubled") {
+    Json line;
+    line["step"] = 1;
+    line["a \"b\", c"] = "said \"no\",\nand \\ went";
+    line["list"] = Json::array();
+    CHECK(metrics_csv({line}) ==
+          "step,\"a \"\"b\"\", c\",list\n1,\"said \"\"no\"\",\nand \\ went\",\"[]\"\n");
+  }
+
   TEST_CASE("a loss far above those before is a spike") {
     SpikeStatistics s;
     CHECK_FALSE(s.is_spike(100, 8));
@@ -185,9 +194,37 @@ TEST_SUITE("nn/training") {
     const Timing timing = measured.measure(0.01);
     CHECK(timing.step_seconds > 0);
     CHECK(timing.peak_bytes > 0);
+    CHECK(timing.sample_seconds == 0);
     measured.run();
     plain.run();
     CHECK(values(*a) == values(*b));
+  }
+
+  TEST_CASE("measuring covers what is asked for, and ends where it is asked to stop") {
+    const Folder f;
+    const Ref<Module> model = small_model();
+    AdamW optimizer(model->parameters(), {});
+    int64_t asked = 0, stop_at = INT64_MAX;
+    Trainer trainer(model, optimizer, Loader(tokens(), batches()), tokens(100),
+                    {.folder = f.path,
+                     .total_steps = 3,
+                     .eval_every = 1,
+                     .sample_every = 1,
+                     .sample = {.tokens = 5, .context = 8},
+                     .prompt = {1, 2}},
+                    {.should_stop = [&] { return ++asked > stop_at; }},
+                    std::make_shared<ByteTokenizer>());
+    const Timing whole = trainer.measure(0.01);
+    CHECK(whole.eval_seconds > 0);
+    CHECK(whole.sample_seconds > 0);
+    CHECK(trainer.time_weights() > 0);
+    CHECK(list_files(f.path).empty());
+    asked = stop_at = 0;
+    const Timing cut = trainer.measure(1e9);
+    CHECK(cut.step_seconds > 0);
+    CHECK(cut.eval_seconds == 0);
+    CHECK(cut.sample_seconds == 0);
+    CHECK(trainer.step() == 0);
   }
 
   TEST_CASE("checkpoints: the newest and the best stay, damage is seen, nothing is half-loaded") {

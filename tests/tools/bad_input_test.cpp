@@ -108,6 +108,23 @@ TEST_SUITE("tools/bad_input") {
     }
   }
 
+  TEST_CASE("a folder in which a run ended before its first step can be used again") {
+    const TempFolder f;
+    const std::string run = f / "run";
+    make_directories(run);
+    for (const char* name : {"run.toml", "model.json", "tokenizer.json"})
+      fs::copy_file(trained().run + "/" + name, run + "/" + name);
+    check_refused(tiny_training(trained().data, run), {"holds a run already", "remove it"});
+    write_file(run + "/.lock", "");
+    write_file(run + "/metrics.jsonl",
+               "{\"step\":0,\"val_loss\":3.0}\n{\"step\":1,\"loss\":3.0}\n");
+    check_refused(tiny_training(trained().data, run), {"holds a run already", "remove it"});
+    write_file(run + "/metrics.jsonl", "{\"step\":0,\"val_loss\":3.0}\n");
+    REQUIRE(run_program(tiny_training(trained().data, run)).status == 0);
+    CHECK(nn::JsonLines::read(run + "/metrics.jsonl").size() == 41);
+    CHECK(read_file(run + "/model.safetensors") == read_file(trained().run + "/model.safetensors"));
+  }
+
   TEST_CASE("a folder in which another process trains") {
     const TempFolder f;
     const std::string run = copy_of(trained().run, f);
@@ -236,6 +253,7 @@ TEST_SUITE("tools/bad_input") {
     check_refused(tiny_training(trained().data, f / "new"), {"File too large"},
                   {.file_limit = 1500});
     CHECK_FALSE(file_exists(f / "new/model.safetensors"));
+    CHECK(run_program(tiny_training(trained().data, f / "new")).status == 0);
   }
 
   TEST_CASE("sampling and measuring what is not there") {

@@ -46,6 +46,7 @@ struct RunOptions {
   rlim_t file_limit = RLIM_INFINITY;  ///< largest file the program may write
   std::string input = {};
   std::string program = OLM_PROGRAM;
+  int error_stream = -1;  ///< where standard error goes; a file, whose text is the result's, if -1
   /// Called with the process every few milliseconds while it runs.
   std::function<void(pid_t)> watch = {};
 };
@@ -62,7 +63,7 @@ inline Result run_program(const Args& args, const RunOptions& options = {}) {
     const int err = ::open((folder / "err").c_str(), O_CREAT | O_WRONLY, 0600);
     ::dup2(in, 0);
     ::dup2(out, 1);
-    ::dup2(err, 2);
+    ::dup2(options.error_stream >= 0 ? options.error_stream : err, 2);
     if (options.file_limit != RLIM_INFINITY) {
       const rlimit limit{options.file_limit, options.file_limit};
       ::setrlimit(RLIMIT_FSIZE, &limit);

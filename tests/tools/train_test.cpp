@@ -1,4 +1,5 @@
 // olm train: what it leaves behind, and that interrupted runs end as uninterrupted ones.
+#include <chrono>
 #include <cmath>
 
 #include <olm/nn/training.h>
@@ -89,11 +90,11 @@ TEST_SUITE("tools/train") {
     check_same_run(whole, killed);
   }
 
-  TEST_CASE("SIGTERM and SIGINT save and say how to go on") {
+  TEST_CASE("SIGTERM, SIGINT and SIGHUP save and say how to go on") {
     const Corpus c;
     const std::string whole = c.folder / "whole";
     REQUIRE(run_program(tiny_training(c.data, whole, kDropout)).status == 0);
-    for (const int signal : {SIGTERM, SIGINT}) {
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
       const std::string run = c.folder / ("stopped" + std::to_string(signal));
       const Result r =
           run_program(tiny_training(c.data, run, kDropout), interrupt_at(run, 10, signal));
@@ -102,6 +103,69 @@ TEST_SUITE("tools/train") {
       REQUIRE(run_program({"train", "--resume", run}).status == 0);
       check_same_run(whole, run);
     }
+  }
+
+  TEST_CASE("a hang-up that is ignored stays ignored") {
+    const Corpus c;
+    const std::string run = c.folder / "run";
+    const auto before = ::signal(SIGHUP, SIG_IGN);
+    const Result r = run_program(tiny_training(c.data, run), interrupt_at(run, 10, SIGHUP));
+    ::signal(SIGHUP, before);
+    CHECK(r.status == 0);
+  }
+
+  TEST_CASE("SIGTERM ends a sample in the middle, which is made when the run goes on") {
+    const Corpus c;
+    const std::string run = c.folder / "run";
+    const Args endless = {"--sample-every=7", "--sample.tokens=10000000", "--eval-every=5"};
+    const Result r = run_program(tiny_training(c.data, run, endless),
+                                 {.watch = [=, sent = false](pid_t child) mutable {
+                                   const std::string log = run + "/metrics.jsonl";
+                                   if (sent || !file_exists(log) || losses(run).size() < 7) return;
+                                   ::kill(child, SIGTERM);
+                                   sent = true;
+                                 }});
+    CHECK(r.status == 128 + SIGTERM);
+    CHECK(r.out.find("stopped at step 7 ") != std::string::npos);
+    CHECK(nn::JsonLines::read(run + "/samples.jsonl").empty());
+    REQUIRE(run_program({"train", "--resume", run, "--sample.tokens=5"}).status == 0);
+    const std::vector<Json> samples = nn::JsonLines::read(run + "/samples.jsonl");
+    REQUIRE(samples.size() == 6);
+    CHECK(samples[0].at("step") == Json(7));
+  }
+
+  TEST_CASE("tokens of BPE are kept in the folder, and made anew where they are damaged") {
+    const Corpus c;
+    const std::string whole = c.folder / "whole", run = c.folder / "run";
+    const std::string shard = run + "/tokens.safetensors";
+    const Args bpe = {"--tokenizer=bpe:270"};
+    REQUIRE(run_program(tiny_training(c.data, whole, bpe)).status == 0);
+    const Result r = run_program(tiny_training(c.data, run, bpe), interrupt_at(run, 10, SIGTERM));
+    REQUIRE(r.status == 128 + SIGTERM);
+    const std::string tokens = read_file(shard);
+    const auto made = fs::last_write_time(shard);
+    REQUIRE(run_program({"train", "--resume", run}).status == 0);
+    CHECK(fs::last_write_time(shard) == made);
+    check_same_run(whole, run);
+    std::string damaged = tokens;
+    damaged[damaged.size() - 2] ^= 1;
+    write_file(shard, damaged);
+    REQUIRE(run_program({"train", "--resume", run}).status == 0);
+    CHECK(read_file(shard) == tokens);
+  }
+
+  TEST_CASE("files in the making that a dead process left are cleared away") {
+    const Corpus c;
+    const std::string run = c.folder / "run";
+    REQUIRE(run_program(tiny_training(c.data, run)).status == 0);
+    for (const char* name : {"run.toml.tmp-123-4", "model.safetensors.tmp", "mine.tmp",
+                             "mine.tmp-draft", "mine.tmp-2-b"})
+      write_file(run + "/" + name, "x");
+    REQUIRE(run_program({"train", "--resume", run}).status == 0);
+    CHECK_FALSE(file_exists(run + "/run.toml.tmp-123-4"));
+    CHECK_FALSE(file_exists(run + "/model.safetensors.tmp"));
+    for (const char* name : {"mine.tmp", "mine.tmp-draft", "mine.tmp-2-b"})
+      CHECK(file_exists(run + "/" + name));
   }
 
   TEST_CASE("one thread and two give the same bits") {
@@ -128,13 +192,26 @@ TEST_SUITE("tools/train") {
     const Corpus c;
     const std::string run = c.folder / "run";
     const Result r =
-        run_program(tiny_training(c.data, run, {"--minutes=0.05"}), interrupt_at(run, 20, SIGTERM));
+        run_program(tiny_training(c.data, run, {"--minutes=0.1"}), interrupt_at(run, 20, SIGTERM));
     REQUIRE(r.status == 128 + SIGTERM);
     const nn::Checkpoints checkpoints(run);
     const nn::CheckpointState before = checkpoints.state(checkpoints.steps().back());
     CHECK(before.total_steps > before.step);
     REQUIRE(run_program({"train", "--resume", run}).status == 0);
     CHECK(checkpoints.steps().back() == before.total_steps);
+  }
+
+  TEST_CASE("minutes count samples, evaluations and checkpoints") {
+    const Corpus c;
+    const auto begin = std::chrono::steady_clock::now();
+    const Result r =
+        run_program(tiny_training(c.data, c.folder / "run",
+                                  {"--minutes=0.05", "--sample-every=1", "--sample.tokens=300",
+                                   "--eval-every=1", "--checkpoint-every=2"}));
+    CHECK(r.status == 0);
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+    INFO(r.out);
+    CHECK(passed.count() < 15);
   }
 
   TEST_CASE("weights of another run are a beginning") {
@@ -157,6 +234,7 @@ TEST_SUITE("tools/train") {
          std::vector<Args>{{"--dtype=bf16", "--lr=0.01"},
                            {"--accumulation=3", "--lr=0.01"},
                            {"--model.family=llama", "--lr=0.01", "--model.num_kv_heads=1"},
+                           {"--model.hidden_dim=24", "--lr=0.01"},
                            {"--optim.optimizer=lion", "--lr=0.003"},
                            {"--optim.optimizer=sgd", "--lr=0.3", "--optim.schedule=wsd"},
                            {"--tokenizer=byte", "--lr=0.01", "--optim.schedule=linear"},

@@ -1,6 +1,7 @@
 // olm sample, eval, inspect, tokenizer on a trained run.
 #include <cmath>
 
+#include <olm/engine/safetensors.h>
 #include <olm/nn/training.h>
 
 #include <tests/tools/program.h>
@@ -79,6 +80,21 @@ TEST_SUITE("tools/use") {
     CHECK(run_program({"inspect", trained().run + "/model.safetensors"}).status == 0);
     CHECK(run_program({"inspect", trained().run + "/model.json"}).status == 0);
     CHECK(run_program({"inspect", trained().run + "/tokenizer.json"}).status == 0);
+  }
+
+  TEST_CASE("inspect shows no control characters of a file") {
+    const std::string file = trained().folder / "hostile.safetensors";
+    const std::string bad =
+        "a\x1b[2J\r\n\t\x7f\xc2\x9b"
+        "31mü";
+    write_safetensors(file, {{bad, ones({2})}}, {{bad, bad}});
+    const Result r = run_program({"inspect", file});
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    const std::string shown = "a\\x1b[2J\\x0d\\x0a\\x09\\x7f\\xc2\\x9b31mü";
+    CHECK(r.out.find("  " + shown + " ") != std::string::npos);
+    CHECK(r.out.find("metadata " + shown + ": " + shown + "\n") != std::string::npos);
+    for (const char c : r.out) CHECK((uint8_t(c) >= 0x20 || c == '\n'));
   }
 
   TEST_CASE("tokenizers are trained and used") {

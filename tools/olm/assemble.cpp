@@ -1,15 +1,6 @@
 #include "tools/olm/assemble.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <filesystem>
-#include <system_error>
-
 #include <olm/engine/file.h>
-#include <olm/nn/training.h>
 
 #include "tools/olm/presets.h"
 
@@ -79,38 +70,6 @@ RunConfig assemble(const TrainArgs& args) {
   check(config);
   check_texts(config);
   return config;
-}
-
-std::string default_folder(const TrainArgs& args) {
-  const std::string base = "runs/" + (args.preset.empty() ? std::string("run") : args.preset);
-  std::string folder = base;
-  for (int i = 2; std::filesystem::exists(folder); ++i) folder = base + "-" + std::to_string(i);
-  return folder;
-}
-
-void require_no_run(const std::string& folder) {
-  bool used = !nn::Checkpoints(folder).steps().empty();
-  for (const char* name : {"model.safetensors", "model.json", "run.toml", "metrics.jsonl",
-                           "metrics.csv", "samples.jsonl", "report.html"})
-    used = used || file_exists(folder + "/" + name);
-  if (used)
-    throw FileError(folder, ": holds a run already; go on with it by --resume ", folder,
-                    " or name another folder with --out");
-}
-
-RunLock::RunLock(const std::string& folder) {
-  const std::string path = folder + "/.lock";
-  file_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-  if (file_ < 0)
-    throw FileError(path, ": cannot be opened: ", std::generic_category().message(errno));
-  // A file system that knows no locks answers with other errors, and is used without.
-  if (::flock(file_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
-  ::close(file_);
-  throw FileError(folder, ": another process is training in this folder");
-}
-
-RunLock::~RunLock() {
-  if (file_ >= 0) ::close(file_);
 }
 
 }  // namespace olm::tools

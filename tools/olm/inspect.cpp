@@ -16,14 +16,21 @@ namespace olm::tools {
 
 namespace {
 
-/// Text from a file as a terminal can show it: control bytes become \\xHH.
+/// Text from a file as a terminal can show it: control bytes, and the two bytes of the control
+/// characters U+0080 to U+009F, become \\xHH.
 std::string shown(const std::string& text) {
   std::string out;
-  for (const char c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
-      out += fmt::format("\\x{:02x}", int(c));
-    else
-      out += c;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = [&](size_t at) { return at < text.size() ? int(uint8_t(text[at])) : 0; };
+    if (byte(i) < 0x20 || byte(i) == 0x7f) {
+      out += fmt::format("\\x{:02x}", byte(i));
+    } else if (byte(i) == 0xc2 && byte(i + 1) >= 0x80 && byte(i + 1) < 0xa0) {
+      out += fmt::format("\\x{:02x}\\x{:02x}", byte(i), byte(i + 1));
+      ++i;
+    } else {
+      out += text[i];
+    }
+  }
   return out;
 }
 

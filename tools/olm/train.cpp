@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -18,6 +19,7 @@
 #include "tools/olm/presets.h"
 #include "tools/olm/progress.h"
 #include "tools/olm/report.h"
+#include "tools/olm/run_folder.h"
 
 namespace olm::tools {
 
@@ -29,13 +31,17 @@ std::atomic<int> stop_signal{0};
 
 extern "C" void ask_to_stop(int signal) { stop_signal.store(signal); }
 
-/// The first SIGINT or SIGTERM asks to stop; a second one ends the process.
+/// The first SIGINT, SIGTERM or SIGHUP asks to stop; a second one ends the process. A hang-up that
+/// is ignored, as under nohup, stays so.
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = ask_to_stop;
   action.sa_flags = int(SA_RESETHAND | SA_RESTART);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction before {};
+  sigaction(SIGHUP, nullptr, &before);
+  if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
 }
 
 /// Everything a run is made of.
@@ -45,7 +51,8 @@ struct Run {
   bool resumed = false;
   bool steps_given = false;  // by a flag: they replace those of the checkpoint
   std::shared_ptr<const nn::Tokenizer> tokenizer = {};
-  nn::TokenDataset train = {}, validation = {};
+  nn::TokenDataset tokens = {}, train = {}, validation = {};
+  bool tokens_kept = false;  // in the folder
   std::string data_note = {};
   nn::Ref<nn::Module> model = {};
   std::unique_ptr<nn::Optimizer> optimizer = {};
@@ -53,24 +60,45 @@ struct Run {
   Facts about = {};
 };
 
+/// Cuts the tokens into a part to train on and one to validate with.
+void split_tokens(Run& run) {
+  const RunConfig& c = run.config;
+  std::tie(run.train, run.validation) = nn::split(run.tokens, c.data.train_fraction);
+  const int64_t context = c.model.max_seq_len;
+  if (run.train.size() < context + 1)
+    throw FileError(c.data.path, ": has ", run.tokens.size(), " tokens, ", run.train.size(),
+                    " of them for training; a context of ", context, " wants at least ",
+                    context + 1);
+  if (run.validation.size() >= context + 1) return;
+  run.data_note = fmt::format("no validation: its {} tokens are less than a context of {}",
+                              run.validation.size(), context);
+  run.validation = {};
+}
+
+std::string shard_of(const Run& run) { return run.folder + "/tokens.safetensors"; }
+
 void load_data(Run& run) {
-  RunConfig& c = run.config;
+  const RunConfig& c = run.config;
   require(!c.data.path.empty(), "--data: a file or folder with text was wanted, none was named");
   const nn::Corpus corpus = nn::Corpus::open(c.data.path);
   run.tokenizer = run.resumed ? nn::load_tokenizer(run.folder + "/tokenizer.json")
                               : make_tokenizer(c.data.tokenizer, corpus);
-  const nn::TokenDataset all(corpus, *run.tokenizer);
-  std::tie(run.train, run.validation) = nn::split(all, c.data.train_fraction);
-  const int64_t context = c.model.max_seq_len;
-  if (run.train.size() < context + 1)
-    throw FileError(c.data.path, ": has ", all.size(), " tokens, ", run.train.size(),
-                    " of them for training; a context of ", context, " wants at least ",
-                    context + 1);
-  if (run.validation.size() < context + 1) {
-    run.data_note = fmt::format("no validation: its {} tokens are less than a context of {}",
-                                run.validation.size(), context);
-    run.validation = {};
-  }
+  if (run.resumed)
+    if (auto kept = nn::TokenDataset::find_shard(shard_of(run), corpus, *run.tokenizer)) {
+      run.tokens = *kept;
+      run.tokens_kept = true;
+    }
+  if (!run.tokens_kept) run.tokens = nn::TokenDataset(corpus, *run.tokenizer);
+  split_tokens(run);
+}
+
+/// Encoding by BPE takes long, so that its tokens are kept in the folder, and used from there.
+void keep_tokens(Run& run) {
+  if (run.tokens_kept || !run.tokenizer->name().starts_with("bpe")) return;
+  run.tokens.write_shard(shard_of(run));
+  run.tokens = nn::TokenDataset::open_shard(shard_of(run));
+  run.tokens_kept = true;
+  split_tokens(run);
 }
 
 void load_model(Run& run) {
@@ -87,20 +115,29 @@ void load_model(Run& run) {
   run.optimizer = make_optimizer(c.optim, *run.model);
 }
 
-/// Makes the folder and the files that say what the run is.
-void write_folder(Run& run) {
+/// The configuration as it is stored: paths hold wherever the run goes on from.
+RunConfig stored_config(const Run& run) {
   RunConfig stored = run.config;
   stored.data.path = fs::absolute(stored.data.path).lexically_normal().string();
   if (!stored.train.init_from.empty())
     stored.train.init_from = fs::absolute(stored.train.init_from).lexically_normal().string();
-  check_texts(stored);
-  if (!run.resumed) {
-    make_directories(run.folder);
-    run.lock = RunLock(run.folder);
-    require_no_run(run.folder);
-  }
-  write_file(run.folder + "/run.toml", to_toml(stored));
-  if (run.resumed) return;
+  return stored;
+}
+
+/// Makes the folder of a new run, for this process alone.
+void take_folder(Run& run) {
+  check_texts(stored_config(run));
+  make_directories(run.folder);
+  run.lock = RunLock(run.folder);
+  require_no_run(run.folder);
+  remove_leftovers(run.folder, true);
+  keep_tokens(run);
+}
+
+/// Writes the files that say what the run is.
+void write_folder(Run& run) {
+  write_file(run.folder + "/run.toml", to_toml(stored_config(run)));
+  if (run.resumed) return keep_tokens(run);
   run.tokenizer->save(run.folder + "/tokenizer.json");
   nn::save_architecture(*run.model, run.folder + "/model.json");
 }
@@ -131,21 +168,6 @@ nn::TrainerOptions trainer_options(const Run& run) {
           .prompt = prompt_ids(*run.tokenizer, c.sample.prompt)};
 }
 
-/// The newest checkpoint's weights under the name by which a finished model is found.
-void publish(const std::string& folder, const std::string& checkpoint) {
-  const std::string from = checkpoint + "/model.safetensors", to = folder + "/model.safetensors";
-  const std::string aside = to + ".tmp";
-  std::error_code error;
-  fs::remove(aside, error);
-  fs::create_hard_link(from, aside, error);
-  if (error) {  // a file system without links
-    write_file(to, MappedFile::open(from)->text());
-    return;
-  }
-  move_into_place(aside, to);
-  fs::remove(aside, error);  // still there where both were links to one file already
-}
-
 nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::Trainer*& trainer) {
   double pace = 0;  // seconds per step, averaged
   double before = 0;
@@ -172,20 +194,41 @@ nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::Trainer*&
           .should_stop = [] { return stop_signal.load() != 0; }};
 }
 
+/// Seconds that training takes: `once`, and for each step on average.
+struct Cost {
+  double once = 0, step = 0;
+};
+
+Cost cost_of(const TrainConfig& c, const nn::Timing& t, double checkpoint_seconds) {
+  Cost cost{.step = t.step_seconds};
+  const auto add = [&](double seconds, int64_t every, int64_t extra) {
+    cost.once += seconds * double(extra);
+    if (every > 0) cost.step += seconds / double(every);
+  };
+  add(t.eval_seconds, c.eval_every, 2);  // before the first step and after the last one
+  add(t.sample_seconds, c.sample_every, 1);
+  add(checkpoint_seconds, c.checkpoint_every, 1);
+  return cost;
+}
+
 /// Says what is about to happen, and fixes the number of steps where minutes were given.
 void plan(Run& run, nn::Trainer& trainer) {
   const RunConfig& c = run.config;
-  const nn::Timing t = trainer.measure();
-  const double eval_share =
-      c.train.eval_every > 0 ? t.eval_seconds / double(c.train.eval_every) : 0;
-  if (c.train.minutes > 0 && !run.resumed) {
-    const double budget = c.train.minutes * 60 - 2 * t.eval_seconds;
-    trainer.set_total_steps(std::max<int64_t>(1, int64_t(budget / (t.step_seconds + eval_share))));
+  const auto begin = std::chrono::steady_clock::now();
+  // What the optimizer will hold beside each weight.
+  const double moments = c.optim.optimizer == "adamw" ? 2 : 1;
+  const bool timed = c.train.minutes > 0 && !run.resumed;
+  // A short training is not measured for long.
+  const nn::Timing t = trainer.measure(timed ? std::min(2.0, c.train.minutes * 60 / 20) : 2);
+  const Cost cost = cost_of(c.train, t, timed ? trainer.time_weights() * (1 + moments) : 0);
+  if (timed) {
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
+    const double left = c.train.minutes * 60 - passed.count() - cost.once;
+    trainer.set_total_steps(std::max<int64_t>(1, int64_t(left / cost.step)));
   }
   const int64_t parameters = run.model->num_parameters();
   const int64_t tokens = c.train.batch_size * c.train.accumulation * c.model.max_seq_len;
   // Values, gradients, and the moments that the first step will make.
-  const double moments = c.optim.optimizer == "adamw" ? 2 : 1;
   const double memory = double(t.peak_bytes) + double(parameters) * 4 * moments;
   const double flops = flops_per_token(c.model, *run.model);
   const int64_t left = trainer.total_steps() - trainer.step();
@@ -202,7 +245,7 @@ void plan(Run& run, nn::Trainer& trainer) {
       "plan: {} parameters, {} memory, {} FLOPs per token, {} tokens per step, {} steps in "
       "about {}\n",
       grouped(parameters), bytes_text(memory), short_number(flops), grouped(tokens), left,
-      duration_text(double(left) * (t.step_seconds + eval_share)));
+      duration_text(cost.once + double(left) * cost.step));
   std::fflush(stdout);
 }
 
@@ -226,11 +269,13 @@ int train_run(Run& run) {
   Progress progress;
   nn::Trainer* handle = nullptr;
   const TrainConfig& t = run.config.train;
+  const nn::TrainerOptions options = trainer_options(run);
+  if (!run.resumed) take_folder(run);
   nn::Loader loader(
       run.train,
       {.batch = t.batch_size, .context = run.config.model.max_seq_len, .seed = uint64_t(t.seed)});
-  nn::Trainer trainer(run.model, *run.optimizer, std::move(loader), run.validation,
-                      trainer_options(run), callbacks(run, progress, handle), run.tokenizer);
+  nn::Trainer trainer(run.model, *run.optimizer, std::move(loader), run.validation, options,
+                      callbacks(run, progress, handle), run.tokenizer);
   handle = &trainer;
   if (run.resumed) {
     trainer.resume();
@@ -281,7 +326,10 @@ int train(const TrainArgs& args) {
   if (run.folder.empty()) run.folder = default_folder(args);
   run.config.train.out = run.folder;
   if (!run.resumed) require_no_run(run.folder);
-  if (run.resumed) run.lock = RunLock(run.folder);
+  if (run.resumed) {
+    run.lock = RunLock(run.folder);
+    remove_leftovers(run.folder, false);
+  }
   load_data(run);
   load_model(run);
   return train_run(run);

@@ -1,0 +1,83 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include <olm/engine/allocator.h>
+#include <olm/engine/file.h>
+#include <olm/nn/model_io.h>
+#include <olm/nn/training.h>
+
+namespace olm::nn {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+Timing Trainer::measure(double seconds) {
+  Loader loader = loader_;
+  Generator rng = rng_;
+  Timing timing;
+  std::vector<double> times;
+  reset_peak_memory();
+  const auto begin = Clock::now();
+  // The first one allocates, and is not counted where there are others.
+  while (times.size() < 2 || (times.size() < 50 && seconds_since(begin) < seconds)) {
+    if (!times.empty() && is_asked_to_stop()) break;
+    const auto start = Clock::now();
+    gather(loader, rng);
+    times.push_back(seconds_since(start));
+    optimizer_.zero_grad();
+    if (times.size() == 1 && times[0] > seconds) break;
+  }
+  if (times.size() > 1) times.erase(times.begin());
+  std::sort(times.begin(), times.end());
+  timing.step_seconds = times[times.size() / 2];
+  timing.peak_bytes = memory_stats().peak;
+  time_evaluation(timing);
+  time_sample(timing);
+  return timing;
+}
+
+void Trainer::time_evaluation(Timing& timing) {
+  const int64_t context = loader_.options().context;
+  if (options_.eval_every <= 0 || validation_.size() <= context) return;
+  const int64_t part = std::min(validation_.size(), std::max<int64_t>(16384, context) + 1);
+  const EvalReport report = evaluate(*model_, validation_.slice(0, part), context, options_.dtype,
+                                     [this] { return is_asked_to_stop(); });
+  if (report.finished)
+    timing.eval_seconds = report.seconds * double(validation_.size()) / double(report.tokens);
+}
+
+void Trainer::time_sample(Timing& timing) {
+  constexpr int64_t kEnough = 32;
+  const int64_t tokens = options_.sample.tokens;
+  if (options_.sample_every <= 0 || tokens == 0 || is_asked_to_stop()) return;
+  GenerateOptions few = options_.sample;
+  few.tokens = std::min(tokens, kEnough);
+  const auto start = Clock::now();
+  const std::vector<int32_t> ids =
+      generate(*model_, options_.prompt, few, [this](int32_t) { return !is_asked_to_stop(); });
+  timing.sample_seconds =
+      seconds_since(start) * double(tokens) / double(std::max<size_t>(1, ids.size()));
+}
+
+double Trainer::time_weights() {
+  if (options_.folder.empty()) return 0;
+  // A name under which the next checkpoint removes what is left of an ended process.
+  const std::string folder = options_.folder + "/checkpoints";
+  const std::string path = folder + "/timing.tmp-" + std::to_string(::getpid());
+  make_directories(folder);
+  const auto start = Clock::now();
+  save_weights(*model_, path);
+  const double seconds = seconds_since(start);
+  remove_all(path);
+  return seconds;
+}
+
+}  // namespace olm::nn
