@@ -192,7 +192,7 @@ TEST_SUITE("tools/train") {
     const Corpus c;
     const std::string run = c.folder / "run";
     const Result r =
-        run_program(tiny_training(c.data, run, {"--minutes=0.1"}), interrupt_at(run, 20, SIGTERM));
+        run_program(tiny_training(c.data, run, {"--minutes=0.05"}), interrupt_at(run, 20, SIGTERM));
     REQUIRE(r.status == 128 + SIGTERM);
     const nn::Checkpoints checkpoints(run);
     const nn::CheckpointState before = checkpoints.state(checkpoints.steps().back());
