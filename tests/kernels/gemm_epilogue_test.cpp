@@ -2,8 +2,11 @@
 
 #include <doctest/doctest.h>
 
+#include <tests/kernels/gemm_values.h>
+
 using namespace olm;
 using namespace olm::kernels;
+using namespace olm::test;
 
 TEST_SUITE("kernels/gemm_epilogue") {
   TEST_CASE("slopes of activations far out are 0 and 1") {
@@ -15,5 +18,44 @@ TEST_SUITE("kernels/gemm_epilogue") {
                      .dy = ones, .z = far, .dz = dz, .rows = 1, .cols = 4, .activation = act});
       for (int i = 0; i < 4; ++i) CHECK(dz[i] == (i < 2 ? 0 : 1));
     }
+  }
+
+  TEST_CASE("backward of the epilogue") {
+    for (const DType t : {f64, f32, bf16, f16})
+      for (const Activation act : kActivations)
+        for (const int64_t rows : {0, 1, 33, 700})
+          for (const bool accumulate : {false, true}) {
+            const int64_t cols = 37;
+            Values dy = make(t, rows * cols, 1), z = make(t, rows * cols, 2);
+            Values dz = make(t, rows * cols, 3), db = make(acc_dtype(t), cols, 4);
+            const bool none = act == Activation::none;
+            run(Cpu{}, GemmEpilogueBackward{.dtype = t,
+                                            .dy = dy.data(),
+                                            .z = none ? nullptr : z.data(),
+                                            .dz = none ? nullptr : dz.data(),
+                                            .dbias = db.data(),
+                                            .rows = rows,
+                                            .cols = cols,
+                                            .activation = act,
+                                            .accumulate = accumulate});
+            const auto got = read(dz), sums = read(db);
+            double worst = 0;
+            for (int64_t c = 0; c < cols; ++c) {
+              double sum = accumulate ? db.exact[size_t(c)] : 0;
+              for (int64_t r = 0; r < rows; ++r) {
+                const size_t at = size_t(r * cols + c);
+                const double h = 1e-5, slope = (activated(act, z.exact[at] + h) -
+                                                activated(act, z.exact[at] - h)) /
+                                               (2 * h);
+                const bool kink = act == Activation::relu && std::fabs(z.exact[at]) < 2 * h;
+                const double want = dy.exact[at] * (kink ? z.exact[at] > 0 : slope);
+                sum += want;
+                if (!none)
+                  worst = std::max(worst, std::fabs(got[at] - want) / (1 + std::fabs(want)));
+              }
+              CHECK(sums[size_t(c)] == doctest::Approx(sum).epsilon(2e-5).scale(30));
+            }
+            CHECK(worst < 2 * epsilon(t) + 1e-6 * (t != f64) + 1e-9);
+          }
   }
 }

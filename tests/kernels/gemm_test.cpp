@@ -4,73 +4,16 @@
 
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include <olm/kernels/base/parallel.h>
-#include <olm/kernels/base/visit.h>
+#include <tests/kernels/gemm_values.h>
 
 using namespace olm;
 using namespace olm::kernels;
+using namespace olm::test;
 
 namespace {
-
-/// A matrix in some dtype and the values it holds as f64.
-struct Values {
-  DType dtype = f32;
-  std::vector<char> bytes = {};
-  std::vector<double> exact = {};
-  void* data() { return bytes.data(); }
-};
-
-Values make(DType dtype, int64_t n, uint32_t seed) {
-  Values v{.dtype = dtype, .bytes = std::vector<char>(size_t(n) * size_of(dtype))};
-  std::mt19937 rng(seed);
-  std::normal_distribution<double> normal;
-  visit_float(dtype, [&]<class T>() {
-    for (int64_t i = 0; i < n; ++i) {
-      const T value = T(acc_t<T>(normal(rng)));
-      out<T>(v.data())[i] = value;
-      v.exact.push_back(double(acc_t<T>(value)));
-    }
-  });
-  return v;
-}
-
-std::vector<double> read(const Values& v) {
-  std::vector<double> result;
-  visit_float(v.dtype, [&]<class T>() {
-    for (size_t i = 0; i < v.bytes.size() / sizeof(T); ++i)
-      result.push_back(double(acc_t<T>(in<T>(v.bytes.data())[i])));
-  });
-  return result;
-}
-
-double epsilon(DType t) { return t == f64 ? 1e-15 : t == f32 ? 1e-7 : t == bf16 ? 4e-3 : 5e-4; }
-
-double activated(Activation act, double z) {
-  switch (act) {
-    case Activation::none:
-      return z;
-    case Activation::relu:
-      return z > 0 ? z : 0;
-    case Activation::gelu:
-      return 0.5 * z * std::erfc(-z / std::sqrt(2.0));
-    case Activation::gelu_tanh:
-      return 0.5 * z * (1 + std::tanh(std::sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
-    case Activation::silu:
-      return z / (1 + std::exp(-z));
-    case Activation::sigmoid:
-      return 1 / (1 + std::exp(-z));
-    case Activation::tanh:
-      return std::tanh(z);
-  }
-  return 0;
-}
-
-constexpr Activation kActivations[] = {Activation::none,      Activation::relu, Activation::gelu,
-                                       Activation::gelu_tanh, Activation::silu, Activation::sigmoid,
-                                       Activation::tanh};
 
 struct Case {
   DType a = f32, b = f32, c = f32;
@@ -356,45 +299,6 @@ TEST_SUITE("kernels/gemm") {
       set_threads(before);
       CHECK(std::memcmp(one.data(), many.data(), one.bytes.size()) == 0);
     }
-  }
-
-  TEST_CASE("backward of the epilogue") {
-    for (const DType t : {f64, f32, bf16, f16})
-      for (const Activation act : kActivations)
-        for (const int64_t rows : {0, 1, 33, 700})
-          for (const bool accumulate : {false, true}) {
-            const int64_t cols = 37;
-            Values dy = make(t, rows * cols, 1), z = make(t, rows * cols, 2);
-            Values dz = make(t, rows * cols, 3), db = make(acc_dtype(t), cols, 4);
-            const bool none = act == Activation::none;
-            run(Cpu{}, GemmEpilogueBackward{.dtype = t,
-                                            .dy = dy.data(),
-                                            .z = none ? nullptr : z.data(),
-                                            .dz = none ? nullptr : dz.data(),
-                                            .dbias = db.data(),
-                                            .rows = rows,
-                                            .cols = cols,
-                                            .activation = act,
-                                            .accumulate = accumulate});
-            const auto got = read(dz), sums = read(db);
-            double worst = 0;
-            for (int64_t c = 0; c < cols; ++c) {
-              double sum = accumulate ? db.exact[size_t(c)] : 0;
-              for (int64_t r = 0; r < rows; ++r) {
-                const size_t at = size_t(r * cols + c);
-                const double h = 1e-5, slope = (activated(act, z.exact[at] + h) -
-                                                activated(act, z.exact[at] - h)) /
-                                               (2 * h);
-                const bool kink = act == Activation::relu && std::fabs(z.exact[at]) < 2 * h;
-                const double want = dy.exact[at] * (kink ? z.exact[at] > 0 : slope);
-                sum += want;
-                if (!none)
-                  worst = std::max(worst, std::fabs(got[at] - want) / (1 + std::fabs(want)));
-              }
-              CHECK(sums[size_t(c)] == doctest::Approx(sum).epsilon(2e-5).scale(30));
-            }
-            CHECK(worst < 2 * epsilon(t) + 1e-6 * (t != f64) + 1e-9);
-          }
   }
 
   TEST_CASE("f64 does not mix") {
