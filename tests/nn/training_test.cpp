@@ -202,9 +202,9 @@ TEST_SUITE("nn/training") {
 
   TEST_CASE("measuring covers what is asked for, and ends where it is asked to stop") {
     const Folder f;
-    const Ref<Module> model = small_model();
+    int64_t losses = 0, asked = 0, stop_at = INT64_MAX;
+    const Ref<Module> model = make<Spoiled>(small_model(), [&](int64_t) { return ++losses, 1.0; });
     AdamW optimizer(model->parameters(), {});
-    int64_t asked = 0, stop_at = INT64_MAX;
     Trainer trainer(model, optimizer, Loader(tokens(), batches()), tokens(100),
                     {.folder = f.path,
                      .total_steps = 3,
@@ -219,8 +219,9 @@ TEST_SUITE("nn/training") {
     CHECK(whole.sample_seconds > 0);
     CHECK(trainer.time_weights() > 0);
     CHECK(list_files(f.path).empty());
-    asked = stop_at = 0;
+    losses = asked = stop_at = 0;
     const Timing cut = trainer.measure(1e9);
+    CHECK(losses == 1);
     CHECK(cut.step_seconds > 0);
     CHECK(cut.eval_seconds == 0);
     CHECK(cut.sample_seconds == 0);
