@@ -8,7 +8,9 @@ namespace olm::kernels::gemm_tiles {
 /// c[32, 32] (+)= A strip · B strip: four tiles of sums, two of A, two of B. Per step four loads
 /// for four products of 8192 multiplications, so that loads hide behind them.
 template <class Tiles>
-void amx_block(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, bool add) {
+void amx_block(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc, bool add) {
+  const Word* a = rows.at;
+  const int64_t stride = rows.row * 4;
   if (add) {
     Tiles::template load<0>(c, ldc * 4);
     Tiles::template load<1>(c + 16, ldc * 4);
@@ -20,11 +22,11 @@ void amx_block(const Word* a, const Word* b, int64_t steps, float* c, int64_t ld
     Tiles::template zero<2>();
     Tiles::template zero<3>();
   }
-  for (int64_t q = 0; q < steps; ++q, a += kStepSize, b += kStepSize) {
-    Tiles::template load<4>(a, 64);
+  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kStepSize) {
+    Tiles::template load<4>(a, stride);
     Tiles::template load<6>(b, 64);
     Tiles::template load<7>(b + kTile, 64);
-    Tiles::template load<5>(a + kTile, 64);
+    Tiles::template load<5>(a + 16 * rows.row, stride);
     Tiles::template multiply<0, 4, 6>();
     Tiles::template multiply<1, 4, 7>();
     Tiles::template multiply<2, 5, 6>();

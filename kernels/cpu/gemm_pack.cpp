@@ -118,31 +118,40 @@ OLM_TARGET void pack_tile(const Source& s, int64_t item, int64_t depth, Word* to
   for (int64_t r = 0; r < 16; ++r) _mm512_store_si512(to + r * 16, v[r]);
 }
 
+/// Strips one after another, or, where memory runs across them, all of a step before the next: rows
+/// of memory are then read in longer runs.
 template <class T, DType packed, bool along_depth, bool turn>
-void pack_strip(const Source& s, int64_t item, int64_t depth, int64_t steps, Word* to) {
-  for (int64_t q = 0; q < steps; ++q, to += kStepSize) {
-    const int64_t at = depth + q * step_depth(packed);
-    pack_tile<T, packed, along_depth, turn>(s, item, at, to);
-    pack_tile<T, packed, along_depth, turn>(s, item + 16, at, to + kTile);
+void pack_strips(const Source& s, const Part& at, int64_t strip_size, Word* to) {
+  const auto step = [&](int64_t strip, int64_t q) {
+    const int64_t item = at.item + strip * kStrip, depth = at.depth + q * step_depth(packed);
+    Word* tile = to + strip * strip_size + q * kStepSize;
+    pack_tile<T, packed, along_depth, turn>(s, item, depth, tile);
+    pack_tile<T, packed, along_depth, turn>(s, item + 16, depth, tile + kTile);
+  };
+  if (along_depth) {
+    for (int64_t strip = 0; strip < at.strips; ++strip)
+      for (int64_t q = 0; q < at.steps; ++q) step(strip, q);
+  } else {
+    for (int64_t q = 0; q < at.steps; ++q)
+      for (int64_t strip = 0; strip < at.strips; ++strip) step(strip, q);
   }
 }
 
 template <class T, DType packed>
-void pack_as(const Source& s, int64_t item, int64_t depth, int64_t steps, Word* to) {
+void pack_as(const Source& s, const Part& at, int64_t strip_size, Word* to) {
   const bool along = s.runs_along_depth(), rows = s.items_are_rows;
-  const auto strip =
-      along ? (rows ? pack_strip<T, packed, true, false> : pack_strip<T, packed, true, true>)
-            : (rows ? pack_strip<T, packed, false, true> : pack_strip<T, packed, false, false>);
-  strip(s, item, depth, steps, to);
+  const auto strips =
+      along ? (rows ? pack_strips<T, packed, true, false> : pack_strips<T, packed, true, true>)
+            : (rows ? pack_strips<T, packed, false, true> : pack_strips<T, packed, false, false>);
+  strips(s, at, strip_size, to);
 }
 
 }  // namespace
 
-void pack(DType packed, const Source& source, int64_t item, int64_t depth, int64_t steps,
-          Word* to) {
-  if (packed == f32) return pack_as<float, f32>(source, item, depth, steps, to);
-  if (source.matrix.dtype == f32) return pack_as<float, bf16>(source, item, depth, steps, to);
-  pack_as<bfloat16_t, bf16>(source, item, depth, steps, to);
+void pack(DType packed, const Source& source, const Part& at, int64_t strip_size, Word* to) {
+  if (packed == f32) return pack_as<float, f32>(source, at, strip_size, to);
+  if (source.matrix.dtype == f32) return pack_as<float, bf16>(source, at, strip_size, to);
+  pack_as<bfloat16_t, bf16>(source, at, strip_size, to);
 }
 
 }  // namespace olm::kernels::gemm_tiles

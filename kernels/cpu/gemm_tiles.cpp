@@ -14,7 +14,7 @@ namespace {
 using gemm_internal::Finish;
 using gemm_internal::Product;
 
-constexpr int64_t kPanel = 8192, kMostOuter = 256, kTasks = 8;
+constexpr int64_t kPanel = 8192, kMostOuter = 256, kTasks = 8, kTogether = 4;
 
 int64_t cut(int64_t n, int64_t size) { return (n + size - 1) / size; }
 int64_t round_up(int64_t n, int64_t to) { return cut(n, to) * to; }
@@ -31,6 +31,7 @@ struct Panel {
   int64_t task_outer = 0, task_inner = 0;    // sizes of a task along the two sides
   int64_t inner_tasks = 0;                   // tasks along the inner side
   bool direct = false;                       // sums are kept in C itself
+  bool rows_lie_packed = false;              // A is read where it is
   const Word* packed = nullptr;              // the inner operand
   int64_t packed_strip = 0;                  // size of one strip of it
 };
@@ -58,12 +59,13 @@ Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
   w.task_inner = std::clamp(round_up(cut(w.inner.items, wanted), kStrip), 4 * kStrip, unit.inner);
   w.inner_tasks = cut(w.inner.items, w.task_inner);
   w.direct = keeps_sums_in_c(p);
+  w.rows_lie_packed = rows.lies_packed(unit.packed);
   w.packed_strip = cut(p.k, step) * kStepSize;
   return w;
 }
 
 /// A block of sums inside C that does not fill 32 x 32: through a copy.
-void run_edge(const Unit& unit, const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc,
+void run_edge(const Unit& unit, const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc,
               int64_t rows, int64_t columns, bool add) {
   alignas(64) float edge[kStrip * kStrip] = {};
   if (add)
@@ -95,6 +97,13 @@ void finish_area(const Panel& w, const Area& at, float* sums, int64_t ld) {
   gemm_internal::finish(f);
 }
 
+/// 32 rows of A where they lie, from `row` on, in a pass.
+Rows rows_in_place(const Panel& w, int64_t row, int64_t pass) {
+  const int64_t per_word = 4 / int64_t(size_of(w.unit.packed));
+  return {
+      .at = in<Word>(w.p.a.at(row, pass * w.depth).data), .row = w.p.a.ld / per_word, .step = 16};
+}
+
 /// One pass of one strip of the outer operand over the inner strips of a task; `sums` holds the
 /// strip's part of the result where that is not C.
 void run_strip(const Panel& w, const Area& all, int64_t pass, const Word* strip, float* sums) {
@@ -107,7 +116,9 @@ void run_strip(const Panel& w, const Area& all, int64_t pass, const Word* strip,
   for (int64_t i = 0; i < inner; i += kStrip, c += w.outer_is_rows ? kStrip : kStrip * ld) {
     const Word* other =
         w.packed + (inner0 + i) / kStrip * w.packed_strip + pass * w.steps * kStepSize;
-    const Word *a = w.outer_is_rows ? strip : other, *b = w.outer_is_rows ? other : strip;
+    const Word* b = w.outer_is_rows ? other : strip;
+    Rows a{.at = w.outer_is_rows ? strip : other};
+    if (w.rows_lie_packed) a = rows_in_place(w, all.row + (w.outer_is_rows ? 0 : i), pass);
     const int64_t left = std::min(kStrip, inner - i);
     const int64_t rows = w.outer_is_rows ? all.rows : left;
     const int64_t columns = w.outer_is_rows ? left : all.columns;
@@ -119,16 +130,25 @@ void run_strip(const Panel& w, const Area& all, int64_t pass, const Word* strip,
   if (!w.direct && pass + 1 == w.passes) finish_area(w, all, sums, ld);
 }
 
-/// One block of the result: passes along the depth, strips of the outer operand within.
-void run_task(const Panel& w, int64_t outer0, int64_t inner0, Word* strip, float* memory) {
+/// One block of the result: passes along the depth, strips of the outer operand within, packed
+/// kTogether at a time.
+void run_task(const Panel& w, int64_t outer0, int64_t inner0, Word* strips, float* memory) {
   const int64_t outer = std::min(w.task_outer, w.outer.items - outer0);
   const int64_t inner = std::min(w.task_inner, w.inner.items - inner0);
   const int64_t held = w.passes > 1 ? round_up(inner, kStrip) : 0;  // of sums, per outer item
+  const int64_t size = w.steps * kStepSize;
   for (int64_t pass = 0; pass < w.passes; ++pass)
     for (int64_t o = 0; o < outer; o += kStrip) {
+      const int64_t at = o / kStrip % kTogether;
+      if (at == 0 && !(w.rows_lie_packed && w.outer_is_rows))
+        pack(w.unit.packed, w.outer,
+             {.item = outer0 + o,
+              .strips = std::min(kTogether, cut(outer - o, kStrip)),
+              .depth = pass * w.depth,
+              .steps = w.steps},
+             size, strips);
       const Area all = area_of(w, outer0 + o, inner0, std::min(kStrip, outer - o), inner);
-      pack(w.unit.packed, w.outer, outer0 + o, pass * w.depth, w.steps, strip);
-      run_strip(w, all, pass, strip, memory + o * held);
+      run_strip(w, all, pass, strips + at * size, memory + o * held);
     }
 }
 
@@ -137,22 +157,25 @@ void run_tasks(const Panel& w) {
   const int64_t held = w.direct ? 0 : outer * w.task_inner;
   const int64_t tasks = cut(w.outer.items, w.task_outer) * w.inner_tasks;
   parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<Word> strip = w.stream.scratch<Word>(size_t(w.steps * kStepSize));
+    const Scratch<Word> strips = w.stream.scratch<Word>(size_t(kTogether * w.steps * kStepSize));
     const Scratch<float> memory = w.stream.scratch<float>(size_t(held));
     if (w.unit.enter) w.unit.enter();
     for (int64_t t = begin; t < end; ++t)
-      run_task(w, t / w.inner_tasks * w.task_outer, t % w.inner_tasks * w.task_inner, strip,
+      run_task(w, t / w.inner_tasks * w.task_outer, t % w.inner_tasks * w.task_inner, strips,
                memory);
     if (w.unit.leave) w.unit.leave();
   });
 }
 
 void run_panel(Panel w) {
+  if (w.rows_lie_packed && !w.outer_is_rows) return run_tasks(w);
   const int64_t strips = cut(w.inner.items, kStrip), steps = w.packed_strip / kStepSize;
   const Scratch<Word> packed = w.stream.scratch<Word>(size_t(strips * w.packed_strip));
-  parallel_for(strips, rows_per_range(w.packed_strip, 32768), [&](int64_t begin, int64_t end) {
-    for (int64_t s = begin; s < end; ++s)
-      pack(w.unit.packed, w.inner, s * kStrip, 0, steps, packed + s * w.packed_strip);
+  const int64_t grain = std::max(kTogether, rows_per_range(w.packed_strip, 32768));
+  parallel_for(strips, grain, [&](int64_t begin, int64_t end) {
+    pack(w.unit.packed, w.inner,
+         {.item = begin * kStrip, .strips = end - begin, .depth = 0, .steps = steps},
+         w.packed_strip, packed + begin * w.packed_strip);
   });
   w.packed = packed;
   run_tasks(w);

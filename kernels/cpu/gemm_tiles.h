@@ -16,7 +16,14 @@ using Word = uint32_t;
 /// Elements along the depth of a step.
 constexpr int64_t step_depth(DType packed) { return packed == bf16 ? 32 : 16; }
 
-/// What multiplies packed strips.
+/// 32 rows of A as a unit reads them: packed, or where they lie. Row r of step q begins at
+/// at + r · row + q · step.
+struct Rows {
+  const Word* at = nullptr;
+  int64_t row = 16, step = kStepSize;
+};
+
+/// What multiplies strips.
 struct Unit {
   const char* name = "";
   DType packed = f32;  ///< of the elements in the tiles: f32 or bf16
@@ -27,7 +34,7 @@ struct Unit {
   void (*leave)() = nullptr;
   /// c[32, 32] = A strip · B strip over `steps` steps, or += that where `add`. Only the first
   /// `rows` rows are wanted; others may be written too.
-  void (*block)(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
+  void (*block)(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
                 bool add) = nullptr;
 };
 
@@ -46,9 +53,19 @@ struct Source {
   bool items_are_rows = true;  ///< of op(matrix): true for A
   /// True where consecutive elements in memory run along the depth.
   bool runs_along_depth() const { return matrix.transposed != items_are_rows; }
+  /// True where rows of A can be read where they lie: nothing to turn, round or fill up.
+  bool lies_packed(DType packed) const {
+    return items_are_rows && runs_along_depth() && matrix.dtype == packed && items % 32 == 0 &&
+           depth % step_depth(packed) == 0 && matrix.ld * int64_t(size_of(packed)) % 4 == 0;
+  }
 };
 
-/// Packs the strip that begins at `item`, `steps` steps from `depth` on, as `packed` elements.
-void pack(DType packed, const Source& source, int64_t item, int64_t depth, int64_t steps, Word* to);
+/// What is packed: strips from `item` on, steps from `depth` on.
+struct Part {
+  int64_t item = 0, strips = 1, depth = 0, steps = 0;
+};
+
+/// Packs a part as `packed` elements; strips lie `strip_size` words from each other.
+void pack(DType packed, const Source& source, const Part& at, int64_t strip_size, Word* to);
 
 }  // namespace olm::kernels::gemm_tiles

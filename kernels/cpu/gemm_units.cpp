@@ -31,19 +31,23 @@ struct MultiplyBf16 {
 /// Eight rows by 32 columns in registers: per word of the depth two vectors of B, and each of A's
 /// words broadcast against both.
 template <class Multiply>
-OLM_BF16 inline void vector_rows(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc,
-                                 bool add) {
+OLM_BF16 inline void vector_rows(const Rows& rows, const Word* b, int64_t steps, float* c,
+                                 int64_t ldc, bool add) {
+  const Word* a = rows.at;
+  const int64_t stride = rows.row;
   __m512 sum[8][2];
   for (int r = 0; r < 8; ++r)
     for (int h = 0; h < 2; ++h)
       sum[r][h] = add ? _mm512_loadu_ps(c + r * ldc + 16 * h) : _mm512_setzero_ps();
-  for (int64_t q = 0; q < steps; ++q, a += kStepSize, b += kStepSize)
+  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kStepSize)
     for (int p = 0; p < 16; ++p) {
       const __m512i b0 = _mm512_load_si512(b + 16 * p);
       const __m512i b1 = _mm512_load_si512(b + kTile + 16 * p);
 #pragma GCC unroll 8
       for (int r = 0; r < 8; ++r) {
-        const __m512i both = _mm512_set1_epi32(int(a[16 * r + p]));
+        int word;
+        __builtin_memcpy(&word, a + stride * r + p, sizeof word);
+        const __m512i both = _mm512_set1_epi32(word);
         sum[r][0] = Multiply::add(sum[r][0], both, b0);
         sum[r][1] = Multiply::add(sum[r][1], both, b1);
       }
@@ -53,21 +57,21 @@ OLM_BF16 inline void vector_rows(const Word* a, const Word* b, int64_t steps, fl
 }
 
 template <class Multiply>
-void vector_block(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
+void vector_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
                   bool add) {
   for (int64_t r = 0; r < rows; r += 8)
-    vector_rows<Multiply>(a + r / 16 * kTile + r % 16 * 16, b, steps, c + r * ldc, ldc, add);
+    vector_rows<Multiply>({a.at + r * a.row, a.row, a.step}, b, steps, c + r * ldc, ldc, add);
 }
 
 constexpr Unit kF32{.name = "avx512 f32",
                     .packed = f32,
-                    .depth = 256,
-                    .inner = 512,
+                    .depth = 512,
+                    .inner = 1024,
                     .block = vector_block<MultiplyF32>};
 constexpr Unit kDot{.name = "avx512 bf16",
                     .packed = bf16,
-                    .depth = 512,
-                    .inner = 512,
+                    .depth = 768,
+                    .inner = 1024,
                     .block = vector_block<MultiplyBf16>};
 
 // ---- AMX ----------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ void enter_tiles() {
 }
 void leave_tiles() { asm volatile("tilerelease"); }
 
-void tile_block(const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
+void tile_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
                 bool add) {
   amx_block<CpuTiles>(a, b, steps, c, ldc, add);
 }

@@ -62,7 +62,7 @@ const Unit kEmulated{
     .inner = 128,
     .enter = [] { ++entered; },
     .leave = [] { --entered; },
-    .block = [](const Word* a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
+    .block = [](const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
                 bool add) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add); }};
 
 /// A matrix of random values that its dtype holds, and the same in f64.
@@ -101,7 +101,7 @@ void check(const Unit& unit, const Case& t) {
   CAPTURE(t.ta);
   CAPTURE(t.tb);
   CAPTURE(t.accumulate);
-  const int64_t lda = (t.ta ? t.m : t.k) + 3, ldb = (t.tb ? t.k : t.n) + 1, ldc = t.n + 2;
+  const int64_t lda = (t.ta ? t.m : t.k) + 2, ldb = (t.tb ? t.k : t.n) + 1, ldc = t.n + 2;
   Values a(t.a, (t.ta ? t.k : t.m) * lda, 1), b(t.b, (t.tb ? t.n : t.k) * ldb, 2);
   Values c(t.c, t.m * ldc, 3), bias(f32, t.n, 4);
   Product p{.a = {a.data(), t.a, lda, t.ta}, .b = {b.data(), t.b, ldb, t.tb}};
@@ -158,8 +158,8 @@ constexpr DType kPairs[][2] = {{f32, f32}, {bf16, bf16}, {bf16, f32}, {f32, bf16
 
 TEST_SUITE("kernels/gemm_tiles") {
   TEST_CASE("odd sizes, layouts and dtypes, with rows or columns as the longer side") {
-    const int64_t sizes[][3] = {{8, 8, 1},    {33, 31, 65},  {31, 33, 64},
-                                {97, 40, 30}, {40, 97, 129}, {64, 96, 32}};
+    const int64_t sizes[][3] = {{8, 8, 1},     {33, 31, 65}, {31, 33, 64}, {97, 40, 30},
+                                {40, 97, 129}, {64, 96, 32}, {96, 64, 64}, {32, 70, 96}};
     for (const auto& d : kPairs)
       for (const Unit* unit : units(d[0], d[1]))
         for (const auto& s : sizes)
