@@ -59,7 +59,9 @@ class OLM_API TokenDataset {
   const std::string& tokenizer_hash() const { return tokenizer_hash_; }
 
  private:
-  void take(std::vector<int32_t> ids);
+  /// Keeps the ids that `source` hands to what it is called with; at most so many, or 0: unknown.
+  template <class Source>
+  void collect(size_t most, Source&& source);
   std::string hash_of_ids() const;
   std::string name_ = "ids in memory", source_hash_, tokenizer_hash_;
   std::shared_ptr<const void> owner_;  // keeps ids_ alive

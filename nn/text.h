@@ -27,6 +27,8 @@ class OLM_API Tokenizer {
   /// Throws Error with the byte offset of what the tokenizer cannot take.
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
   virtual int64_t vocab_size() const = 0;
+  /// True where every character is encoded by itself, so that a text may be cut between any two.
+  virtual bool takes_pieces() const { return false; }
   /// The id of <|endoftext|>, where the vocabulary has it.
   virtual std::optional<int32_t> eot_id() const = 0;
   /// The bytes of one token; a special token is its own text. Throws if `id` is out of range.
@@ -65,6 +67,7 @@ class OLM_API ByteTokenizer final : public Tokenizer {
   std::string name() const override { return "byte"; }
   std::vector<int32_t> encode(std::string_view text) const override;
   int64_t vocab_size() const override { return 257; }
+  bool takes_pieces() const override { return true; }
   std::optional<int32_t> eot_id() const override { return 256; }
   std::string_view token_bytes(int32_t id) const override;
   Json to_json() const override;
@@ -83,6 +86,7 @@ class OLM_API CharTokenizer final : public Tokenizer {
   /// Throws for a character that is not in the vocabulary.
   std::vector<int32_t> encode(std::string_view text) const override;
   int64_t vocab_size() const override { return int64_t(tokens_.size()); }
+  bool takes_pieces() const override { return true; }
   std::optional<int32_t> eot_id() const override;
   std::string_view token_bytes(int32_t id) const override;
   Json to_json() const override;

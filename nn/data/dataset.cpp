@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <charconv>
+#include <utility>
 
 #include <olm/engine/safetensors.h>
 #include <olm/nn/data.h>
@@ -10,27 +11,46 @@ namespace {
 
 constexpr const char* kFormat = "olm token shard 1";
 
-std::vector<int32_t> encode(const Corpus& corpus, const Tokenizer& tokenizer) {
-  std::vector<int32_t> ids;
+/// Calls take(ids) for a text, piece by piece where the tokenizer can: beside the ids as they are
+/// kept there are then never many more.
+template <class Take>
+void encode_text(std::string_view text, const Tokenizer& tokenizer, Take&& take) {
+  constexpr size_t kPiece = size_t(1) << 20;
+  if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text));
+  for (size_t at = 0, end; at < text.size(); at = end) {
+    end = std::min(text.size(), at + kPiece);
+    const auto inside = [&] { return end < text.size() && (uint8_t(text[end]) & 0xc0) == 0x80; };
+    for (int i = 0; i < 3 && inside(); ++i) --end;  // to where a character of UTF-8 begins
+    std::vector<int32_t> ids;
+    try {
+      ids = tokenizer.encode(text.substr(at, end - at));
+    } catch (const Error&) {
+      ids = tokenizer.encode(text.substr(0, end));  // throws with the offset in the whole
+      throw;
+    }
+    take(ids);
+  }
+}
+
+template <class Take>
+void encode(const Corpus& corpus, const Tokenizer& tokenizer, Take&& take) {
+  bool first = true;
   for (const auto& file : corpus.files) {
-    if (!ids.empty()) {
+    if (!std::exchange(first, false)) {
       if (!tokenizer.eot_id())
         throw FileError(corpus.path, ": ", corpus.files.size(), " files, and the ",
                         tokenizer.name(), " tokenizer has no ", kEndOfText,
                         " to stand between them");
-      ids.push_back(*tokenizer.eot_id());
+      take(std::vector<int32_t>{*tokenizer.eot_id()});
     }
     try {
-      std::vector<int32_t> more = tokenizer.encode(file->text());
-      if (ids.empty())
-        ids = std::move(more);
-      else
-        ids.insert(ids.end(), more.begin(), more.end());
+      encode_text(file->text(), tokenizer, take);
+    } catch (const FileError&) {
+      throw;
     } catch (const Error& e) {
       throw FileError(file->path(), ": ", e.what());
     }
   }
-  return ids;
 }
 
 const std::string& metadata(const SafetensorsFile& file, const std::string& key) {
@@ -50,7 +70,9 @@ TokenDataset::TokenDataset(const Corpus& corpus, const Tokenizer& tokenizer)
       source_hash_(corpus.hash()),
       tokenizer_hash_(tokenizer.hash()),
       vocab_size_(tokenizer.vocab_size()) {
-  take(encode(corpus, tokenizer));
+  size_t most = 0;  // ids, where there is one per character; what is not written takes no memory
+  for (const auto& file : corpus.files) most += tokenizer.takes_pieces() ? file->size() + 1 : 0;
+  collect(most, [&](auto&& take) { encode(corpus, tokenizer, take); });
 }
 
 TokenDataset TokenDataset::from_ids(std::span<const int32_t> ids, int64_t vocab_size) {
@@ -59,22 +81,25 @@ TokenDataset TokenDataset::from_ids(std::span<const int32_t> ids, int64_t vocab_
   for (const int32_t id : ids)
     require(id >= 0 && id < vocab_size, "dataset: id ", id, " is out of range for ", vocab_size,
             " ids");
-  dataset.take(std::vector<int32_t>(ids.begin(), ids.end()));
+  dataset.collect(ids.size(), [&](auto&& take) { take(ids); });
   return dataset;
 }
 
-void TokenDataset::take(std::vector<int32_t> ids) {
-  end_ = int64_t(ids.size());
+template <class Source>
+void TokenDataset::collect(size_t most, Source&& source) {
   width_ = vocab_size_ <= 65536 ? 2 : 4;
-  if (width_ == 2) {
-    auto narrow = std::make_shared<std::vector<uint16_t>>(ids.begin(), ids.end());
-    ids_ = narrow->data();
-    owner_ = std::move(narrow);
-  } else {
-    auto own = std::make_shared<std::vector<int32_t>>(std::move(ids));
+  const auto gather = [&]<class T>(T) {
+    auto own = std::make_shared<std::vector<T>>();
+    own->reserve(most);
+    source([&](const auto& ids) { own->insert(own->end(), ids.begin(), ids.end()); });
+    end_ = int64_t(own->size());
     ids_ = own->data();
     owner_ = std::move(own);
-  }
+  };
+  if (width_ == 2)
+    gather(uint16_t());
+  else
+    gather(int32_t());
 }
 
 TokenDataset TokenDataset::open_shard(const std::string& path) {

@@ -87,6 +87,20 @@ TEST_SUITE("nn/data") {
     CHECK_THROWS_AS(TokenDataset::from_ids(std::vector<int32_t>{-1}, 3), Error);
   }
 
+  TEST_CASE("a long text is encoded in pieces, and messages count from its beginning") {
+    const TempFolder folder;
+    std::string text = "x";
+    for (int i = 0; i < 600000; ++i) text += i % 3 ? "ü" : "€";  // no piece ends between characters
+    const CharTokenizer chars(U"xü€");
+    const std::string path = folder.file("text", text);
+    const std::vector<int32_t> whole = chars.encode(text);
+    const Ids got = all_ids(TokenDataset(path, chars));
+    CHECK(std::equal(got.begin(), got.end(), whole.begin(), whole.end()));
+    folder.file("text", text + "?");
+    CHECK(contains(message_of<FileError>([&] { TokenDataset(path, chars); }),
+                   "the character '?' (U+003F) at byte offset " + std::to_string(text.size())));
+  }
+
   TEST_CASE("a split is by position") {
     auto [train, val] = split(counting(1115394 / 100), 0.9);
     CHECK(train.size() == int64_t(0.9 * (1115394 / 100)));
