@@ -1,6 +1,5 @@
 // The units that multiply packed tiles, and which of them this CPU has, by its feature bits.
 #include <cpuid.h>
-#include <hwy/targets.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -151,9 +150,7 @@ const Unit* unit_for(const gemm_internal::Product& p) {
   const auto fits = [](DType t) { return t == bf16 || t == f32; };
   if (!fits(a) || !fits(b) || std::min(p.m, p.n) < 8) return nullptr;
   if (double(p.m) * double(p.n) * double(p.k) < 65536) return nullptr;
-  // The vector library's choice says whether the system saves 512-bit registers, and can be
-  // lowered.
-  if (!(hwy::SupportedTargets() & HWY_AVX3)) return nullptr;
+  if (!gemm_internal::has_wide_vectors()) return nullptr;
   if (a == f32 && b == f32) return &kF32;
   static const Features features = detect();
   return features.amx ? &kAmx : features.dot ? &kDot : nullptr;
