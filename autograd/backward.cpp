@@ -112,7 +112,7 @@ class Pass {
   }
 
   Sink sink_for(const Edge& edge) {
-    Sink sink{.needed = wanted(edge), .pending = {}};
+    Sink sink{.needed = wanted(edge), .pending = {}, .last_run = !retain_};
     if (sink.needed && edge.leaf) {
       Leaf& leaf = leaves_[edge.leaf.get()];
       start(*edge.leaf, leaf);

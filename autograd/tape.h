@@ -12,8 +12,9 @@ namespace olm {
 
 /// What a backward function is told about one input of its op.
 struct Sink {
-  bool needed = false;  ///< a gradient is wanted; otherwise return an undefined tensor
-  Tensor pending;       ///< the gradient so far, where a kernel may add into it
+  bool needed = false;    ///< a gradient is wanted; otherwise return an undefined tensor
+  Tensor pending;         ///< the gradient so far, where a kernel may add into it
+  bool last_run = false;  ///< backward will not run again: what it holds may become the gradient
 
   /// The gradient so far if it has like's shape, dtype and device, else new memory like `like`.
   OLM_API Tensor pending_or_empty(const Tensor& like) const;

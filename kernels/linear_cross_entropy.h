@@ -26,7 +26,7 @@ OLM_API void run(Cpu, const CrossEntropyChunk&);
 OLM_API void run(Cuda, const CrossEntropyChunk&);
 
 /// y = factor · x, or y += that where `accumulate`. y: [n] of `dtype`; x: [n] and factor: [1] in
-/// acc_dtype(dtype).
+/// acc_dtype(dtype). y may be x, if of its dtype; a factor of 1 then leaves it untouched.
 struct ScaleGradient {
   static constexpr const char* name = "linear_cross_entropy scale";
   DType dtype = f32;

@@ -147,12 +147,16 @@ void check(const Tensor& x, const Tensor& weight, const LinearCrossEntropyOption
 
 bool differentiates(const Tensor& t) { return t.defined() && grad_enabled() && requires_grad(t); }
 
-/// dy · gradient in the shape and dtype of the input, or added to the gradient so far.
+/// dy · gradient in the shape and dtype of the input, or added to the gradient so far; in place
+/// where nobody asks for the gradient again.
 Tensor scaled(const Tensor& gradient, const Tensor& dy, const Shape& shape, DType dtype,
               const Sink& into) {
   if (!into.needed || !gradient.defined()) return {};
   const bool add = into.pending.defined() && into.pending.dtype() == dtype;
-  const Tensor result = add ? into.pending : empty(shape, {dtype, gradient.device()});
+  const bool in_place = into.last_run && gradient.dtype() == dtype && gradient.shape() == shape;
+  const Tensor result = add        ? into.pending
+                        : in_place ? gradient
+                                   : empty(shape, {dtype, gradient.device()});
   run(gradient.device().kind, kernels::ScaleGradient{.dtype = dtype,
                                                      .y = result.mutable_data(),
                                                      .x = gradient.data(),

@@ -59,6 +59,7 @@ void cross_entropy_chunk(const CrossEntropyChunk& k) {
 void scale_gradient(const ScaleGradient& k) {
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     using A = acc_t<T>;
+    if (k.y == k.x && !k.accumulate && *in<A>(k.factor) == A(1)) return;
     const hn::ScalableTag<A> d;
     const auto factor = hn::Set(d, *in<A>(k.factor));
     parallel_for(k.n, 16384, [&](int64_t begin, int64_t end) HWY_ATTR {

@@ -99,6 +99,23 @@ TEST_SUITE("ops/linear_cross_entropy") {
     }
   }
 
+  TEST_CASE("a graph that is kept gives the same gradients again, to its last run") {
+    Generator g(3);
+    const Tensor x = randn({5, 4}, g), w = randn({7, 4}, g);
+    set_requires_grad(x);
+    set_requires_grad(w);
+    const Tensor y = linear_cross_entropy(x, w, randint(0, 7, {5}, g));
+    backward(y, {.gradient = full({}, 3), .retain_graph = true});
+    const std::vector<float> dx = to_host<float>(grad(x)), dw = to_host<float>(grad(w));
+    for (const bool last : {false, true}) {
+      zero_grad(x);
+      zero_grad(w);
+      backward(y, {.gradient = full({}, 3), .retain_graph = !last});
+      CHECK(to_host<float>(grad(x)) == dx);
+      CHECK(to_host<float>(grad(w)) == dw);
+    }
+  }
+
   TEST_CASE("the loss is the same with and without gradients") {
     Generator g(5);
     const Tensor x = randn({9, 8}, g), w = randn({20, 8}, g), ids = randint(0, 20, {9}, g);
