@@ -6,6 +6,7 @@ namespace olm {
 
 void add_(const Tensor& x, const Tensor& y, double scale) {
   require_no_grad("add_", x);
+  require_no_grad("add_", y);
   raw::add_(x, raw::expand(y, x.shape()), scale);
 }
 
@@ -21,6 +22,7 @@ void fill_(const Tensor& x, double value) {
 
 void copy_(const Tensor& x, const Tensor& y) {
   require_no_grad("copy_", x);
+  require_no_grad("copy_", y);
   raw::copy_(x, y);
 }
 

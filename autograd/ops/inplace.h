@@ -3,8 +3,8 @@
 
 namespace olm {
 
-// Writing into a tensor. Legal only where nothing is recorded (NoGrad): throws elsewhere. A
-// backward that saved what was overwritten notices and throws.
+// Writing into a tensor. Not recorded: throws where an operand requires a gradient, unless a NoGrad
+// guard says that none is wanted. A backward that saved what was overwritten notices and throws.
 
 /// x += scale · y, where y broadcasts to x's shape and has its dtype, a float.
 OLM_API void add_(const Tensor& x, const Tensor& y, double scale = 1);

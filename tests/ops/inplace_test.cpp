@@ -50,7 +50,7 @@ TEST_SUITE("ops/inplace") {
     check_error([&] { copy_(repeated, ones({2, 3})); }, {"copy_", "share memory"});
   }
 
-  TEST_CASE("they are legal only under NoGrad") {
+  TEST_CASE("where an operand requires a gradient they need NoGrad") {
     const Tensor x = ones({2});
     set_requires_grad(x);
     check_error([&] { add_(x, x); }, {"add_", "NoGrad"});
@@ -58,6 +58,13 @@ TEST_SUITE("ops/inplace") {
     check_error([&] { fill_(x, 2); }, {"fill_", "NoGrad"});
     check_error([&] { copy_(x, x); }, {"copy_", "NoGrad"});
     CHECK(to_host<float>(x) == std::vector<float>{1, 1});
+    // What is read would lose its gradient without a word.
+    const Tensor plain = zeros({2});
+    check_error([&] { add_(plain, x); }, {"add_", "NoGrad"});
+    check_error([&] { copy_(plain, x * 2); }, {"copy_", "NoGrad"});
+    CHECK(to_host<float>(plain) == std::vector<float>{0, 0});
+    fill_(plain, 3);  // nobody asks for a gradient here
+    CHECK(to_host<float>(plain) == std::vector<float>{3, 3});
   }
 
   TEST_CASE("backward notices that a saved value was overwritten") {
