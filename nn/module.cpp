@@ -197,6 +197,7 @@ void Module::to(Device device) {
   for_each_parameter([&](const std::string&, Parameter& p) {
     if (p.filled()) p.assign(raw::to(p.tensor(), device));
   });
+  for_each_buffer([&](const std::string&, Buffer& b) { b.assign(raw::to(b.tensor(), device)); });
 }
 
 void Module::to(DType dtype) {
@@ -244,8 +245,9 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     if (!b.persistent()) return;
     const auto found = tensors.find(key);
     if (found == tensors.end()) return missing.emplace_back(key, nullptr), void();
-    require(found->second.shape() == b.tensor().shape(), "load_state_dict: ", key, " wants shape ",
-            b.tensor().shape(), ", got ", found->second.shape());
+    const Tensor &held = b.tensor(), &got = found->second;
+    require(got.shape() == held.shape() && got.dtype() == held.dtype(), "load_state_dict: ", key,
+            " wants ", held.dtype(), " ", held.shape(), ", got ", got.dtype(), " ", got.shape());
     used.insert(key);
     buffers.emplace_back(&b, found->second);
   });
@@ -290,9 +292,12 @@ ChildSlot& Module::slot(std::string_view path) {
 }
 
 std::shared_ptr<Module> Module::get_shared(std::string_view path) {
-  return slot(path).module().shared();
+  if (!path.empty()) return slot(path).module().shared();
+  auto self = weak_from_this().lock();
+  require(self != nullptr, "get: no Ref holds this ", type_name(), ", so there is none to share");
+  return self;
 }
-Ref<Module> Module::get(std::string_view path) { return slot(path).module(); }
+Ref<Module> Module::get(std::string_view path) { return get_shared(path); }
 void Module::replace(std::string_view path, Ref<Module> module) {
   slot(path).replace(std::move(module));
 }

@@ -207,7 +207,7 @@ struct OLM_API Sum {
 
 /// A layer, a combinator or a model. Members of type Parameter, Buffer, Child and Children name
 /// and register themselves with `this`; everything below is a walk over them.
-class OLM_API Module {
+class OLM_API Module : public std::enable_shared_from_this<Module> {
  public:
   Module() = default;
   Module(const Module&) = delete;
@@ -247,7 +247,7 @@ class OLM_API Module {
   /// the module as it was.
   void load_state_dict(const std::vector<NamedTensor>& tensors, LoadOptions options = {});
   void load_state_dict(const std::map<std::string, Tensor>& tensors, LoadOptions options = {});
-  /// Moves or converts all floating-point parameters; handles stay the same.
+  /// Moves all parameters and buffers, or converts all parameters; handles stay the same.
   void to(Device device);
   void to(DType dtype);
   /// Elements in parameters(); with `trainable_only`, without the frozen ones.
@@ -256,7 +256,7 @@ class OLM_API Module {
 
   /// The parameter of a key; throws listing near keys. Assigning one to another ties them.
   Parameter& parameter(std::string_view key);
-  /// The module at a path such as "blocks.2.blocks.1"; "" is this one.
+  /// The module at a path such as "blocks.2.blocks.1"; "" is this one, which a Ref must hold.
   Ref<Module> get(std::string_view path);
   template <class M>
   Ref<M> get(std::string_view path) {

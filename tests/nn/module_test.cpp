@@ -135,6 +135,10 @@ TEST_SUITE("nn/module") {
     model->replace("blocks.1.block", Scale(3, 7));
     init(*model->get("blocks.1"));
     CHECK(model->get<ScaleModule>("blocks.1.block")->options.start == 7);
+    CHECK(model->get("").get() == model.get());
+    CHECK(model->get<BlockModule>("") == model);
+    ScaleModule unshared({.dim = 2});
+    check_error([&] { unshared.get(""); }, {"get", "Scale", "Ref"});
     check_error([&] { model->get<ResidualModule>("blocks.0"); }, {"blocks.0", "Scale"});
     check_error([&] { model->get("blocks.2"); }, {"blocks.2", "blocks.0, blocks.1"});
     check_error([&] { model->parameter("blocks.0.wight"); }, {"wight", "blocks.0.weight"});
@@ -149,6 +153,9 @@ TEST_SUITE("nn/module") {
     model->to(bf16);
     CHECK(kept.dtype() == bf16);
     CHECK(kept.is_same(model->parameters()[0]));
+    model->to(meta);
+    CHECK(kept.device() == meta);
+    CHECK(model->get<ScaleModule>("blocks.0")->steps.tensor().device() == meta);
   }
 
   TEST_CASE("parameters are filled before use, each from its own stream") {
@@ -179,6 +186,10 @@ TEST_SUITE("nn/module") {
                                            {"blocks.1.steps", full({1}, 9)}};
     };
     check_error([&] { model->load_state_dict(state(2, 4)); }, {"blocks.1.weight", "[3]", "[4]"});
+    CHECK(model->parameters()[0].data<float>()[0] == 1);
+    auto whole = state(2, 3);
+    whole["blocks.1.steps"] = zeros({1}, {.dtype = i64});
+    check_error([&] { model->load_state_dict(whole); }, {"blocks.1.steps", "f32 [1]", "i64 [1]"});
     CHECK(model->parameters()[0].data<float>()[0] == 1);
     auto partial = state(2, 3);
     partial.erase("blocks.1.weight");
