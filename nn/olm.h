@@ -4,7 +4,9 @@
 #include <olm/autograd/recompute.h>
 #include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
+#include <olm/engine/safetensors.h>
 #include <olm/engine/tensor.h>
+#include <olm/kernels/base/parallel.h>
 #include <olm/nn/activations.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>

@@ -6,6 +6,7 @@
 int main() {
   using namespace olm;
   using namespace olm::nn;
+  set_threads(2);
   const int64_t vocab = 256, width = 32, context = 16;
   const std::string text = "the quick brown fox jumps over the lazy dog. ";
   std::vector<int64_t> ids(text.begin(), text.end());
@@ -26,5 +27,9 @@ int main() {
     loss = value.item<float>();
   }
   std::cout << "loss " << loss << '\n';
-  return loss < 0.5f ? 0 : 1;
+  const Tensor head = model->parameter("blocks.2.blocks.1.weight");
+  write_safetensors("head.safetensors", {{"head", head}});
+  const bool stored =
+      SafetensorsFile::open("head.safetensors").tensor("head").shape() == head.shape();
+  return loss < 0.5f && stored ? 0 : 1;
 }
