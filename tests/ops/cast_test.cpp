@@ -2,6 +2,8 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/cast.h>
+#include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/view.h>
 #include <tests/support/op_case.h>
 
 using namespace olm;
@@ -20,6 +22,13 @@ TEST_SUITE("ops/cast") {
         CHECK(grad(x).dtype() == from);
         CHECK(to_host<float>(grad(x)) == std::vector<float>{2, 4, 8});
       }
+  }
+
+  TEST_CASE("gradients match finite differences") {
+    const auto inputs = [](Generator& g, int64_t n) { return Tensors{randn({3, n}, g)}; };
+    gradcheck({.inputs = inputs,
+               .op = [](const Tensors& in) { return exp(contiguous(transpose(in[0], 0, 1))); }});
+    gradcheck({.inputs = inputs, .op = [](const Tensors& in) { return exp(cast(in[0], f64)); }});
   }
 
   TEST_CASE("sizes and layouts agree with f64") {
