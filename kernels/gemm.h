@@ -41,7 +41,7 @@ struct Gemm {
   DType bias_dtype = f32;
   Activation activation = Activation::none;
   void* preactivation = nullptr;   ///< laid out as C, batches included; not with c_list
-  const void* residual = nullptr;  ///< likewise
+  const void* residual = nullptr;  ///< likewise; may be c
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Gemm&);

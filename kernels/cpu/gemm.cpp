@@ -114,7 +114,7 @@ template <class A>
 void run_panel(Product p, const Stream& stream) {
   if (p.m == 0 || p.n == 0) return;
   const int64_t a_size = widened_size(p.a, p.m, p.k), b_size = widened_size(p.b, p.k, p.n);
-  const bool in_place = p.out.dtype == dtype_of<A> &&
+  const bool in_place = p.out.dtype == dtype_of<A> && p.out.residual != p.out.c &&
                         !(p.out.accumulate &&
                           (p.out.activation != Activation::none || p.out.preactivation != nullptr));
   const bool finish = !in_place || p.out.bias || p.out.preactivation || p.out.residual ||

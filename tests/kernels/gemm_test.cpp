@@ -22,6 +22,7 @@ struct Case {
   double alpha = 1;
   bool accumulate = false, bias = false, residual = false, preactivation = false;
   Activation activation = Activation::none;
+  bool residual_is_c = false;
 };
 
 void check(const Case& t) {
@@ -58,7 +59,9 @@ void check(const Case& t) {
          .bias_dtype = bias.dtype,
          .activation = t.activation,
          .preactivation = t.preactivation ? z.data() : nullptr,
-         .residual = t.residual ? r.data() : nullptr};
+         .residual = t.residual_is_c ? c.data()
+                     : t.residual    ? r.data()
+                                     : nullptr};
   run(Cpu{}, g);
   const std::vector<double> y = read(c), pre = read(z);
   double worst = 0, worst_pre = 0;
@@ -76,6 +79,7 @@ void check(const Case& t) {
       const double value = t.alpha * sum + (t.bias ? bias.exact[size_t(j)] : 0);
       double want = activated(t.activation, value) + (t.residual ? r.exact[at] : 0);
       if (t.accumulate) want += c.exact[at];
+      if (t.residual_is_c) want += c.exact[at];
       const double scale = 1 + std::sqrt(double(t.k)) + std::fabs(want);
       worst = std::max(worst, std::fabs(y[at] - want) / scale);
       if (t.preactivation)
@@ -92,6 +96,21 @@ void check(const Case& t) {
 }  // namespace
 
 TEST_SUITE("kernels/gemm") {
+  TEST_CASE("the result may take the place of the residual") {
+    for (const DType c : {f32, bf16, f64})
+      for (const bool accumulate : {false, true})
+        for (const int64_t n : {1, 5, 70})
+          check({.a = c == f64 ? f64 : f32,
+                 .b = c == f64 ? f64 : f32,
+                 .c = c,
+                 .m = 40,
+                 .n = n,
+                 .k = n == 5 ? 0 : 30,
+                 .accumulate = accumulate,
+                 .activation = n == 70 ? Activation::relu : Activation::none,
+                 .residual_is_c = true});
+  }
+
   TEST_CASE("transposes, dtypes and odd sizes agree with plain loops") {
     const DType triples[][3] = {{f32, f32, f32},   {f64, f64, f64},   {bf16, bf16, bf16},
                                 {bf16, bf16, f32}, {bf16, f32, bf16}, {f32, bf16, f32},
