@@ -26,8 +26,10 @@ void precede(void*) {}
 void follow(void*) {}
 #endif
 
+/// The pool's library has no more workers than the machine has cores, and prints a warning where
+/// more are asked for.
 struct Pool {
-  explicit Pool(int n) : threads(n), arena(n) {}
+  explicit Pool(int n) : threads(n), arena(std::min(n, tbb::info::default_concurrency())) {}
   int threads;
   tbb::task_arena arena;
 };

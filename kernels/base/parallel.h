@@ -8,7 +8,8 @@
 
 namespace olm {
 
-/// Sets how many threads CPU kernels use from now on; `n` >= 1. Results do not depend on it.
+/// Sets how many threads CPU kernels use from now on; `n` >= 1, and no more run than there are
+/// cores. Results do not depend on it.
 OLM_API void set_threads(int n);
 /// Threads in use: set_threads, else the environment's OLM_NUM_THREADS, else what the machine has.
 OLM_API int num_threads();

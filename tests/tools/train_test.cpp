@@ -76,6 +76,17 @@ TEST_SUITE("tools/train") {
     CHECK(read_file(run + "/metrics.csv").starts_with("step,val_loss,loss,lr,"));
   }
 
+  TEST_CASE("more threads than the machine has cores print nothing and change nothing") {
+    const Corpus c;
+    for (const char* threads : {"1", "200"}) {
+      const Result r =
+          run_program(tiny_training(c.data, c.folder / threads, {"--threads", threads}));
+      CHECK(r.status == 0);
+      CHECK(r.err.empty());
+    }
+    CHECK(losses(c.folder / "1") == losses(c.folder / "200"));
+  }
+
   TEST_CASE("kill -9 and resume end with the same bits") {
     const Corpus c;
     const std::string whole = c.folder / "whole", killed = c.folder / "killed";
