@@ -142,6 +142,12 @@ TEST_SUITE("tools/bench") {
     write_file(folder / "other", "{\"what\": \"else\"}");
     check_refused({"bench", "compare", a, folder / "other"}, {"other: is no file of olm bench"});
     check_refused({"bench", "compare", a, b, "--fail-over", "x"}, {"--fail-over: wants", "\"x\""});
+    for (const char* us : {"0", "-3", "null", "1e999"}) {
+      write_file(folder / "odd",
+                 std::string(R"({"what": "olm_bench", "cases": [{"case": "one", )") +
+                     "\"us\": " + us + "}]}");
+      check_refused({"bench", "compare", folder / "odd", b}, {"odd: "});
+    }
   }
 
   TEST_CASE("versus_torch runs both by turns and takes the ratio of their times") {
@@ -205,6 +211,23 @@ TEST_SUITE("tools/bench") {
     check_refused({"bench", "generate", "--shape", "1x100x4"}, {"multiple of 128, got 100"});
     check_refused({"bench", "gemm", "--reps", "0"}, {"--reps: wants at least 1, got 0"});
   }
+
+  TEST_CASE("a file that cannot be written is refused before anything is measured") {
+    for (const Args& what : {Args{"bench", "softmax"}, Args{"bench", "step"}}) {
+      Args args = what;  // with the usual sizes either takes many seconds
+      for (const char* more : {"--budget", "1000", "--json", "/nowhere/at/all.json"})
+        args.push_back(more);
+      check_refused(args, {"/nowhere/at/all.json", "cannot be created"});
+    }
+  }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // these take all addresses
+  TEST_CASE("threads that cannot be started are an error and not waited for") {
+    const std::string limits = "ulimit -v 8388608 && ulimit -s 262144 && ";  // 8 GiB, few stacks
+    check_refused({"-c", limits + "exec '" OLM_PROGRAM "' bench step --preset tiny --threads 200"},
+                  {"of 200 threads only "}, {.program = "/bin/sh"});
+  }
+#endif
 
   TEST_CASE("wrong flags of step are refused") {
     const auto refuse = [](const Args& more, const std::string& part) {

@@ -78,6 +78,10 @@ void add_op(Cases& cases, const OpCase& op) {
                    .prepare = prepare_both});
 }
 
+void require_writable(const std::string& json_path) {
+  if (json_path != "-" && !json_path.empty()) FileWriter{json_path};  // leaves nothing behind
+}
+
 void put_json(const std::string& path, const Json& json) {
   if (path == "-")
     fmt::print("{}\n", json.dump());

@@ -28,6 +28,8 @@ DType bench_dtype(const std::string& name);
 /// Sets the threads of the library too.
 int bench_threads(int64_t threads);
 
+/// Throws where put_json() could not write: better before the measuring than after it.
+void require_writable(const std::string& json_path);
 /// Writes `json` to a file on one line; "-" prints it, "" does nothing.
 void put_json(const std::string& path, const Json& json);
 /// Prints a line for readers: on stdout, unless JSON goes there.

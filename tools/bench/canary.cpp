@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 
 #include <olm/kernels/base/error.h>
@@ -92,18 +93,25 @@ Burner widest() {
 double run_pinned(int threads, const std::function<void(int)>& body) {
   static const std::vector<int> cores = allowed_cores();
   std::atomic<int> ready{0};
+  std::atomic<bool> all_started{true};
   std::vector<Clock::time_point> begins(static_cast<size_t>(threads)), ends(begins);
   const auto work = [&](int t) {
     if (!cores.empty()) pin_to(cores[size_t(t) % cores.size()]);
     ready.fetch_add(1);
-    while (ready.load() < threads) std::this_thread::yield();
+    while (ready.load() < threads && all_started.load()) std::this_thread::yield();
+    if (!all_started.load()) return;
     begins[size_t(t)] = Clock::now();
     body(t);
     ends[size_t(t)] = Clock::now();
   };
   {
     std::vector<std::jthread> pool;
-    for (int t = 0; t < threads; ++t) pool.emplace_back(work, t);
+    try {
+      for (int t = 0; t < threads; ++t) pool.emplace_back(work, t);
+    } catch (const std::system_error& e) {  // those that run already do not wait for the others
+      all_started.store(false);
+      fail("bench: of ", threads, " threads only ", pool.size(), " could be started: ", e.what());
+    }
   }
   return std::chrono::duration<double>(*std::max_element(ends.begin(), ends.end()) -
                                        *std::min_element(begins.begin(), begins.end()))

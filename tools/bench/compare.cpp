@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <cmath>
 #include <map>
 
 #include "tools/bench/bench.h"
@@ -18,15 +19,21 @@ Times read_times(const std::string& path) {
   const Json json = read_json(path);
   try {
     const std::string what = json.at("what").as_string();
-    if (what == "olm_train_step")
-      return {{fmt::format("step {} {}, threads: {}{}", json.at("config").as_string(),
-                           json.at("dtype").as_string(), json.at("threads").as_int(),
-                           json.at("recompute").as_bool() ? ", recomputing" : ""),
-               1e3 * json.at("step_ms").as_double()}};
-    require(what == "olm_bench", "is of \"", what, "\"");
     Times times;
+    const auto add = [&](const std::string& name, double us) {
+      require(std::isfinite(us) && us > 0, "\"", name, "\" took ", us, " us");
+      times.emplace_back(name, us);
+    };
+    if (what == "olm_train_step") {
+      add(fmt::format("step {} {}, threads: {}{}", json.at("config").as_string(),
+                      json.at("dtype").as_string(), json.at("threads").as_int(),
+                      json.at("recompute").as_bool() ? ", recomputing" : ""),
+          1e3 * json.at("step_ms").as_double());
+      return times;
+    }
+    require(what == "olm_bench", "is of \"", what, "\"");
     for (const Json& c : json.at("cases").items())
-      times.emplace_back(c.at("case").as_string(), c.at("us").as_double());
+      add(c.at("case").as_string(), c.at("us").as_double());
     return times;
   } catch (const Error& e) {
     throw FileError(path, ": is no file of olm bench: ", e.what());

@@ -192,6 +192,7 @@ int bench_kernels(const BenchArgs& args) {
   const Cases cases = gather_cases(args);
   require(args.reps >= 1, "--reps: wants at least 1, got ", args.reps);
   require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
+  require_writable(args.json);
   const int threads = bench_threads(args.threads);
   Gate gate(threads, args.gate);
   Json json = Json::object();

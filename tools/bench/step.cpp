@@ -198,6 +198,7 @@ int bench_step(const BenchStepArgs& args) {
   const DType dtype = bench_dtype(args.dtype);
   require(args.steps >= 1, "--steps: wants at least 1, got ", args.steps);
   require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
+  require_writable(args.json);
   const int threads = bench_threads(args.threads);
   Gate gate(threads, args.gate);
   StepRun run(preset, dtype, args.recompute);
