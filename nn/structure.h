@@ -42,7 +42,9 @@ class OLM_API ResidualModule final : public BaseCombinator {
 };
 OLM_API Ref<ResidualModule> Residual(Ref<Module> block);
 
-/// num_repeat independent layers in order, each made by the factory. Keys: stack.{i}.
+/// num_repeat independent layers in order, each made by the factory. Keys: stack.{i}. `recompute`
+/// is a way to run, not part of what is saved: layers then keep no activations, and are computed
+/// again in backward, each with the same random state.
 class OLM_API RepeatModule final : public BaseCombinator {
  public:
   explicit RepeatModule(std::vector<Ref<Module>> stack) : stack(this, "stack", std::move(stack)) {}
@@ -51,6 +53,7 @@ class OLM_API RepeatModule final : public BaseCombinator {
   std::string type_name() const override { return "Repeat"; }
   bool describes_children() const override { return true; }
   Children stack;
+  bool recompute = false;
 };
 OLM_API Ref<RepeatModule> make_repeat(const std::function<Ref<Module>()>& factory,
                                       int64_t num_repeat);
@@ -104,6 +107,9 @@ class OLM_API ParallelModule final : public BaseCombinator {
 };
 OLM_API Ref<ParallelModule> Parallel(std::vector<Ref<Module>> blocks, Merge merge = merge::sum(),
                                      int64_t dim = -1);
+
+/// module(x) without keeping its activations: they are computed again in backward.
+OLM_API Tensor recomputed(const Ref<Module>& module, const Tensor& x, Context& ctx);
 
 /// Runs `block` without keeping its activations and computes them again in backward. Key: block.
 class OLM_API RecomputeModule final : public BaseCombinator {

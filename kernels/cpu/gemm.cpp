@@ -1,10 +1,11 @@
 // GEMM. Where the CPU has 512-bit vectors or tiles, f32 and bf16 products run on our own kernels
 // (gemm_tiles.h): the matrix library chooses its kernels by CPU model, and takes ones of half the
-// width on models it does not know. Elsewhere, and for f64 and thin products, CBLAS: a result is
-// cut into a few large panels that depend on its shape alone: the longer of m and n is divided into
-// even, 16-aligned parts, the depth stays whole. Each panel is one single-threaded library call, so
-// results do not depend on the number of threads. bf16 and f16 operands are widened to f32 first:
-// the operand that all panels share once, the other by panel.
+// width on models it does not know. Products of a few rows read the other operand as it is stored
+// (gemm_thin.cpp). For all others CBLAS: a result is cut into a few large panels that depend on its
+// shape alone: the longer of m and n is divided into even, 16-aligned parts, the depth stays whole.
+// Each panel is one single-threaded library call, so results do not depend on the number of
+// threads. bf16 and f16 operands are widened to f32 first: the operand that all panels share once,
+// the other by panel.
 #include <cblas.h>
 #include <omp.h>
 
@@ -246,8 +247,9 @@ void check(const Gemm& g) {
           "gemm: a pointer list of results goes without preactivation and residual");
 }
 
-/// Runs the product on packed tiles and returns true, where this CPU has a unit for them.
-bool run_tiles(const Product& p, const Stream& stream) {
+/// Runs the product on kernels of our own and returns true, where there are some for it.
+bool run_own(const Product& p, const Stream& stream) {
+  if (gemm_internal::is_thin(p)) return gemm_internal::run_thin(p, stream), true;
   const gemm_tiles::Unit* unit = gemm_tiles::unit_for(p);
   if (unit) gemm_tiles::multiply(*unit, p, stream);
   return unit != nullptr;
@@ -284,7 +286,7 @@ void run_all(const Gemm& g) {
     parallel_for(g.batch, grain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const Product p = member(g, i, bias);
-        if (!run_tiles(p, g.stream)) run_panel<A>(p, g.stream);
+        if (!run_own(p, g.stream)) run_panel<A>(p, g.stream);
       }
     });
     return;
@@ -292,7 +294,7 @@ void run_all(const Gemm& g) {
   parallel_for(g.batch, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Product p = member(g, i, bias);
-      if (!run_tiles(p, g.stream)) run_cut<A>(p, cut_of(p.m, p.n, p.k), g.stream);
+      if (!run_own(p, g.stream)) run_cut<A>(p, cut_of(p.m, p.n, p.k), g.stream);
     }
   });
 }

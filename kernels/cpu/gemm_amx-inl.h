@@ -5,8 +5,8 @@
 
 namespace olm::kernels::gemm_tiles {
 
-/// c[32, 32] (+)= A strip · B strip: four tiles of sums, two of A, two of B. Per step four loads
-/// for four products of 8192 multiplications, so that loads hide behind them.
+/// c[32, 32] (+)= strip of A · strip of B, each of 32: four tiles of sums, two of A, two of B. Per
+/// step four loads for four products of 8192 multiplications, so that loads hide behind them.
 template <class Tiles>
 void amx_block(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc, bool add) {
   const Word* a = rows.at;
@@ -22,7 +22,7 @@ void amx_block(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t
     Tiles::template zero<2>();
     Tiles::template zero<3>();
   }
-  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kStepSize) {
+  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += 2 * kTile) {
     Tiles::template load<4>(a, stride);
     Tiles::template load<6>(b, 64);
     Tiles::template load<7>(b + kTile, 64);

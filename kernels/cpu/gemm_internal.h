@@ -61,8 +61,13 @@ struct Product {
   Finish out = {};  // its ldc is that of C
 };
 
-/// True where the vector code runs on AVX-512: the CPU has it, the system saves its registers, and no
-/// lower set was chosen.
+/// True for few rows times a matrix stored row by output; run_thin then reads that matrix once, as
+/// it is stored.
+bool is_thin(const Product& p);
+void run_thin(const Product& p, const Stream& stream);
+
+/// True where the vector code runs on AVX-512: the CPU has it, the system saves its registers, and
+/// no lower set was chosen.
 bool has_wide_vectors();
 
 /// dst[r, c] = src[r, c] as f32, tight; src has rows of `ld` elements.

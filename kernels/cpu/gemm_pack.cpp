@@ -123,10 +123,10 @@ OLM_TARGET void pack_tile(const Source& s, int64_t item, int64_t depth, Word* to
 template <class T, DType packed, bool along_depth, bool turn>
 void pack_strips(const Source& s, const Part& at, int64_t strip_size, Word* to) {
   const auto step = [&](int64_t strip, int64_t q) {
-    const int64_t item = at.item + strip * kStrip, depth = at.depth + q * step_depth(packed);
-    Word* tile = to + strip * strip_size + q * kStepSize;
-    pack_tile<T, packed, along_depth, turn>(s, item, depth, tile);
-    pack_tile<T, packed, along_depth, turn>(s, item + 16, depth, tile + kTile);
+    const int64_t item = at.item + strip * s.strip, depth = at.depth + q * step_depth(packed);
+    Word* tile = to + strip * strip_size + q * s.step_size();
+    for (int64_t i = 0; i < s.strip; i += 16, tile += kTile)
+      pack_tile<T, packed, along_depth, turn>(s, item + i, depth, tile);
   };
   if (along_depth) {
     for (int64_t strip = 0; strip < at.strips; ++strip)

@@ -27,48 +27,70 @@ struct MultiplyBf16 {
   }
 };
 
-/// Eight rows by 32 columns in registers: per word of the depth two vectors of B, and each of A's
-/// words broadcast against both.
-template <class Multiply>
-OLM_BF16 inline void vector_rows(const Rows& rows, const Word* b, int64_t steps, float* c,
-                                 int64_t ldc, bool add) {
+constexpr int kRows = 6, kVectors = 4;  // of a block in registers: 24 sums, 4 of B, 1 of A
+
+/// R rows by V vectors of columns in registers: per word of the depth V vectors of B, and each of
+/// A's words broadcast against them.
+template <class Multiply, int R, int V>
+OLM_BF16 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc,
+                            bool add) {
   const Word* a = rows.at;
   const int64_t stride = rows.row;
-  __m512 sum[8][2];
-  for (int r = 0; r < 8; ++r)
-    for (int h = 0; h < 2; ++h)
-      sum[r][h] = add ? _mm512_loadu_ps(c + r * ldc + 16 * h) : _mm512_setzero_ps();
-  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kStepSize)
+  __m512 sum[R][V];
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v)
+      sum[r][v] = add ? _mm512_loadu_ps(c + r * ldc + 16 * v) : _mm512_setzero_ps();
+  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kVectors * kTile)
     for (int p = 0; p < 16; ++p) {
-      const __m512i b0 = _mm512_load_si512(b + 16 * p);
-      const __m512i b1 = _mm512_load_si512(b + kTile + 16 * p);
-#pragma GCC unroll 8
-      for (int r = 0; r < 8; ++r) {
+      __m512i columns[V];
+      for (int v = 0; v < V; ++v) columns[v] = _mm512_load_si512(b + v * kTile + 16 * p);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
         int word;
         __builtin_memcpy(&word, a + stride * r + p, sizeof word);
         const __m512i both = _mm512_set1_epi32(word);
-        sum[r][0] = Multiply::add(sum[r][0], both, b0);
-        sum[r][1] = Multiply::add(sum[r][1], both, b1);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) sum[r][v] = Multiply::add(sum[r][v], both, columns[v]);
       }
     }
-  for (int r = 0; r < 8; ++r)
-    for (int h = 0; h < 2; ++h) _mm512_storeu_ps(c + r * ldc + 16 * h, sum[r][h]);
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + r * ldc + 16 * v, sum[r][v]);
+}
+
+template <class Multiply, int R>
+void multiply_columns(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc,
+                      int64_t columns, bool add) {
+  if (columns > 48) return multiply_rows<Multiply, R, 4>(a, b, steps, c, ldc, add);
+  if (columns > 32) return multiply_rows<Multiply, R, 3>(a, b, steps, c, ldc, add);
+  if (columns > 16) return multiply_rows<Multiply, R, 2>(a, b, steps, c, ldc, add);
+  multiply_rows<Multiply, R, 1>(a, b, steps, c, ldc, add);
 }
 
 template <class Multiply>
 void vector_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
-                  bool add) {
-  for (int64_t r = 0; r < rows; r += 8)
-    vector_rows<Multiply>({a.at + r * a.row, a.row, a.step}, b, steps, c + r * ldc, ldc, add);
+                  int64_t columns, bool add) {
+  constexpr auto at = [](const Rows& all, int64_t r) {
+    return Rows{.at = all.at + r * all.row, .row = all.row, .step = all.step};
+  };
+  int64_t r = 0;
+  for (; r + kRows <= rows; r += kRows)
+    multiply_columns<Multiply, kRows>(at(a, r), b, steps, c + r * ldc, ldc, columns, add);
+  for (; r + 2 <= rows; r += 2)
+    multiply_columns<Multiply, 2>(at(a, r), b, steps, c + r * ldc, ldc, columns, add);
+  if (r < rows) multiply_columns<Multiply, 1>(at(a, r), b, steps, c + r * ldc, ldc, columns, add);
 }
 
 constexpr Unit kF32{.name = "avx512 f32",
                     .packed = f32,
+                    .rows = 8 * kRows,
+                    .columns = 16 * kVectors,
                     .depth = 512,
                     .inner = 1024,
                     .block = vector_block<MultiplyF32>};
 constexpr Unit kDot{.name = "avx512 bf16",
                     .packed = bf16,
+                    .rows = 8 * kRows,
+                    .columns = 16 * kVectors,
                     .depth = 768,
                     .inner = 1024,
                     .block = vector_block<MultiplyBf16>};
@@ -109,14 +131,17 @@ void enter_tiles() {
 void leave_tiles() { asm volatile("tilerelease"); }
 
 void tile_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
-                bool add) {
+                int64_t, bool add) {
   amx_block<CpuTiles>(a, b, steps, c, ldc, add);
 }
 
 constexpr Unit kAmx{.name = "amx bf16",
                     .packed = bf16,
+                    .rows = 32,
+                    .columns = 32,
                     .depth = 512,
                     .inner = 1024,
+                    .whole = true,
                     .enter = enter_tiles,
                     .leave = leave_tiles,
                     .block = tile_block};

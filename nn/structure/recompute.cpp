@@ -8,11 +8,15 @@ Ref<RecomputeModule> Recompute(Ref<Module> block) {
 }
 
 Tensor RecomputeModule::forward(const Tensor& x, Context& ctx) {
-  if (!grad_enabled() || ctx.cache) return block(x, ctx);
+  return recomputed(block.module(), x, ctx);
+}
+
+Tensor recomputed(const Ref<Module>& module, const Tensor& x, Context& ctx) {
+  if (!grad_enabled() || ctx.cache) return module->forward(x, ctx);
   // Each run starts from the same random state; the first one's end state is the caller's.
   const Generator start = ctx.rng ? *ctx.rng : Generator();
   const size_t losses_before = ctx.aux_losses.size();
-  const auto run_block = [&ctx, start, losses_before, module = block.module(), copy = ctx,
+  const auto run_block = [&ctx, start, losses_before, module, copy = ctx,
                           first = true](const Tensors& in) mutable {
     Generator rng = start;
     Context inner = copy;
@@ -25,7 +29,7 @@ Tensor RecomputeModule::forward(const Tensor& x, Context& ctx) {
     first = false;
     return results;
   };
-  const Tensors results = recompute(run_block, {x}, block->parameters());
+  const Tensors results = recompute(run_block, {x}, module->parameters());
   ctx.aux_losses.insert(ctx.aux_losses.end(), results.begin() + 1, results.end());
   return results[0];
 }

@@ -58,12 +58,15 @@ std::atomic<int> entered = 0;
 const Unit kEmulated{
     .name = "emulated amx",
     .packed = bf16,
+    .rows = 32,
+    .columns = 32,
     .depth = 64,
     .inner = 128,
+    .whole = true,
     .enter = [] { ++entered; },
     .leave = [] { --entered; },
     .block = [](const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
-                bool add) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add); }};
+                int64_t, bool add) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add); }};
 
 /// A matrix of random values that its dtype holds, and the same in f64.
 struct Values {

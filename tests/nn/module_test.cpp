@@ -5,6 +5,8 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/rms_norm.h>
+#include <olm/engine/allocator.h>
+#include <olm/nn/models.h>
 #include <olm/nn/structure.h>
 #include <tests/support/op_case.h>
 
@@ -219,6 +221,32 @@ TEST_SUITE("nn/module") {
              from_host<int64_t>({int64_t(rng.offset())}, {1})};
     }
     for (size_t i = 0; i < plain.size(); ++i) check_same_bits(plain[i], again[i], "recompute");
+  }
+
+  TEST_CASE("a Repeat that recomputes trains the same, up to rounding, with less memory") {
+    Tensors results[2];
+    size_t peaks[2] = {};
+    for (const bool recompute : {false, true}) {
+      const auto model = GPT2Model(
+          {.vocab_size = 50, .embed_dim = 64, .num_layers = 8, .num_heads = 4, .max_seq_len = 64});
+      model->get<RepeatModule>("blocks.1")->recompute = recompute;
+      init(model, {.seed = 4});
+      Generator data(5), rng(6);
+      const Tensor ids = randint(0, 50, {4, 64}, data), targets = randint(0, 50, {4, 64}, data);
+      Context ctx{.rng = &rng};
+      reset_peak_memory(cpu);
+      const size_t before = memory_stats(cpu).in_use;
+      const Tensor loss = model->loss(ids, targets, ctx);
+      backward(loss);
+      peaks[recompute] = memory_stats(cpu).peak - before;
+      results[recompute] = {loss};
+      for (const Tensor& p : model->parameters()) results[recompute].push_back(grad(p));
+      results[recompute].push_back(from_host<int64_t>({int64_t(rng.offset())}, {1}));
+    }
+    REQUIRE(results[0].size() == results[1].size());
+    for (size_t i = 0; i < results[0].size(); ++i)
+      check_close(results[1][i], results[0][i], f32, 256, "recompute");
+    CHECK(peaks[1] < peaks[0] / 2);
   }
 }
 

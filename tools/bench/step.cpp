@@ -84,10 +84,7 @@ class StepRun {
  public:
   StepRun(const Preset& p, DType dtype, bool recompute)
       : dtype_(dtype), model_(make_step_model(p)) {
-    if (recompute) {
-      nn::Children& stack = model_->get<nn::RepeatModule>("blocks.1")->stack;
-      for (size_t i = 0; i < stack.size(); ++i) stack.replace(i, nn::Recompute(stack.at(i)));
-    }
+    model_->get<nn::RepeatModule>("blocks.1")->recompute = recompute;
     nn::init_gpt2(model_, p.layers, {.seed = 1});
     optimizer_.emplace(model_->parameters(),
                        nn::AdamWOptions{.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1});

@@ -155,6 +155,7 @@ const std::map<std::string, std::string>& helps() {
       {"train.sample_every", "steps between samples; 0 is never"},
       {"train.checkpoint_every", "steps between checkpoints; 0 is at the end only"},
       {"train.spike_factor", "skip a loss this many deviations above its mean; 0 is off"},
+      {"train.recompute", "compute layers again in backward: less memory, a third more work"},
       {"train.out", "run folder"},
       {"train.init_from", "run folder whose weights to begin with"},
       {"sample.prompt", "text that samples continue"},

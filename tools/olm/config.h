@@ -86,6 +86,7 @@ struct TrainConfig {
   int64_t sample_every = 500;
   int64_t checkpoint_every = 500;
   double spike_factor = 8.0;
+  bool recompute = false;
   std::string out = {};
   std::string init_from = {};
   void fields(auto& v) {
@@ -100,6 +101,7 @@ struct TrainConfig {
     v("sample_every", sample_every);
     v("checkpoint_every", checkpoint_every);
     v("spike_factor", spike_factor);
+    v("recompute", recompute);
     v("out", out);
     v("init_from", init_from);
   }

@@ -10,6 +10,7 @@
 #include <olm/engine/file.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/nn/model_io.h>
+#include <olm/nn/structure.h>
 #include <olm/nn/training.h>
 
 #include "tools/olm/assemble.h"
@@ -104,6 +105,7 @@ void keep_tokens(Run& run) {
 void load_model(Run& run) {
   const RunConfig& c = run.config;
   run.model = make_model(c.model, run.tokenizer->vocab_size());
+  run.model->get<nn::RepeatModule>("blocks.1")->recompute = c.train.recompute;
   if (run.resumed) {
     const nn::Ref<nn::Module> stored = nn::load_architecture(run.folder + "/model.json");
     require(nn::describe(*stored) == nn::describe(*run.model), run.folder,
