@@ -1,6 +1,7 @@
 // Reductions: the axis is cut into blocks that depend on the shape alone, each block is folded by
 // vectors into one partial result per column, and partial results are folded pairwise. Work is
-// handed out by (outer, block, columns). Traffic: x once per pass, the partial results are 1/128 or less.
+// handed out by (outer, block, columns). Traffic: x once per pass, partial results are 1/128 of
+// that or less.
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/reduce.h>
@@ -21,7 +22,7 @@ HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr int64_t kRowElements = 1024;  // of one block where inner == 1: chains of sums stay short
+constexpr int64_t kRowElements = 1024;  // of one block where inner == 1; longer sums lose digits
 constexpr int64_t kBlockRows = 128;     // of one block where inner > 1
 constexpr int64_t kColumns = 512;       // handled together where inner > 1
 constexpr int64_t kGrain = 16384;       // elements that make a range of work
