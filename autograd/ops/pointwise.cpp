@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/pointwise.h>
 
 #include <olm/autograd/ops/unary_internal.h>
+#include <olm/engine/exact.h>
 
 namespace olm {
 
@@ -60,6 +61,7 @@ Tensor cos(const Tensor& x) { return unary("cos", UnaryOp::cos, x); }
 Tensor erf(const Tensor& x) { return unary("erf", UnaryOp::erf, x); }
 Tensor clamp(const Tensor& x, double low, double high) {
   require(low <= high, "clamp: wanted low <= high, got ", low, " and ", high);
+  for (const double bound : {low, high}) require_exact("clamp", bound, x.dtype());
   return unary("clamp", UnaryOp::clamp, x, low, high);
 }
 

@@ -25,7 +25,8 @@ OLM_API Tensor pow(const Tensor& x, double p);
 OLM_API Tensor sin(const Tensor& x);
 OLM_API Tensor cos(const Tensor& x);
 OLM_API Tensor erf(const Tensor& x);
-/// min(max(x, low), high); the derivative is 1 where low <= x <= high, else 0.
+/// min(max(x, low), high), bounds that x's dtype holds; derivative 1 where low <= x <= high, else
+/// 0.
 OLM_API Tensor clamp(const Tensor& x, double low, double high);
 
 // Activations.

@@ -220,6 +220,9 @@ TEST_SUITE("ops/pointwise") {
     CHECK(relu(raw::cast(x, i32)).dtype() == i32);
     check_error([&] { exp(x); }, {"exp", "i64"});
     check_error([&] { neg(raw::cast(x, boolean)); }, {"neg", "bool"});
+    check_error([&] { clamp(x, 1.5, 4); }, {"clamp", "1.5", "i64"});
+    check_error([&] { clamp(x, 0, INFINITY); }, {"clamp", "inf", "i64"});
+    check_error([&] { clamp(raw::cast(x, i32), -0x1p40, 4); }, {"clamp", "i32"});
   }
 
   TEST_CASE("any number of threads gives the same bits") {
