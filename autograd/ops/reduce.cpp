@@ -19,6 +19,7 @@ namespace {
 struct Plan {
   Tensor x;
   int64_t outer = 1, reduced = 1, inner = 1;
+  Shape whole;        // of what came
   Shape kept, shape;  // with reduced dimensions as 1, and as the caller wants it
 };
 
@@ -30,6 +31,7 @@ Plan make_plan(const char* op, const Tensor& x, const Shape& dims, bool keepdim)
     wanted |= bit;
   }
   Plan plan;
+  plan.whole = x.shape();
   Shape before, reduced, after;  // dimensions by place relative to the reduced ones
   bool adjacent = true;
   for (int d = 0; d < x.rank(); ++d) {
@@ -64,7 +66,7 @@ Tensor reduce(const char* name, ReduceOp op, const Plan& plan) {
   const bool index = op == ReduceOp::argmax || op == ReduceOp::argmin;
   const bool extreme = index || op == ReduceOp::max || op == ReduceOp::min;
   require(!extreme || plan.reduced > 0 || plan.outer * plan.inner == 0, name,
-          ": there is no such element among none");
+          ": wanted at least one element to choose from, got none in x ", plan.whole);
   const Tensor y = empty(plan.shape, {index ? i64 : plan.x.dtype(), plan.x.device()});
   run(y.device().kind, kernels::Reduce{.op = op,
                                        .dtype = plan.x.dtype(),

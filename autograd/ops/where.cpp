@@ -3,6 +3,7 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/compare.h>
 #include <olm/autograd/ops/pointwise_internal.h>
+#include <olm/engine/exact.h>
 
 namespace olm {
 namespace {
@@ -38,6 +39,12 @@ Tensor where_named(const char* name, const Tensor& condition, const Tensor& a, c
                 });
 }
 
+/// A number as a tensor of x's dtype, which must hold it.
+Tensor number(const char* name, double value, const Tensor& x) {
+  if (x.dtype() != boolean) require_exact(name, value, x.dtype());
+  return full({}, value, options_of(x));
+}
+
 /// [rows, cols] of the last two dimensions of x: true where column <= row + diagonal.
 Tensor lower(const char* name, const Tensor& x, int64_t diagonal) {
   require(x.rank() >= 2, name, ": wanted at least two dimensions, got ", x.shape());
@@ -53,16 +60,16 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   return where_named("where", condition, a, b);
 }
 Tensor where(const Tensor& condition, const Tensor& a, double b) {
-  return where_named("where", condition, a, full({}, b, options_of(a)));
+  return where_named("where", condition, a, number("where", b, a));
 }
 Tensor where(const Tensor& condition, double a, const Tensor& b) {
-  return where_named("where", condition, full({}, a, options_of(b)), b);
+  return where_named("where", condition, number("where", a, b), b);
 }
 
 Tensor masked_fill(const Tensor& x, const Tensor& mask, double value) {
   require(broadcast_shapes("masked_fill", x.shape(), mask.shape()) == x.shape(),
           "masked_fill: mask ", mask.shape(), " does not broadcast to ", x.shape());
-  return where_named("masked_fill", mask, full({}, value, options_of(x)), x);
+  return where_named("masked_fill", mask, number("masked_fill", value, x), x);
 }
 
 Tensor tril(const Tensor& x, int64_t diagonal) {

@@ -91,5 +91,8 @@ TEST_SUITE("ops/where") {
     check_error([&] { where(mask, x, ones({2})); }, {"where", "[2,3]", "[2]"});
     check_error([&] { masked_fill(ones({3}), mask, 0); }, {"masked_fill", "[2,3]", "[3]"});
     check_error([&] { tril(ones({3})); }, {"tril", "[3]"});
+    check_error([&] { where(mask, arange(3), 0.5); }, {"where", "0.5", "i64"});
+    check_error([&] { masked_fill(arange(3), lt(arange(3), 1), 0.5); },
+                {"masked_fill", "0.5", "i64"});
   }
 }
