@@ -1,3 +1,4 @@
+#include <cmath>
 #include <iomanip>
 #include <ostream>
 
@@ -11,7 +12,7 @@ constexpr int64_t kEdge = 3, kWhole = 8;  // sizes above kWhole show kEdge entri
 
 void print_value(std::ostream& out, const Tensor& x) {
   if (is_float(x.dtype()))
-    out << std::setw(9) << x.item<double>();
+    out << std::setw(9) << (std::isnan(x.item<double>()) ? NAN : x.item<double>());
   else if (x.dtype() == boolean)
     out << (x.item<bool>() ? "true" : "false");
   else

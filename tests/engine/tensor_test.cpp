@@ -211,6 +211,7 @@ TEST_SUITE("engine/tensor") {
     CHECK(text(arange(100)) == "[0, 1, 2, ..., 97, 98, 99] i64 [100] cpu");
     CHECK(text(zeros({2, 2}, {.device = meta})) == "f32 [2,2] meta");
     CHECK(text(Tensor()) == "tensor(undefined)");
+    CHECK(text(full({1}, -NAN)) == "[      nan] f32 [1] cpu");
     CHECK(text(full({2, 1}, 0.5)).find("0.5") != std::string::npos);
   }
 
