@@ -285,6 +285,27 @@ TEST_SUITE("tools/bad_input") {
     CHECK(closed.status == 0);
   }
 
+  TEST_CASE("keys of a configuration without end") {
+    const TempFolder f;
+    std::string key = "a";
+    for (int i = 0; i < 200000; ++i) key += ".a";
+    for (const std::string& text :
+         {key + " = 1", "[" + key + "]", "x = {" + key + " = 1}", "\"\\\"\"." + key + " = 1"}) {
+      write_file(f / "deep.toml", "# ...\n" + text + "\n");
+      check_refused({"train", "--config", f / "deep.toml", "--print-config"},
+                    {"deep.toml: not valid TOML at line 2", "a key of more than 1000 parts"});
+    }
+    write_file(f / "dots.toml", "[sample]\nprompt = \"" + std::string(5000, '.') + "\"\n");
+    CHECK(run_program({"train", "--config", f / "dots.toml", "--print-config"}).status == 0);
+  }
+
+  TEST_CASE("standard input that cannot be read") {
+    for (const char* what : {"encode", "decode"})
+      check_refused({"-c", "exec '" OLM_PROGRAM "' tokenizer " + std::string(what) + " '" +
+                               trained().run + "' < /"},
+                    {"standard input: cannot be read"}, {.program = "/bin/sh"});
+  }
+
   TEST_CASE("tokenizers and ids that do not fit") {
     const TempFolder f;
     const std::string file = f / "tokenizer.json";

@@ -31,6 +31,35 @@ Json to_json(const toml::node& node, const std::string& where) {
   fail(where, ": dates and times have no use here, line ", node.source().begin.line);
 }
 
+/// Throws where a key has more parts than the parser, which recurses over them, has room for. Dots
+/// in quotes and comments are none of them.
+void require_short_keys(const std::string& text, const std::string& path) {
+  constexpr int kMost = 1000;
+  int64_t line = 1;
+  int parts = 1;
+  char until = 0;  // what ends the quotes or the comment
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n') {
+      ++line;
+      until = 0;
+      parts = 1;
+    } else if (until != 0) {
+      if (until == '"' && c == '\\') ++i;
+      if (c == until) until = 0;
+    } else if (c == '"' || c == '\'') {
+      until = c;
+    } else if (c == '#') {
+      until = '\n';
+    } else if (c == '=' || c == ',' || c == '{') {
+      parts = 1;
+    } else if (c == '.' && ++parts > kMost) {
+      throw FileError(path, ": not valid TOML at line ", line, ": a key of more than ", kMost,
+                      " parts");
+    }
+  }
+}
+
 void read_section(const std::string& path, const std::string& name, const Json& json,
                   RunConfig& config) {
   const std::string where = path + ": [" + name + "]";
@@ -49,6 +78,7 @@ void read_section(const std::string& path, const std::string& name, const Json& 
 
 void read_toml(const std::string& path, RunConfig& config) {
   const std::string text = read_file(path);
+  require_short_keys(text, path);
   try {
     const Json json = to_json(toml::parse(text, path), path);
     for (const auto& [name, section] : json.members()) read_section(path, name, section, config);

@@ -1,8 +1,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <iostream>
-#include <iterator>
+#include <sstream>
 
 #include <olm/nn/data.h>
 #include <olm/nn/text.h>
@@ -16,7 +15,11 @@ namespace olm::tools {
 namespace {
 
 std::string standard_input() {
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+  std::string text;
+  char part[1 << 16];
+  while (const size_t n = std::fread(part, 1, sizeof part, stdin)) text.append(part, n);
+  require(std::ferror(stdin) == 0, "standard input: cannot be read");
+  return text;
 }
 
 }  // namespace
@@ -53,8 +56,9 @@ int tokenizer_decode(const TokenizerArgs& args) {
   const auto tokenizer = nn::load_tokenizer(args.path);
   std::vector<int64_t> wide = args.ids;
   if (wide.empty()) {
-    for (int64_t id; std::cin >> id;) wide.push_back(id);
-    require(std::cin.eof(), "standard input: ids as whole numbers were wanted");
+    std::istringstream in(standard_input());
+    for (int64_t id; in >> id;) wide.push_back(id);
+    require(in.eof(), "standard input: ids as whole numbers were wanted");
   }
   std::vector<int32_t> ids;
   for (const int64_t id : wide) {
