@@ -45,6 +45,8 @@ struct Gemm {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Gemm&);
+/// What multiplies large matrices of this dtype on this CPU: "avx512 bf16", "amx bf16", "OpenBLAS".
+OLM_API const char* gemm_kernels(DType dtype);
 OLM_API void run(Cuda, const Gemm&);
 
 /// Backward of bias and activation:  dz = dy · act'(z)      dbias[c] = Σ_r dz[r,c]

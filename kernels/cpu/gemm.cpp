@@ -321,6 +321,13 @@ const char* name_of(Activation activation) {
   return "unknown";
 }
 
+const char* gemm_kernels(DType dtype) {
+  const Matrix any{.dtype = dtype};
+  const gemm_tiles::Unit* unit =
+      gemm_tiles::unit_for({.a = any, .b = any, .m = 1024, .n = 1024, .k = 1024});
+  return unit ? unit->name : "OpenBLAS";
+}
+
 void run(Cpu, const Gemm& g) {
   check(g);
   if (g.n <= 0 || g.batch <= 0 || (!g.m_offsets && g.m <= 0)) return;

@@ -87,7 +87,8 @@ TEST_SUITE("tools/config") {
     CHECK(run_program({"--version"}).status == 0);
     const Result r = run_program({"doctor"});
     CHECK(r.status == 0);
-    for (const char* part : {"olm", "threads", "instruction sets", "BLAS", "memory"})
+    for (const char* part :
+         {"olm", "threads", "instruction sets", "matrix products", "BLAS", "memory"})
       CHECK(r.out.find(part) != std::string::npos);
   }
 }

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include <olm/kernels/base/parallel.h>
+#include <olm/kernels/gemm.h>
 #include <olm/nn/version.h>
 
 namespace olm::tools {
@@ -86,6 +87,8 @@ Facts machine_facts() {
           {"cores", std::to_string(sysconf(_SC_NPROCESSORS_ONLN))},
           {"threads", std::to_string(num_threads())},
           {"instruction sets", instruction_sets()},
+          {"matrix products", fmt::format("f32 by {}, bf16 by {}, others by BLAS",
+                                          kernels::gemm_kernels(f32), kernels::gemm_kernels(bf16))},
           {"BLAS", blas()},
           {"memory", memory()}};
 }
