@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/cast.h>
 #include <olm/autograd/ops/combine.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/reduce.h>
@@ -35,13 +36,13 @@ Batch counting(Generator& rng) {
 }
 
 /// Trains a language model; its loss must fall to less than `share` of the first one.
-void check_trains(Module& model, double share = 0.7) {
+void check_trains(Module& model, double share = 0.7, DType dtype = f32) {
   AdamW optimizer(model.parameters(), {.lr = 0.01});
   Generator data(5);
   double first = 0, last = 0;
   for (int step = 0; step < 25; ++step) {
     const Batch batch = counting(data);
-    Context ctx;
+    Context ctx{.dtype = dtype};
     const Tensor loss = model.loss(batch.inputs, batch.targets, ctx);
     last = loss.item<double>();
     if (step == 0) first = last;
@@ -93,7 +94,7 @@ class GatedResidual final : public BaseCombinator {
  public:
   explicit GatedResidual(Ref<Module> block) : block(this, "block", std::move(block)) {}
   Tensor forward(const Tensor& x, Context& ctx) override {
-    return x + sigmoid(gate.tensor()) * block(x, ctx);
+    return x + cast(sigmoid(gate), x.dtype()) * block(x, ctx);
   }
   std::string type_name() const override { return "GatedResidual"; }
   bool describes_children() const override { return true; }
@@ -226,6 +227,9 @@ TEST_SUITE("nn/seeds") {
     CHECK(model->parameter("blocks.1.gate").shape() == Shape{1});
     check_trains(*model);
     CHECK(gated->gate.tensor().item<float>() != 0);
+    init(model, {.seed = 5});
+    check_trains(*model, 0.7, bf16);
+    CHECK(gated->gate.tensor().dtype() == f32);
   }
 
   TEST_CASE("a module of one's own in a block") {
