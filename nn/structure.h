@@ -27,8 +27,12 @@ class OLM_API BlockModule : public Module {
 };
 OLM_API Ref<BlockModule> Block(std::vector<Ref<Module>> blocks);
 
-/// Base of structures that are no plain sequence: derive, hold Child<> members, write forward.
-class OLM_API BaseCombinator : public Module {};
+/// Base of structures that are no plain sequence: derive, hold Child<> members, write forward. The
+/// children are part of its description: what layers() holds under its name is given them.
+class OLM_API BaseCombinator : public Module {
+ public:
+  bool describes_children() const override { return true; }
+};
 
 /// x + block(x). Key: block.
 class OLM_API ResidualModule final : public BaseCombinator {
@@ -37,7 +41,6 @@ class OLM_API ResidualModule final : public BaseCombinator {
   Tensor forward(const Tensor& x, Context& ctx) override;
   Sum forward_sum(const Sum& in, Context& ctx) override;
   std::string type_name() const override { return "Residual"; }
-  bool describes_children() const override { return true; }
   Child<> block;
 };
 OLM_API Ref<ResidualModule> Residual(Ref<Module> block);
@@ -51,7 +54,6 @@ class OLM_API RepeatModule final : public BaseCombinator {
   Tensor forward(const Tensor& x, Context& ctx) override;
   Sum forward_sum(const Sum& in, Context& ctx) override;
   std::string type_name() const override { return "Repeat"; }
-  bool describes_children() const override { return true; }
   Children stack;
   bool recompute = false;
 };
@@ -98,7 +100,6 @@ class OLM_API ParallelModule final : public BaseCombinator {
   Tensor forward(const Tensor& x, Context& ctx) override;
   std::string type_name() const override { return "Parallel"; }
   void visit_options(FieldVisitor& v) override;
-  bool describes_children() const override { return true; }
   ParallelOptions options;
   Children blocks;
 
@@ -117,7 +118,6 @@ class OLM_API RecomputeModule final : public BaseCombinator {
   explicit RecomputeModule(Ref<Module> block) : block(this, "block", std::move(block)) {}
   Tensor forward(const Tensor& x, Context& ctx) override;
   std::string type_name() const override { return "Recompute"; }
-  bool describes_children() const override { return true; }
   Child<> block;
 };
 OLM_API Ref<RecomputeModule> Recompute(Ref<Module> block);

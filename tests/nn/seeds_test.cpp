@@ -9,9 +9,11 @@
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/feedforward.h>
+#include <olm/nn/model_io.h>
 #include <olm/nn/optim.h>
 #include <olm/nn/registry.h>
 #include <tests/support/op_case.h>
+#include <tests/support/temp_folder.h>
 
 using namespace olm;
 using namespace olm::nn;
@@ -97,7 +99,6 @@ class GatedResidual final : public BaseCombinator {
     return x + cast(sigmoid(gate), x.dtype()) * block(x, ctx);
   }
   std::string type_name() const override { return "GatedResidual"; }
-  bool describes_children() const override { return true; }
   Child<> block;
   Parameter gate{this, "gate", {1}, init::zeros};
 };
@@ -230,6 +231,14 @@ TEST_SUITE("nn/seeds") {
     init(model, {.seed = 5});
     check_trains(*model, 0.7, bf16);
     CHECK(gated->gate.tensor().dtype() == f32);
+    // Once it is in the registry, the model can be stored with the block it was given.
+    layers().add("GatedResidual", [](const Json&, DescribedChildren children) -> Ref<Module> {
+      return make<GatedResidual>(children.at(0).second);
+    });
+    const TempFolder folder;
+    save(model, folder.path());
+    const Tensor ids = from_host<int64_t>({1, 2, 3}, {1, 3});
+    check_same_bits(load(folder.path())(ids), model(ids), "loaded");
   }
 
   TEST_CASE("a module of one's own in a block") {
