@@ -133,12 +133,24 @@ void load_weights(Module& model, const std::string& path, LoadOptions options) {
 
 namespace {
 
+/// Keys whose parameter has an earlier key too, and that one.
+Json ties_of(Module& model) {
+  std::map<const TensorImpl*, std::string> first_key;
+  Json tied = Json::object();
+  model.for_each_parameter([&](const std::string& key, Parameter& p) {
+    const auto [at, fresh] = first_key.emplace(&p.handle().impl(), key);
+    if (!fresh) tied[key] = at->second;
+  });
+  return tied;
+}
+
 Json architecture(Module& model) {
   require_rebuildable(model, "");
   Json json = Json::object();
   json["format"] = kFormat;
   json["version"] = 1;
   json["model"] = describe(model);
+  if (const Json tied = ties_of(model); tied.size()) json["tied"] = tied;
   Json frozen = Json::array();
   model.for_each_parameter([&](const std::string& key, Parameter& p) {
     if (!p.trainable()) frozen.push_back(key);
@@ -147,7 +159,7 @@ Json architecture(Module& model) {
   return json;
 }
 
-/// Builds the model of a model.json, has it filled, and freezes what is to be frozen.
+/// Builds the model of a model.json with its ties, has it filled, and freezes what is to be frozen.
 Ref<Module> read_model(const std::string& path, const std::function<void(Module&)>& fill) {
   const Json json = read_json(path);
   try {
@@ -157,6 +169,9 @@ Ref<Module> read_model(const std::string& path, const std::function<void(Module&
     require(json.at("version") == Json(1), "has version ", json.at("version").dump(),
             "; this library reads version 1");
     Ref<Module> model = build(json.at("model"), "model");
+    if (const Json* tied = json.find("tied"))
+      for (const auto& [key, first] : tied->members())
+        model->parameter(key) = model->parameter(first.as_string());
     fill(*model);
     if (const Json* frozen = json.find("frozen"))
       for (const Json& key : frozen->items())

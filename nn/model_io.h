@@ -12,7 +12,7 @@ OLM_API Json describe(Module& model);
 OLM_API Ref<Module> build(const Json& description, const std::string& where = "model.json");
 
 /// Writes model.json and model.safetensors into `folder`, which is made; each file appears whole
-/// or not at all.
+/// or not at all. Ties and frozen parameters come back as they were.
 OLM_API void save(Module& model, const std::string& folder);
 /// Architecture and weights back from what save() wrote.
 OLM_API Ref<Module> load(const std::string& folder);

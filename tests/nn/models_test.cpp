@@ -146,7 +146,15 @@ TEST_SUITE("nn/models") {
     model->replace("blocks.1.stack.0.blocks.1.block.blocks.1.act", PReLU());
     init(model, {.seed = 3});
     save(model, folder);
-    const Ref<Module> again = load(folder);
+    const Ref<Module> again = load(folder), unfilled = load_architecture(folder + "/model.json");
+    CHECK(unfilled->num_parameters() == model->num_parameters());
+    CHECK(unfilled->parameters().size() == model->parameters().size());
+    Json json = read_json(folder + "/model.json");
+    for (const char* first : {"none", "blocks.2.blocks.0.weight"}) {
+      json["tied"]["blocks.2.blocks.1.weight"] = first;
+      write_json(folder + "/model.json", json);
+      check_error([&] { load_architecture(folder + "/model.json"); }, {"model.json"});
+    }
     std::filesystem::remove_all(folder);
     CHECK(again->num_parameters() == model->num_parameters());
     CHECK(again->parameter("blocks.2.blocks.1.weight")

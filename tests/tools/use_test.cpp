@@ -74,8 +74,9 @@ TEST_SUITE("tools/use") {
   TEST_CASE("inspect shows architecture, keys, shapes and sizes") {
     const Result r = run_program({"inspect", trained().run});
     REQUIRE(r.status == 0);
-    for (const char* part : {"Embedding", "FlashAttention", "q_proj.weight", "[16,16]", "F32",
-                             "checkpoint: step 200 of 200", "char"})
+    for (const char* part :
+         {"Embedding", "FlashAttention", "q_proj.weight", "[16,16]", "F32",
+          "tied to blocks.0.blocks.0.embedding.weight", "checkpoint: step 200 of 200", "char"})
       CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
     CHECK(run_program({"inspect", trained().run + "/model.safetensors"}).status == 0);
     CHECK(run_program({"inspect", trained().run + "/model.json"}).status == 0);
