@@ -235,80 +235,46 @@ struct Softplus : Real {
   }
 };
 
-// clang-format on
 /// Calls visitor(functor) for an op and its parameters: the list of unary ops.
 template <class Visitor>
 decltype(auto) visit_unary(UnaryOp op, double a, double b, Visitor&& visitor) {
   switch (op) {
-    case UnaryOp::neg:
-      return visitor(Neg{});
-    case UnaryOp::abs:
-      return visitor(Abs{});
-    case UnaryOp::sign:
-      return visitor(Sign{});
-    case UnaryOp::square:
-      return visitor(Square{});
-    case UnaryOp::relu:
-      return visitor(Relu{});
-    case UnaryOp::clamp:
-      return visitor(Clamp{{}, a, b});
-    case UnaryOp::add_scalar:
-      return visitor(AddScalar{{}, a});
-    case UnaryOp::mul_scalar:
-      return visitor(MulScalar{{}, a});
-    case UnaryOp::rsub:
-      return visitor(RSub{{}, a});
-    case UnaryOp::div_scalar:
-      return visitor(DivScalar{{}, a});
-    case UnaryOp::rdiv:
-      return visitor(RDiv{{}, a});
-    case UnaryOp::pow_scalar:
-      return visitor(PowScalar{{}, a});
-    case UnaryOp::exp:
-      return visitor(Exp{});
-    case UnaryOp::log:
-      return visitor(Log{});
-    case UnaryOp::log1p:
-      return visitor(Log1p{});
-    case UnaryOp::sqrt:
-      return visitor(Sqrt{});
-    case UnaryOp::rsqrt:
-      return visitor(RSqrt{});
-    case UnaryOp::reciprocal:
-      return visitor(Reciprocal{});
-    case UnaryOp::sin:
-      return visitor(Sin{});
-    case UnaryOp::cos:
-      return visitor(Cos{});
-    case UnaryOp::tanh:
-      return visitor(Tanh{});
-    case UnaryOp::erf:
-      return visitor(Erf{});
-    case UnaryOp::sigmoid:
-      return visitor(Sigmoid{});
-    case UnaryOp::relu_squared:
-      return visitor(ReluSquared{});
-    case UnaryOp::leaky_relu:
-      return visitor(LeakyRelu{{}, a});
-    case UnaryOp::elu:
-      return visitor(Elu{{}, a});
-    case UnaryOp::selu:
-      return visitor(Selu{});
-    case UnaryOp::gelu:
-      return visitor(Gelu{});
-    case UnaryOp::gelu_tanh:
-      return visitor(GeluTanh{});
-    case UnaryOp::silu:
-      return visitor(Silu{});
-    case UnaryOp::mish:
-      return visitor(Mish{});
-    case UnaryOp::softplus:
-      return visitor(Softplus{{}, a, b});
+    case UnaryOp::neg: return visitor(Neg{});
+    case UnaryOp::abs: return visitor(Abs{});
+    case UnaryOp::sign: return visitor(Sign{});
+    case UnaryOp::square: return visitor(Square{});
+    case UnaryOp::relu: return visitor(Relu{});
+    case UnaryOp::clamp: return visitor(Clamp{{}, a, b});
+    case UnaryOp::add_scalar: return visitor(AddScalar{{}, a});
+    case UnaryOp::mul_scalar: return visitor(MulScalar{{}, a});
+    case UnaryOp::rsub: return visitor(RSub{{}, a});
+    case UnaryOp::div_scalar: return visitor(DivScalar{{}, a});
+    case UnaryOp::rdiv: return visitor(RDiv{{}, a});
+    case UnaryOp::pow_scalar: return visitor(PowScalar{{}, a});
+    case UnaryOp::exp: return visitor(Exp{});
+    case UnaryOp::log: return visitor(Log{});
+    case UnaryOp::log1p: return visitor(Log1p{});
+    case UnaryOp::sqrt: return visitor(Sqrt{});
+    case UnaryOp::rsqrt: return visitor(RSqrt{});
+    case UnaryOp::reciprocal: return visitor(Reciprocal{});
+    case UnaryOp::sin: return visitor(Sin{});
+    case UnaryOp::cos: return visitor(Cos{});
+    case UnaryOp::tanh: return visitor(Tanh{});
+    case UnaryOp::erf: return visitor(Erf{});
+    case UnaryOp::sigmoid: return visitor(Sigmoid{});
+    case UnaryOp::relu_squared: return visitor(ReluSquared{});
+    case UnaryOp::leaky_relu: return visitor(LeakyRelu{{}, a});
+    case UnaryOp::elu: return visitor(Elu{{}, a});
+    case UnaryOp::selu: return visitor(Selu{});
+    case UnaryOp::gelu: return visitor(Gelu{});
+    case UnaryOp::gelu_tanh: return visitor(GeluTanh{});
+    case UnaryOp::silu: return visitor(Silu{});
+    case UnaryOp::mish: return visitor(Mish{});
+    case UnaryOp::softplus: return visitor(Softplus{{}, a, b});
   }
   fail("pointwise: there is no unary op number ", int(op));
 }
 
-// clang-format off
 // Functions of two numbers: f(a, b) and its two partial derivatives.
 struct Add {
   static constexpr bool integers = true;

@@ -19,68 +19,24 @@ OpCase matmul_case(std::function<Shape(int64_t)> a, std::function<Shape(int64_t)
           .gradcheck_size = 3};
 }
 
+// clang-format off
 const std::vector<OpCase>& cases() {
   using S = Shape;
   static const std::vector<OpCase> all = {
-      matmul_case(
-          [](int64_t n) {
-            return S{n, 7};
-          },
-          [](int64_t n) {
-            return S{7, n};
-          }),
-      matmul_case(
-          [](int64_t n) {
-            return S{5, n};
-          },
-          [](int64_t n) {
-            return S{n, 6};
-          }),
+      matmul_case([](int64_t n) { return S{n, 7}; }, [](int64_t n) { return S{7, n}; }),
+      matmul_case([](int64_t n) { return S{5, n}; }, [](int64_t n) { return S{n, 6}; }),
       matmul_case([](int64_t n) { return S{n}; }, [](int64_t n) { return S{n}; }),
-      matmul_case([](int64_t n) { return S{n}; },
-                  [](int64_t n) {
-                    return S{n, 4};
-                  }),
-      matmul_case(
-          [](int64_t n) {
-            return S{2, 3, n};
-          },
-          [](int64_t n) { return S{n}; }),
-      matmul_case([](int64_t n) { return S{n}; },
-                  [](int64_t n) {
-                    return S{2, n, 3};
-                  }),
-      matmul_case(
-          [](int64_t n) {
-            return S{2, 3, n};
-          },
-          [](int64_t n) {
-            return S{n, 4};
-          }),
-      matmul_case(
-          [](int64_t n) {
-            return S{3, n};
-          },
-          [](int64_t n) {
-            return S{2, n, 4};
-          }),
-      matmul_case(
-          [](int64_t n) {
-            return S{2, 1, 3, n};
-          },
-          [](int64_t n) {
-            return S{4, n, 5};
-          }),
-      matmul_case(
-          [](int64_t n) {
-            return S{2, 3, 2, n};
-          },
-          [](int64_t n) {
-            return S{2, 1, n, 3};
-          }),
+      matmul_case([](int64_t n) { return S{n}; }, [](int64_t n) { return S{n, 4}; }),
+      matmul_case([](int64_t n) { return S{2, 3, n}; }, [](int64_t n) { return S{n}; }),
+      matmul_case([](int64_t n) { return S{n}; }, [](int64_t n) { return S{2, n, 3}; }),
+      matmul_case([](int64_t n) { return S{2, 3, n}; }, [](int64_t n) { return S{n, 4}; }),
+      matmul_case([](int64_t n) { return S{3, n}; }, [](int64_t n) { return S{2, n, 4}; }),
+      matmul_case([](int64_t n) { return S{2, 1, 3, n}; }, [](int64_t n) { return S{4, n, 5}; }),
+      matmul_case([](int64_t n) { return S{2, 3, 2, n}; }, [](int64_t n) { return S{2, 1, n, 3}; }),
   };
   return all;
 }
+// clang-format on
 
 }  // namespace
 
