@@ -50,7 +50,7 @@ void JsonLines::cut(const std::string& path, int64_t step) {
   std::string kept;
   for (const Json& line : read(path)) {
     const Json* at = line.is_object() ? line.find("step") : nullptr;
-    if (!at || !at->is_integer())
+    if (!at || !at->is_integer() || at->as_double() >= 0x1p63)
       throw FileError(path, ": a line has no step: ", line.dump().substr(0, 200));
     if (at->as_int() <= step) kept += line.dump() + "\n";
   }

@@ -94,6 +94,8 @@ TEST_SUITE("nn/training") {
     CHECK_FALSE(file_exists(f.path + "/none.jsonl"));
     write_file(path, "{\"loss\":1}\n");
     test::check_error([&] { JsonLines::cut(path, 4); }, {"log.jsonl", "no step"});
+    write_file(path, "{\"step\":9223372036854775808}\n");
+    test::check_error([&] { JsonLines::cut(path, 4); }, {"log.jsonl", "no step"});
   }
 
   TEST_CASE("quotes in CSV are doubled") {

@@ -227,6 +227,13 @@ TEST_SUITE("tools/bad_input") {
     }
   }
 
+  TEST_CASE("logs that a report cannot be made of") {
+    const TempFolder f;
+    const std::string run = copy_of(trained().run, f);
+    write_file(run + "/samples.jsonl", "{\"step\":20,\"prompt\":1,\"text\":\"a\"}\n");
+    check_refused({"train", "--resume", run, "--steps=41"}, {"samples.jsonl: ", "a string"});
+  }
+
   TEST_CASE("a full disk loses nothing") {
     const TempFolder f;
     const std::string run = copy_of(trained().run, f);

@@ -67,6 +67,17 @@ std::vector<Json> read_lines(const std::string& path) {
   return lines;
 }
 
+/// What `make` makes of the lines of a log, whose name its errors then begin with.
+template <class Make>
+auto made_of(const std::string& path, Make&& make) {
+  const std::vector<Json> lines = read_lines(path);
+  try {
+    return make(lines);
+  } catch (const Error& e) {
+    throw FileError(path, ": ", e.what());
+  }
+}
+
 std::vector<Point> points(const std::vector<Json>& lines, const char* key) {
   std::vector<Point> result;
   for (const Json& line : lines) {
@@ -84,9 +95,9 @@ struct Outcome {
   double seconds = 0, steps = 0;
 };
 
-Outcome read_outcome(const std::string& folder) {
+Outcome outcome_of(const std::vector<Json>& metrics) {
   Outcome o;
-  o.metrics = read_lines(folder + "/metrics.jsonl");
+  o.metrics = metrics;
   o.train = points(o.metrics, "loss");
   o.validation = points(o.metrics, "val_loss");
   o.rate = points(o.metrics, "lr");
@@ -192,7 +203,7 @@ std::string table(const Facts& facts) {
 }  // namespace
 
 void write_report(const std::string& folder, const Facts& about, const Facts& machine) {
-  const Outcome o = read_outcome(folder);
+  const Outcome o = made_of(folder + "/metrics.jsonl", outcome_of);
   std::string name = std::filesystem::path(folder).lexically_normal().filename().string();
   if (name.empty() || name == ".") name = std::filesystem::absolute(folder).filename().string();
   const std::time_t now = std::time(nullptr);
@@ -204,7 +215,7 @@ void write_report(const std::string& folder, const Facts& about, const Facts& ma
                       escaped(name), kStyle);
   page += fmt::format("<h1>{}</h1>\n<p class='sub'>Training report of olm, {}</p>\n", escaped(name),
                       date);
-  page += tiles(o, about) + charts(o) + samples(read_lines(folder + "/samples.jsonl"));
+  page += tiles(o, about) + charts(o) + made_of(folder + "/samples.jsonl", samples);
   page += "<div class='two'><div><h2>Run</h2>\n" + table(about) + "</div>\n";
   page += "<div><h2>Machine</h2>\n" + table(machine) + "</div></div>\n";
   page += "<h2>Configuration</h2>\n<div class='card sample'><pre>" +
