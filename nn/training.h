@@ -175,7 +175,8 @@ class OLM_API Trainer {
   /// Goes on from the newest checkpoint in the folder, bit for bit: cuts the logs back to it, takes
   /// over its number of steps. Throws where corpus, tokenizer or architecture differ.
   void resume();
-  /// Trains to the end or until should_stop; ends with a checkpoint. True at the end.
+  /// Trains to the end or until should_stop; ends with a checkpoint. True at the end, where nothing
+  /// that is due there was cut off.
   bool run();
   /// Newest validation loss.
   std::optional<double> validation_loss() const { return val_loss_; }
@@ -198,6 +199,8 @@ class OLM_API Trainer {
   void check_same(const CheckpointState& state) const;
   bool is_due(int64_t every) const;
   bool is_asked_to_stop() const;
+  bool owes_evaluation() const;
+  bool owes_sample() const;
   void catch_up();
   std::string key_of(const Tensor& parameter);
 

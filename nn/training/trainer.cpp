@@ -199,19 +199,26 @@ void Trainer::after_step(const StepReport& report) {
   if (is_due(options_.checkpoint_every)) checkpoint_now();
 }
 
+bool Trainer::owes_evaluation() const {
+  const bool due = step_ == 0 ? options_.eval_every > 0 : is_due(options_.eval_every);
+  return due && validation_.size() > 0 && evaluated_step_ != step_;
+}
+
+bool Trainer::owes_sample() const {
+  return step_ > 0 && is_due(options_.sample_every) && sampled_step_ != step_;
+}
+
 /// Makes what is due at this step and was not made: the evaluation before the first step, and what
 /// was cut off when the run stopped here.
 void Trainer::catch_up() {
-  const bool first = step_ == 0 && options_.eval_every > 0;
-  const bool due = first || (step_ > 0 && is_due(options_.eval_every));
-  if (due && validation_.size() > 0 && evaluated_step_ != step_) {
+  if (owes_evaluation()) {
     evaluate_now();
     Json line;
     line["step"] = step_;
     if (evaluated_step_ == step_) line["val_loss"] = *val_loss_;
     if (metrics_ && evaluated_step_ == step_) metrics_->append(line);
   }
-  if (step_ > 0 && is_due(options_.sample_every) && sampled_step_ != step_) sample_now();
+  if (owes_sample()) sample_now();
 }
 
 bool Trainer::run() {
@@ -225,7 +232,7 @@ bool Trainer::run() {
     after_step(train_step());
   }
   if (saved_step_ != step_) checkpoint_now();
-  return step_ >= options_.total_steps;
+  return step_ >= options_.total_steps && !owes_evaluation() && !owes_sample();
 }
 
 }  // namespace olm::nn

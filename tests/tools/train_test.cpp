@@ -145,6 +145,23 @@ TEST_SUITE("tools/train") {
     CHECK(samples[0].at("step") == Json(7));
   }
 
+  TEST_CASE("a run whose last sample was cut off is not done") {
+    const Corpus c;
+    const std::string run = c.folder / "run";
+    const Args endless = {"--sample-every=10", "--sample.tokens=10000000", "--steps=10"};
+    const Result r = run_program(tiny_training(c.data, run, endless),
+                                 {.watch = [=, sent = false](pid_t child) mutable {
+                                   const std::string log = run + "/metrics.jsonl";
+                                   if (sent || !file_exists(log) || losses(run).size() < 10) return;
+                                   ::kill(child, SIGTERM);
+                                   sent = true;
+                                 }});
+    CHECK(r.status == 128 + SIGTERM);
+    CHECK(r.out.find("stopped at step 10 of 10; go on with: ") != std::string::npos);
+    REQUIRE(run_program({"train", "--resume", run, "--sample.tokens=5"}).status == 0);
+    CHECK(nn::JsonLines::read(run + "/samples.jsonl").size() == 1);
+  }
+
   TEST_CASE("tokens of BPE are kept in the folder, and made anew where they are damaged") {
     const Corpus c;
     const std::string whole = c.folder / "whole", run = c.folder / "run";
