@@ -1,10 +1,12 @@
 // Every op that PyTorch has too, against what PyTorch computes.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include <olm/autograd/ops/add_norm.h>
 #include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/cast.h>
 #include <olm/autograd/ops/combine.h>
 #include <olm/autograd/ops/compare.h>
 #include <olm/autograd/ops/cross_entropy.h>
@@ -177,6 +179,36 @@ ParityTable products() {
   };
 }
 
+/// The parts in reverse order.
+Tensor backwards(Tensors parts, int64_t dim) {
+  std::reverse(parts.begin(), parts.end());
+  return cat(parts, dim);
+}
+
+ParityTable views() {
+  return {
+      {"view",
+       [](auto& in) {
+         return view(in[0], {3, -1});
+       }},
+      {"reshape",
+       [](auto& in) {
+         return reshape(transpose(in[0], 0, 1), {4, 6});
+       }},
+      {"transpose", [](auto& in) { return transpose(in[0], 0, -1); }},
+      {"flatten", [](auto& in) { return flatten(in[0], 1, 2); }},
+      {"squeeze", [](auto& in) { return squeeze(in[0], 1); }},
+      {"squeeze_all", [](auto& in) { return squeeze(in[0]); }},
+      {"unsqueeze", [](auto& in) { return unsqueeze(in[0], -1); }},
+      {"split",
+       [](auto& in) {
+         return backwards(split(in[0], {2, 3}, 1), 1);
+       }},
+      {"chunk", [](auto& in) { return backwards(chunk(in[0], 3, -1), -1); }},
+      {"contiguous", [](auto& in) { return contiguous(transpose(in[0], 0, 1)); }},
+  };
+}
+
 ParityTable movement() {
   return {
       {"select", [](auto& in) { return select(in[0], 1, -2); }},
@@ -304,14 +336,15 @@ ParityTable attention() {
 
 TEST_SUITE("ops/parity") {
   TEST_CASE("every case of the fixtures is computed") {
-    check_complete(kFile, {arithmetic(), pointwise(), reductions(), products(), movement(), norms(),
-                           losses(), attention()});
+    check_complete(kFile, {arithmetic(), pointwise(), reductions(), products(), views(), movement(),
+                           norms(), losses(), attention()});
   }
   TEST_CASE("arithmetic and comparisons") { check_parity(kFile, arithmetic()); }
   TEST_CASE("functions of each element") { check_parity(kFile, pointwise()); }
   TEST_CASE("reductions, running sums and order") { check_parity(kFile, reductions()); }
   TEST_CASE("matrix products") { check_parity(kFile, products()); }
-  TEST_CASE("views and indices") { check_parity(kFile, movement()); }
+  TEST_CASE("views") { check_parity(kFile, views()); }
+  TEST_CASE("parts and indices") { check_parity(kFile, movement()); }
   TEST_CASE("norms, softmax and RoPE") { check_parity(kFile, norms()); }
   TEST_CASE("losses") { check_parity(kFile, losses()); }
   TEST_CASE("attention") { check_parity(kFile, attention()); }
