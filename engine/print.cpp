@@ -1,5 +1,6 @@
 #include <cmath>
 #include <iomanip>
+#include <locale>
 #include <ostream>
 
 #include <olm/engine/raw.h>
@@ -46,6 +47,7 @@ void print_values(std::ostream& out, const Tensor& x, int indent) {
 std::ostream& operator<<(std::ostream& out, const Tensor& x) {
   if (!x.defined()) return out << "tensor(undefined)";
   std::ostringstream text;  // its own stream: the caller's precision stays as it is
+  text.imbue(std::locale::classic());
   text << std::setprecision(5);
   if (x.device().kind != DeviceKind::meta) print_values(text, x, 0);
   text << (x.device().kind == DeviceKind::meta ? "" : " ") << x.dtype() << ' ' << x.shape() << ' '

@@ -29,8 +29,6 @@ std::string summary(Module& model) {
     rows.push_back(
         {indent + (path.empty() ? "" : path + ": ") + module.type_name() + text, "", ""});
     module.for_each_own_parameter([&](Parameter& p) {
-      std::ostringstream shape;
-      shape << p.shape();
       const std::string key = path.empty() ? p.name() : path + "." + p.name();
       const TensorImpl* impl = &p.handle().impl();
       const auto seen = std::find_if(first_key.begin(), first_key.end(),
@@ -41,7 +39,7 @@ std::string summary(Module& model) {
       else
         first_key.emplace_back(impl, key);
       if (!p.trainable()) count += " (frozen)";
-      rows.push_back({indent + "  " + p.name(), shape.str(), count});
+      rows.push_back({indent + "  " + p.name(), detail::concat(p.shape()), count});
     });
   });
   size_t width = 0, shape_width = 0;

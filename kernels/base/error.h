@@ -1,5 +1,6 @@
 #pragma once
 // Errors of libolm: one exception type, and `require`, which formats its message only on failure.
+#include <locale>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -16,6 +17,7 @@ namespace detail {
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream text;
+  text.imbue(std::locale::classic());  // a program's own would write a size as 1,024
   (text << ... << parts);
   return text.str();
 }

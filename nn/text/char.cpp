@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <iomanip>
+#include <locale>
 #include <sstream>
 #include <unordered_set>
 
@@ -16,6 +17,7 @@ std::string describe(char32_t code) {
   std::string text;
   append_utf8(text, code);
   std::ostringstream out;
+  out.imbue(std::locale::classic());
   if (code >= 0x20 && code != 0x7f) out << '\'' << text << "' ";
   out << "(U+" << std::hex << std::uppercase << std::setw(4) << std::setfill('0') << uint32_t(code)
       << ')';

@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <locale>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -55,6 +56,19 @@ TEST_SUITE("kernels/base") {
   TEST_CASE("a number of threads outside 1 to 4096 is refused") {
     test::check_error([] { set_threads(0); }, {"set_threads", "0"});
     test::check_error([] { set_threads(5000); }, {"5000"});
+  }
+
+  TEST_CASE("messages write numbers alike wherever the program runs") {
+    struct Grouped : std::numpunct<char> {
+      char do_thousands_sep() const override { return '.'; }
+      char do_decimal_point() const override { return ','; }
+      std::string do_grouping() const override { return "\3"; }
+    };
+    const std::locale before =
+        std::locale::global(std::locale(std::locale::classic(), new Grouped));
+    const std::string what = Error("got ", 4096, " and ", 0.5).what();
+    std::locale::global(before);
+    CHECK(what == "got 4096 and 0.5");
   }
 
   TEST_CASE("Philox gives the published known answers") {
