@@ -25,6 +25,57 @@ struct Case {
   bool residual_is_c = false;
 };
 
+/// The matrices of a case, with room between their rows.
+struct Operands {
+  explicit Operands(const Case& t)
+      : lda((t.ta ? t.m : t.k) + 3),
+        ldb((t.tb ? t.k : t.n) + 2),
+        ldc(t.n + 1),
+        a(make(t.a, (t.ta ? t.k : t.m) * lda, 1)),
+        b(make(t.b, (t.tb ? t.n : t.k) * ldb, 2)),
+        c(make(t.c, t.m * ldc, 3)),
+        z(make(t.c, t.m * ldc, 4)),
+        r(make(t.c, t.m * ldc, 5)),
+        bias(make(t.c == f64 ? f64 : f32, t.n, 6)) {}
+  int64_t lda, ldb, ldc;
+  Values a, b, c, z, r, bias;
+};
+
+Gemm gemm_of(const Case& t, Operands& o) {
+  return {.a_dtype = t.a,
+          .b_dtype = t.b,
+          .c_dtype = t.c,
+          .a = o.a.data(),
+          .b = o.b.data(),
+          .c = o.c.data(),
+          .transpose_a = t.ta,
+          .transpose_b = t.tb,
+          .m = t.m,
+          .n = t.n,
+          .k = t.k,
+          .lda = o.lda,
+          .ldb = o.ldb,
+          .ldc = o.ldc,
+          .alpha = t.alpha,
+          .accumulate = t.accumulate,
+          .bias = t.bias ? o.bias.data() : nullptr,
+          .bias_dtype = o.bias.dtype,
+          .activation = t.activation,
+          .preactivation = t.preactivation ? o.z.data() : nullptr,
+          .residual = t.residual_is_c ? o.c.data()
+                      : t.residual    ? o.r.data()
+                                      : nullptr};
+}
+
+/// Element (i, j) of alpha · op(A) · op(B) + bias, in f64.
+double product_at(const Case& t, const Operands& o, int64_t i, int64_t j) {
+  double sum = 0;
+  for (int64_t l = 0; l < t.k; ++l)
+    sum += o.a.exact[size_t(t.ta ? l * o.lda + i : i * o.lda + l)] *
+           o.b.exact[size_t(t.tb ? j * o.ldb + l : l * o.ldb + j)];
+  return t.alpha * sum + (t.bias ? o.bias.exact[size_t(j)] : 0);
+}
+
 void check(const Case& t) {
   CAPTURE(t.m);
   CAPTURE(t.n);
@@ -35,51 +86,21 @@ void check(const Case& t) {
   CAPTURE(int(t.c));
   CAPTURE(name_of(t.activation));
   CAPTURE(t.accumulate);
-  const int64_t lda = (t.ta ? t.m : t.k) + 3, ldb = (t.tb ? t.k : t.n) + 2, ldc = t.n + 1;
-  Values a = make(t.a, (t.ta ? t.k : t.m) * lda, 1), b = make(t.b, (t.tb ? t.n : t.k) * ldb, 2);
-  Values c = make(t.c, t.m * ldc, 3), z = make(t.c, t.m * ldc, 4), r = make(t.c, t.m * ldc, 5);
-  Values bias = make(t.c == f64 ? f64 : f32, t.n, 6);
-  Gemm g{.a_dtype = t.a,
-         .b_dtype = t.b,
-         .c_dtype = t.c,
-         .a = a.data(),
-         .b = b.data(),
-         .c = c.data(),
-         .transpose_a = t.ta,
-         .transpose_b = t.tb,
-         .m = t.m,
-         .n = t.n,
-         .k = t.k,
-         .lda = lda,
-         .ldb = ldb,
-         .ldc = ldc,
-         .alpha = t.alpha,
-         .accumulate = t.accumulate,
-         .bias = t.bias ? bias.data() : nullptr,
-         .bias_dtype = bias.dtype,
-         .activation = t.activation,
-         .preactivation = t.preactivation ? z.data() : nullptr,
-         .residual = t.residual_is_c ? c.data()
-                     : t.residual    ? r.data()
-                                     : nullptr};
-  run(Cpu{}, g);
-  const std::vector<double> y = read(c), pre = read(z);
+  Operands o(t);
+  run(Cpu{}, gemm_of(t, o));
+  const std::vector<double> y = read(o.c), pre = read(o.z);
   double worst = 0, worst_pre = 0;
   for (int64_t i = 0; i < t.m; ++i)
-    for (int64_t j = 0; j < ldc; ++j) {
-      const size_t at = size_t(i * ldc + j);
+    for (int64_t j = 0; j < o.ldc; ++j) {
+      const size_t at = size_t(i * o.ldc + j);
       if (j == t.n) {  // between the rows nothing is written
-        REQUIRE(y[at] == c.exact[at]);
+        REQUIRE(y[at] == o.c.exact[at]);
         continue;
       }
-      double sum = 0;
-      for (int64_t l = 0; l < t.k; ++l)
-        sum += a.exact[size_t(t.ta ? l * lda + i : i * lda + l)] *
-               b.exact[size_t(t.tb ? j * ldb + l : l * ldb + j)];
-      const double value = t.alpha * sum + (t.bias ? bias.exact[size_t(j)] : 0);
-      double want = activated(t.activation, value) + (t.residual ? r.exact[at] : 0);
-      if (t.accumulate) want += c.exact[at];
-      if (t.residual_is_c) want += c.exact[at];
+      const double value = product_at(t, o, i, j);
+      double want = activated(t.activation, value) + (t.residual ? o.r.exact[at] : 0);
+      if (t.accumulate) want += o.c.exact[at];
+      if (t.residual_is_c) want += o.c.exact[at];
       const double scale = 1 + std::sqrt(double(t.k)) + std::fabs(want);
       worst = std::max(worst, std::fabs(y[at] - want) / scale);
       if (t.preactivation)
