@@ -1,7 +1,10 @@
-// Packing of bf16 tiles. Sixteen vectors of sixteen pairs are read, turned where the stored order
-// is not the tile's, and written; f32 is rounded to bf16 on the way. Where the depth runs along
-// memory a vector is one item's 32 elements; else it is two of the depth, interleaved, for 16
-// items.
+// Packing of tiles. Sixteen vectors of sixteen words are read, turned where the stored order is not
+// the tile's, and written; f32 is rounded to bf16 on the way where that is packed. Where the depth
+// runs along memory a vector is one item's run; else it is one word of the depth for 16 items, for
+// bf16 two rows interleaved.
+#include <olm/kernels/cpu/gemm_tiles.h>
+
+#if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
 // GCC 12 warns of the undefined vectors inside its own intrinsics.
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -10,8 +13,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-
-#include <olm/kernels/cpu/gemm_tiles.h>
 
 #define OLM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
 
@@ -155,3 +156,7 @@ void pack(DType packed, const Source& source, const Part& at, int64_t strip_size
 }
 
 }  // namespace olm::kernels::gemm_tiles
+#else
+// No unit, nothing to pack.
+void olm::kernels::gemm_tiles::pack(DType, const Source&, const Part&, int64_t, Word*) {}
+#endif  // x86

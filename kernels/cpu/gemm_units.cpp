@@ -1,12 +1,13 @@
 // The units that multiply packed tiles, and which of them this CPU has, by its feature bits.
+#include <olm/kernels/cpu/gemm_amx-inl.h>
+
+#if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
-
-#include <olm/kernels/cpu/gemm_amx-inl.h>
 
 namespace olm::kernels::gemm_tiles {
 namespace {
@@ -182,3 +183,9 @@ const Unit* unit_for(const gemm_internal::Product& p) {
 }
 
 }  // namespace olm::kernels::gemm_tiles
+#else
+const olm::kernels::gemm_tiles::Unit* olm::kernels::gemm_tiles::unit_for(
+    const gemm_internal::Product&) {
+  return nullptr;
+}
+#endif  // x86
