@@ -47,10 +47,54 @@ HWY_INLINE hn::Vec<D> min_nan(D d, hn::Vec<D> a, hn::Vec<D> b) {
   return keep_nan(d, a, keep_nan(d, b, hn::Min(a, b)));
 }
 
+/// x in [low, high]; NaN stays: x86 takes the second operand where either is NaN, others take NaN.
+template <class D>
+HWY_INLINE hn::Vec<D> clamp(D d, hn::Vec<D> x, float low, float high) {
+  return hn::Max(hn::Set(d, low), hn::Min(hn::Set(d, high), x));
+}
+
+/// Σ c[i]·x^i with the highest power first in the argument list.
+template <class D>
+HWY_INLINE hn::Vec<D> horner(D, hn::Vec<D>, hn::Vec<D> sum) {
+  return sum;
+}
+template <class D, class... More>
+HWY_INLINE hn::Vec<D> horner(D d, hn::Vec<D> x, hn::Vec<D> sum, float next, More... more) {
+  return horner(d, x, hn::MulAdd(sum, x, hn::Set(d, next)), more...);
+}
+
+/// v · 2^n for whole n in [-252, 254], rounded once.
+template <class D>
+HWY_INLINE hn::Vec<D> scale_by_power(D d, hn::Vec<D> v, hn::Vec<D> n) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  if constexpr (hn::MaxLanes(D()) == 16) return hn::Vec<D>{_mm512_scalef_ps(v.raw, n.raw)};
+#endif
+  const hn::RebindToSigned<D> di;
+  const auto whole = hn::ConvertTo(di, n), half = hn::ShiftRight<1>(whole);
+  const auto power = [&](auto e) HWY_ATTR {
+    return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(e, hn::Set(di, 127))));
+  };
+  return hn::Mul(hn::Mul(v, power(half)), power(hn::Sub(whole, half)));
+}
+
+/// e^x for x in [-104, 104] or NaN: 2^n · e^r with |r| <= ln 2 / 2; adding 1.5 · 2^23 rounds to n.
+template <class D, if_f32<D> = 0>
+HWY_INLINE hn::Vec<D> exp_inside(D d, hn::Vec<D> x) {
+  const auto magic = hn::Set(d, 12582912.0f);
+  const auto n = hn::Sub(hn::MulAdd(x, hn::Set(d, 1.44269504f), magic), magic);
+  const auto high = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), x);
+  const auto r = hn::NegMulAdd(n, hn::Set(d, 1.428606765330187e-6f), high);
+  const auto top = hn::Set(d, 0.0013814467238262296f);
+  return scale_by_power(d,
+                        horner(d, r, top, 0.008368780836462975f, 0.04166839271783829f,
+                               0.1666651964187622f, 0.4999999403953552f, 1.0f, 1.0f),
+                        n);
+}
+
 /// e^x; infinity above 88.7, 0 below -104.
 template <class D, if_f32<D> = 0>
 HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
-  return keep_nan(d, x, hn::Exp(d, hn::Min(x, hn::Set(d, 104.0f))));
+  return exp_inside(d, clamp(d, x, -104.0f, 104.0f));
 }
 template <class D, if_f64<D> = 0>
 HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
@@ -61,9 +105,8 @@ HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
 /// on which arithmetic is two orders slower. f64 is exp.
 template <class D, if_f32<D> = 0>
 HWY_INLINE hn::Vec<D> exp_above(D d, hn::Vec<D> x, float least) {
-  const auto bound = hn::Set(d, least);
-  const auto inside = hn::Min(hn::Max(x, bound), hn::Set(d, 104.0f));
-  return keep_nan(d, x, hn::IfThenZeroElse(hn::Lt(x, bound), hn::Exp(d, inside)));
+  const auto inside = exp_inside(d, clamp(d, x, least, 104.0f));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, least)), inside);
 }
 template <class D, if_f64<D> = 0>
 HWY_INLINE hn::Vec<D> exp_above(D d, hn::Vec<D> x, double) {
@@ -123,16 +166,6 @@ HWY_INLINE hn::Vec<D> pow(D d, hn::Vec<D> x, hn::Vec<D> p) {
   hn::Store(p, d, power);
   for (size_t i = 0; i < hn::Lanes(d); ++i) base[i] = std::pow(base[i], power[i]);
   return hn::Load(d, base);
-}
-
-/// Σ c[i]·x^i with the highest power first in the argument list.
-template <class D>
-HWY_INLINE hn::Vec<D> horner(D, hn::Vec<D>, hn::Vec<D> sum) {
-  return sum;
-}
-template <class D, class... More>
-HWY_INLINE hn::Vec<D> horner(D d, hn::Vec<D> x, hn::Vec<D> sum, float next, More... more) {
-  return horner(d, x, hn::MulAdd(sum, x, hn::Set(d, next)), more...);
 }
 
 /// erfc(t) / e^(-t²) for t >= 0: a polynomial in k = 1 / (1 + 0.3 t), relative error 2e-8.

@@ -76,16 +76,11 @@ HWY_INLINE void store(D, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
   const hn::RebindToUnsigned<D> du;
   const hn::Rebind<uint16_t, D> dh;
   const auto bits = hn::BitCast(du, v);
-  const auto high = hn::ShiftRight<16>(bits);
-  const auto odd = hn::And(high, hn::Set(du, 1u));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(hn::Set(du, 0x7fffu), odd)));
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd);
   const auto nan = hn::RebindMask(du, hn::IsNaN(v));
-  const auto result = hn::IfThenElse(nan, hn::Or(high, hn::Set(du, 0x40u)), rounded);
-  const hn::RebindToSigned<decltype(du)> di;
-  // The values fit 16 bits; a signed saturating demotion would clip them, so sign-extend first.
-  const auto extended = hn::ShiftRight<16>(hn::ShiftLeft<16>(hn::BitCast(di, result)));
-  const hn::Rebind<int16_t, D> ds;
-  hn::StoreU(hn::BitCast(dh, hn::DemoteTo(ds, extended)), dh, reinterpret_cast<uint16_t*>(p));
+  const auto result = hn::IfThenElse(nan, hn::Or(bits, hn::Set(du, 0x400000u)), rounded);
+  hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(result)), dh, reinterpret_cast<uint16_t*>(p));
 }
 template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> v, float16_t* p, Full = {}) {
