@@ -225,6 +225,12 @@ void check_entry(const std::string& key, const Shape& wanted, const Tensor& got)
   require(is_float(got.dtype()), "load_state_dict: ", key, " wants a float dtype, got ",
           got.dtype());
 }
+/// Likewise where its values cannot be brought to what is filled already.
+void check_place(const std::string& key, const Tensor& held, const Tensor& got) {
+  require(held.device() == got.device() || (held.device() != meta && got.device() != meta),
+          "load_state_dict: ", key, " is on ", held.device(), " and its values on ", got.device(),
+          ", but meta keeps none");
+}
 }  // namespace
 
 void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadOptions options) {
@@ -237,6 +243,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     const auto found = tensors.find(key);
     if (found == tensors.end()) return missing.emplace_back(key, &p.handle().impl()), void();
     check_entry(key, p.shape(), found->second);
+    if (p.filled()) check_place(key, p.handle(), found->second);
     used.insert(key);
     given.insert(&p.handle().impl());
     fill.emplace_back(&p, found->second);
@@ -248,6 +255,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     const Tensor &held = b.tensor(), &got = found->second;
     require(got.shape() == held.shape() && got.dtype() == held.dtype(), "load_state_dict: ", key,
             " wants ", held.dtype(), " ", held.shape(), ", got ", got.dtype(), " ", got.shape());
+    check_place(key, held, got);
     used.insert(key);
     buffers.emplace_back(&b, found->second);
   });
@@ -258,10 +266,11 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
       require(used.count(key), "load_state_dict: key ", key, " belongs to no parameter");
   }
   for (const auto& [p, tensor] : fill) {
-    const DType dtype = p->filled() ? p->handle().dtype() : tensor.dtype();
-    p->assign(raw::clone(raw::cast(tensor, dtype)));
+    const Tensor& like = p->filled() ? p->handle() : tensor;
+    p->assign(raw::clone(raw::to(raw::cast(tensor, like.dtype()), like.device())));
   }
-  for (const auto& [b, tensor] : buffers) b->assign(raw::clone(tensor));
+  for (const auto& [b, tensor] : buffers)
+    b->assign(raw::clone(raw::to(tensor, b->tensor().device())));
 }
 
 // ---- reaching in

@@ -243,8 +243,9 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   std::vector<NamedTensor> named_parameters();
   /// All keys: parameters (tied ones under each of their keys) and persistent buffers.
   std::vector<NamedTensor> state_dict();
-  /// Fills parameters and persistent buffers by key; a shape that does not fit throws and leaves
-  /// the module as it was.
+  /// Fills parameters and persistent buffers by key. What was filled before keeps its dtype and
+  /// device; the rest takes those of the values. What does not fit throws and leaves the module as
+  /// it was.
   void load_state_dict(const std::vector<NamedTensor>& tensors, LoadOptions options = {});
   void load_state_dict(const std::map<std::string, Tensor>& tensors, LoadOptions options = {});
   /// Moves all parameters and buffers, or converts all parameters; handles stay the same.

@@ -205,6 +205,26 @@ TEST_SUITE("nn/module") {
     model->load_state_dict(model->state_dict());
   }
 
+  TEST_CASE("a state dict is brought to the dtype and device of what is filled") {
+    const auto model = Block({Scale(2), Scale(3)}), bare = Block({Scale(2), Scale(3)});
+    init(model);
+    auto values = model->state_dict();
+    for (auto& [key, tensor] : values) tensor = raw::clone(tensor);
+    model->to(bf16);
+    model->load_state_dict(values);
+    CHECK(model->parameters()[0].dtype() == bf16);
+    bare->load_state_dict(values);
+    CHECK(bare->parameters()[0].dtype() == f32);
+    model->to(meta);
+    check_error([&] { model->load_state_dict(values); }, {"blocks.0.weight", "on meta", "on cpu"});
+    CHECK(model->parameters()[0].device() == meta);
+    const auto none = model->state_dict();
+    model->load_state_dict(none);
+    CHECK(model->parameters()[0].device() == meta);
+    check_error([&] { bare->load_state_dict(none); }, {"blocks.0.weight", "on cpu", "on meta"});
+    CHECK(bare->parameters()[0].device() == cpu);
+  }
+
   TEST_CASE("Recompute gives the same values, gradients and random numbers") {
     Tensors plain, again;
     for (Tensors* to : {&plain, &again}) {
