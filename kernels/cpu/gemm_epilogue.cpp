@@ -91,8 +91,6 @@ void backward_block(const GemmEpilogueBackward& k, int64_t begin, int64_t end, v
   });
 }
 
-bool wide_vectors() { return HWY_TARGET <= HWY_AVX3; }
-
 }  // namespace olm::kernels::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -101,14 +99,11 @@ HWY_AFTER_NAMESPACE();
 
 namespace olm::kernels {
 
-HWY_EXPORT(wide_vectors);
 HWY_EXPORT(finish_panel);
 HWY_EXPORT(widen_matrix);
 HWY_EXPORT(backward_block);
 
 namespace gemm_internal {
-bool has_wide_vectors() { return HWY_DYNAMIC_DISPATCH(wide_vectors)(); }
-
 void finish(const Finish& f) { HWY_DYNAMIC_DISPATCH(finish_panel)(f); }
 void widen(DType from, const void* src, int64_t ld, float* dst, int64_t rows, int64_t cols) {
   HWY_DYNAMIC_DISPATCH(widen_matrix)(from, src, ld, dst, rows, cols);

@@ -66,10 +66,6 @@ struct Product {
 bool is_thin(const Product& p);
 void run_thin(const Product& p, const Stream& stream);
 
-/// True where the vector code runs on AVX-512: the CPU has it, the system saves its registers, and
-/// no lower set was chosen.
-bool has_wide_vectors();
-
 /// dst[r, c] = src[r, c] as f32, tight; src has rows of `ld` elements.
 void widen(DType from, const void* src, int64_t ld, float* dst, int64_t rows, int64_t cols);
 

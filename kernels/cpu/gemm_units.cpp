@@ -1,4 +1,5 @@
 // The units that multiply packed tiles, and which of them this CPU has, by its feature bits.
+#include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/cpu/gemm_amx-inl.h>
 
 #if defined(__x86_64__)
@@ -176,7 +177,7 @@ const Unit* unit_for(const gemm_internal::Product& p) {
   const auto fits = [](DType t) { return t == bf16 || t == f32; };
   if (!fits(a) || !fits(b) || std::min(p.m, p.n) < 8) return nullptr;
   if (double(p.m) * double(p.n) * double(p.k) < 65536) return nullptr;
-  if (!gemm_internal::has_wide_vectors()) return nullptr;
+  if (instruction_set() < InstructionSet::avx512) return nullptr;
   if (a == f32 && b == f32) return &kF32;
   static const Features features = detect();
   return features.amx ? &kAmx : features.dot ? &kDot : nullptr;

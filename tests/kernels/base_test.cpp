@@ -1,11 +1,14 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <locale>
 #include <numeric>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/philox.h>
 #include <tests/support/op_case.h>
@@ -52,6 +55,28 @@ TEST_SUITE("kernels/base") {
     CHECK(total == 3 * 200 * 64);
     set_threads(2);
   }
+
+#if defined(__x86_64__)
+  TEST_CASE(
+      "kernels run on each instruction set that build and machine have, or on the forced one") {
+    const std::string built = std::string("SSE4, ") + OLM_INSTRUCTION_SETS;
+    std::vector<std::string> wanted, seen;
+    const auto want = [&](const char* name, bool here) {
+      if (here && built.find(name) != std::string::npos) wanted.push_back(name);
+    };
+    want("SSE4", true);
+    want("AVX2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+    want("AVX-512", __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"));
+    const std::string widest = wanted.back();
+    if (const char* forced = std::getenv("OLM_TEST_TARGET")) wanted = {forced};
+    test::for_each_target([&](const std::string& name) {
+      CHECK(name == name_of(instruction_set()));
+      seen.push_back(name);
+    });
+    CHECK(seen == wanted);
+    CHECK(name_of(instruction_set()) == (wanted.size() == 1 ? wanted.front() : widest));
+  }
+#endif
 
   TEST_CASE("a number of threads outside 1 to 4096 is refused") {
     test::check_error([] { set_threads(0); }, {"set_threads", "0"});

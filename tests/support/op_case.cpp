@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include <doctest/doctest.h>
-#include <hwy/targets.h>
 
 #include <olm/kernels/base/parallel.h>
 
@@ -191,18 +190,6 @@ void check_error(const std::function<void()>& call, const std::vector<std::strin
     return;
   }
   FAIL_CHECK("no error was thrown");
-}
-
-void for_each_target(const std::function<void(const std::string&)>& body) {
-  const int64_t present = hwy::SupportedTargets();
-  for (int64_t rest = present; rest != 0; rest &= rest - 1) {
-    const int64_t target = rest & -rest;
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    body(hwy::TargetName(target));
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().DeInit();
 }
 
 void check_same_for_any_threads(const std::function<Tensors()>& body) {

@@ -8,6 +8,8 @@
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 
+#include <tests/support/targets.h>
+
 namespace olm::test {
 
 /// An op with a way to make its inputs and, where there is one, a composition of simpler ops that
@@ -51,9 +53,6 @@ void check_same_bits(const Tensor& a, const Tensor& b, const std::string& what);
 
 /// Checks that `call` throws olm::Error with a message that contains all of `parts`.
 void check_error(const std::function<void()>& call, const std::vector<std::string>& parts);
-
-/// Runs `body` once for each instruction set this machine has, and restores the choice.
-void for_each_target(const std::function<void(const std::string& name)>& body);
 
 /// Runs `body` with 1 and with 2 threads; checks that both give the same bits.
 void check_same_for_any_threads(const std::function<Tensors()>& body);

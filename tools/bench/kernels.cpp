@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include <olm/engine/allocator.h>
+#include <olm/kernels/base/instruction_set.h>
 #include <olm/nn/version.h>
 
 #include "tools/bench/bench.h"
@@ -199,7 +200,7 @@ int bench_kernels(const BenchArgs& args) {
   json["what"] = "olm_bench";
   json["version"] = version();
   json["threads"] = threads;
-  json["isa"] = instruction_set();
+  json["isa"] = name_of(kernels::instruction_set());
   for (const auto& [name, value] : machine_facts()) json["machine"][name] = value;
   Roofs roofs;
   if (!args.no_roofs) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include <olm/kernels/base/instruction_set.h>
 #include <olm/nn/models.h>
 #include <olm/nn/optim.h>
 #include <olm/nn/version.h>
@@ -145,7 +146,7 @@ Json describe(const BenchStepArgs& args, const Preset& p, int threads, int64_t p
   json["config"] = p.name;
   json["dtype"] = args.dtype;
   json["threads"] = threads;
-  json["isa"] = instruction_set();
+  json["isa"] = name_of(kernels::instruction_set());
   json["recompute"] = args.recompute;
   json["params"] = parameters;
   return json;

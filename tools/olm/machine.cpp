@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 
+#include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/gemm.h>
 #include <olm/nn/version.h>
@@ -26,7 +27,9 @@ std::string line_of(const char* path, const std::string& key) {
   return "unknown";
 }
 
+/// What the processor offers, and what the kernels make of it.
 std::string instruction_sets() {
+  const std::string used = name_of(kernels::instruction_set());
 #if defined(__x86_64__)
   __builtin_cpu_init();
   std::string sets = "SSE4";
@@ -34,9 +37,9 @@ std::string instruction_sets() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) sets += ", AVX-512";
   const std::string flags = line_of("/proc/cpuinfo", "flags");
   if (flags.find("amx_bf16") != std::string::npos) sets += ", AMX (bf16)";
-  return sets + "; kernels use the widest of SSE4, AVX2, AVX-512";
+  return fmt::format("{}; kernels use {}", sets, used);
 #else
-  return "the compiler's baseline";
+  return fmt::format("kernels use {}", used);
 #endif
 }
 
@@ -68,17 +71,6 @@ std::string system_name() {
 }
 
 }  // namespace
-
-std::string instruction_set() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) return "AVX-512";
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "AVX2";
-  return "SSE4";
-#else
-  return "the compiler's baseline";
-#endif
-}
 
 Facts machine_facts() {
   return {{"olm", version()},

@@ -10,9 +10,6 @@ namespace olm::tools {
 using Facts = std::vector<std::pair<std::string, std::string>>;
 Facts machine_facts();
 
-/// The instruction set of the CPU kernels here: "SSE4", "AVX2", "AVX-512".
-std::string instruction_set();
-
 /// "1.5 GB", "340 MB", "12 kB".
 std::string bytes_text(double bytes);
 /// "2:05", "1:02:05", "0.8 s".

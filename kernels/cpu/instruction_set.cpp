@@ -1,0 +1,45 @@
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "olm/kernels/cpu/instruction_set.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <olm/kernels/base/instruction_set.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace olm::kernels::HWY_NAMESPACE {
+
+InstructionSet compiled_for() {
+#if HWY_ARCH_X86
+  return HWY_TARGET <= HWY_AVX3   ? InstructionSet::avx512
+         : HWY_TARGET <= HWY_AVX2 ? InstructionSet::avx2
+                                  : InstructionSet::sse4;
+#else
+  return InstructionSet::baseline;
+#endif
+}
+
+}  // namespace olm::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace olm::kernels {
+HWY_EXPORT(compiled_for);
+
+InstructionSet instruction_set() { return HWY_DYNAMIC_DISPATCH(compiled_for)(); }
+
+const char* name_of(InstructionSet set) {
+  switch (set) {
+    case InstructionSet::baseline:
+      return "baseline";
+    case InstructionSet::sse4:
+      return "SSE4";
+    case InstructionSet::avx2:
+      return "AVX2";
+    case InstructionSet::avx512:
+      return "AVX-512";
+  }
+  return "unknown";
+}
+
+}  // namespace olm::kernels
+#endif
