@@ -14,7 +14,7 @@
 
 #include <algorithm>
 
-#define OLM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define OLM_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 
 namespace olm::kernels::gemm_tiles {
 namespace {
@@ -27,16 +27,16 @@ template <>
 struct Words<float, f32> {
   static constexpr int64_t kPerWord = 1;
   /// The first n of 16 words along the depth, zeros after them.
-  OLM_TARGET static __m512i run(const float* p, int64_t n) {
+  OLM_AVX512 static __m512i run(const float* p, int64_t n) {
     return _mm512_castps_si512(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p));
   }
   /// One word of the depth for n of 16 items. `next` is the following row of memory, where a word
   /// holds two elements and there is one.
-  OLM_TARGET static __m512i across(const float* p, const float*, int64_t n) { return run(p, n); }
+  OLM_AVX512 static __m512i across(const float* p, const float*, int64_t n) { return run(p, n); }
 };
 
 /// The halves of a vector, interleaved.
-OLM_TARGET __m512i interleaved(__m512i halves) {
+OLM_AVX512 __m512i interleaved(__m512i halves) {
   const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                          8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, halves);
@@ -45,10 +45,10 @@ OLM_TARGET __m512i interleaved(__m512i halves) {
 template <>
 struct Words<bfloat16_t, bf16> {
   static constexpr int64_t kPerWord = 2;
-  OLM_TARGET static __m512i run(const bfloat16_t* p, int64_t n) {
+  OLM_AVX512 static __m512i run(const bfloat16_t* p, int64_t n) {
     return _mm512_maskz_loadu_epi16(__mmask32((uint64_t(1) << n) - 1), p);
   }
-  OLM_TARGET static __m512i across(const bfloat16_t* p, const bfloat16_t* next, int64_t n) {
+  OLM_AVX512 static __m512i across(const bfloat16_t* p, const bfloat16_t* next, int64_t n) {
     const auto mask = __mmask16((1u << n) - 1);
     const __m256i low = _mm256_maskz_loadu_epi16(mask, p);
     const __m256i high = next ? _mm256_maskz_loadu_epi16(mask, next) : _mm256_setzero_si256();
@@ -56,25 +56,33 @@ struct Words<bfloat16_t, bf16> {
   }
 };
 
+/// Both vectors rounded to bf16, one after the other. By name: the intrinsic wants its callers,
+/// which f32 shares, to be compiled for AVX512_BF16.
+OLM_AVX512 __m512i rounded(__m512 low, __m512 high) {
+  __m512i both;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(both) : "v"(low), "v"(high));
+  return both;
+}
+
 template <>
 struct Words<float, bf16> {
   static constexpr int64_t kPerWord = 2;
-  OLM_TARGET static __m512i run(const float* p, int64_t n) {
+  OLM_AVX512 static __m512i run(const float* p, int64_t n) {
     const auto mask = __mmask32((uint64_t(1) << n) - 1);
     const __m512 low = _mm512_maskz_loadu_ps(__mmask16(mask), p);
     const __m512 high = _mm512_maskz_loadu_ps(__mmask16(mask >> 16), p + 16);
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    return rounded(low, high);
   }
-  OLM_TARGET static __m512i across(const float* p, const float* next, int64_t n) {
+  OLM_AVX512 static __m512i across(const float* p, const float* next, int64_t n) {
     const auto mask = __mmask16((1u << n) - 1);
     const __m512 low = _mm512_maskz_loadu_ps(mask, p);
     const __m512 high = next ? _mm512_maskz_loadu_ps(mask, next) : _mm512_setzero_ps();
-    return interleaved((__m512i)_mm512_cvtne2ps_pbh(high, low));
+    return interleaved(rounded(low, high));
   }
 };
 
 /// Rows become columns: 16 x 16 pairs.
-OLM_TARGET void transpose(__m512i (&v)[16]) {
+OLM_AVX512 void transpose(__m512i (&v)[16]) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
@@ -98,7 +106,7 @@ OLM_TARGET void transpose(__m512i (&v)[16]) {
 
 /// One tile: 16 items from `item`, 16 words of the depth.
 template <class T, DType packed, bool along_depth, bool turn>
-OLM_TARGET void pack_tile(const Source& s, int64_t item, int64_t depth, Word* to) {
+OLM_AVX512 void pack_tile(const Source& s, int64_t item, int64_t depth, Word* to) {
   using W = Words<T, packed>;
   const int64_t ld = s.matrix.ld;
   const int64_t items = std::clamp<int64_t>(s.items - item, 0, 16);

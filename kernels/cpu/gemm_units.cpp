@@ -14,18 +14,19 @@ namespace olm::kernels::gemm_tiles {
 namespace {
 
 // ---- 512-bit vectors ----------------------------------------------------------------------------
-#define OLM_F32 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
-#define OLM_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")))
+#define OLM_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq")))
 
 /// sum + the products of the words of a and b.
 struct MultiplyF32 {
-  OLM_F32 static __m512 add(__m512 sum, __m512i a, __m512i b) {
+  OLM_AVX512 static __m512 add(__m512 sum, __m512i a, __m512i b) {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
   }
 };
 struct MultiplyBf16 {
-  OLM_BF16 static __m512 add(__m512 sum, __m512i a, __m512i b) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+  // By name: the intrinsic wants its callers, which f32 shares, to be compiled for AVX512_BF16.
+  OLM_AVX512 static __m512 add(__m512 sum, __m512i a, __m512i b) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
   }
 };
 
@@ -34,8 +35,8 @@ constexpr int kRows = 6, kVectors = 4;  // of a block in registers: 24 sums, 4 o
 /// R rows by V vectors of columns in registers: per word of the depth V vectors of B, and each of
 /// A's words broadcast against them.
 template <class Multiply, int R, int V>
-OLM_BF16 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc,
-                            bool add) {
+OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc,
+                              bool add) {
   const Word* a = rows.at;
   const int64_t stride = rows.row;
   __m512 sum[R][V];
