@@ -8,7 +8,9 @@ namespace olm::kernels::gemm_tiles {
 /// c[32, 32] (+)= strip of A · strip of B, each of 32: four tiles of sums, two of A, two of B. Per
 /// step four loads for four products of 8192 multiplications, so that loads hide behind them.
 template <class Tiles>
-void amx_block(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc, bool add) {
+void amx_block(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc, bool add,
+               Ahead& ahead) {
+  const int64_t lines = (ahead.lines + steps - 1) / steps;
   const Word* a = rows.at;
   const int64_t stride = rows.row * 4;
   if (add) {
@@ -23,6 +25,7 @@ void amx_block(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t
     Tiles::template zero<3>();
   }
   for (int64_t q = 0; q < steps; ++q, a += rows.step, b += 2 * kTile) {
+    ahead.ask(lines);
     Tiles::template load<4>(a, stride);
     Tiles::template load<6>(b, 64);
     Tiles::template load<7>(b + kTile, 64);

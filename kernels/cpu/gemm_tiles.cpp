@@ -14,7 +14,8 @@ namespace {
 using gemm_internal::Finish;
 using gemm_internal::Product;
 
-constexpr int64_t kPanel = 8192, kMostOuter = 256, kTasks = 8, kTogether = 4;
+constexpr int64_t kPanel = 8192, kMostOuter = 256, kTasks = 8;
+constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
 constexpr int64_t kLargestBlock = 64 * 64;  // of any unit
 
 int64_t cut(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -31,6 +32,7 @@ struct Panel {
   int64_t passes = 0, depth = 0, steps = 0;  // depth and steps of a pass
   int64_t task_outer = 0, task_inner = 0;    // sizes of a task along the two sides
   int64_t inner_tasks = 0;                   // tasks along the inner side
+  int64_t together = 1;                      // outer strips that are packed together
   bool direct = false;                       // sums are kept in C itself
   bool rows_in_place = false;                // A is read where it lies
   const Word* packed = nullptr;              // the inner operand
@@ -72,6 +74,9 @@ Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
   w.task_inner = std::clamp(round_up(cut(w.inner.items, wanted), other), round_up(128, other),
                             round_up(unit.inner, other));
   w.inner_tasks = cut(w.inner.items, w.task_inner);
+  w.together = w.outer.runs_along_depth()
+                   ? 1
+                   : cut(kRun, w.outer.strip * int64_t(size_of(w.outer.matrix.dtype)));
   w.direct = keeps_sums_in_c(p);
   w.rows_in_place = can_read_in_place(unit, rows);
   w.packed_strip = cut(p.k, step) * w.inner.step_size();
@@ -80,12 +85,12 @@ Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
 
 /// A block of sums inside C that does not fill the strips: through a copy.
 void run_edge(const Unit& unit, const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc,
-              int64_t rows, int64_t columns, bool add) {
+              int64_t rows, int64_t columns, bool add, Ahead& ahead) {
   alignas(64) float edge[kLargestBlock] = {};
   const int64_t ld = unit.columns;
   if (add)
     for (int64_t r = 0; r < rows; ++r) std::copy_n(c + r * ldc, columns, edge + r * ld);
-  unit.block(a, b, steps, edge, ld, rows, columns, add);
+  unit.run(a, b, steps, edge, ld, rows, columns, add, ahead);
   for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * ld, columns, c + r * ldc);
 }
 
@@ -94,13 +99,14 @@ struct Area {
   int64_t row, column, rows, columns;
 };
 
-/// The part where `outer` strips from `o` on meet `inner` ones from `i` on.
+/// The part where `outer` items from `o` on meet `inner` ones from `i` on.
 Area area_of(const Panel& w, int64_t o, int64_t i, int64_t outer, int64_t inner) {
   return w.outer_is_rows ? Area{o, i, outer, inner} : Area{i, o, inner, outer};
 }
 
-/// The finished sums of a part go to C.
-void finish_area(const Panel& w, const Area& at, float* sums, int64_t ld) {
+/// The finished sums of a block go to C.
+void finish_block(const Panel& w, const Area& at, float* sums) {
+  const int64_t ld = w.unit.columns;
   if (w.p.alpha != 1)
     for (int64_t r = 0; r < at.rows; ++r)
       for (int64_t c = 0; c < at.columns; ++c) sums[r * ld + c] *= float(w.p.alpha);
@@ -119,68 +125,118 @@ Rows rows_in_place(const Panel& w, int64_t row, int64_t pass) {
       .at = in<Word>(w.p.a.at(row, pass * w.depth).data), .row = w.p.a.ld / per_word, .step = 16};
 }
 
-/// One pass of one strip of the outer operand over the inner strips of a task; `sums` holds the
-/// strip's part of the result where that is not C.
-void run_strip(const Panel& w, const Area& all, int64_t pass, const Word* strip, float* sums) {
-  const int64_t inner0 = w.outer_is_rows ? all.column : all.row, width = w.inner.strip;
-  const int64_t inner = w.outer_is_rows ? all.columns : all.rows;
+/// One pass over one block of the result, strip by strip; `sums` are its own where that is not C.
+void run_block(const Panel& w, const Area& at, int64_t pass, const Word* outer, float* sums,
+               Ahead& ahead) {
+  const int64_t inner = (w.outer_is_rows ? at.column : at.row) / w.inner.strip;
+  const Word* other = w.packed + inner * w.packed_strip + pass * w.steps * w.inner.step_size();
+  const Word* b = w.outer_is_rows ? other : outer;
+  Rows a{.at = w.outer_is_rows ? outer : other, .step = w.unit.rows * 16};
+  if (w.rows_in_place) a = rows_in_place(w, at.row, pass);
   const int64_t steps = std::min(w.steps, cut(w.p.k, step_depth(w.unit.packed)) - pass * w.steps);
-  const int64_t ld = w.direct          ? w.p.out.ldc
-                     : w.outer_is_rows ? round_up(inner, width)
-                                       : w.unit.columns;
   const bool add = pass > 0 || (w.direct && w.p.out.accumulate);
-  float* c = w.direct ? out<float>(w.p.out.at(all.row, all.column).c) : sums;
-  for (int64_t i = 0; i < inner; i += width, c += w.outer_is_rows ? width : width * ld) {
-    const Word* other =
-        w.packed + (inner0 + i) / width * w.packed_strip + pass * w.steps * w.inner.step_size();
-    const Word* b = w.outer_is_rows ? other : strip;
-    Rows a{.at = w.outer_is_rows ? strip : other, .step = w.unit.rows * 16};
-    if (w.rows_in_place) a = rows_in_place(w, all.row + (w.outer_is_rows ? 0 : i), pass);
-    const int64_t left = std::min(width, inner - i);
-    const int64_t rows = w.outer_is_rows ? all.rows : left;
-    const int64_t columns = w.outer_is_rows ? left : all.columns;
-    if (w.direct && (columns < w.unit.columns || (w.unit.whole && rows < w.unit.rows)))
-      run_edge(w.unit, a, b, steps, c, ld, rows, columns, add);
-    else
-      w.unit.block(a, b, steps, c, ld, rows, columns, add);
+  if (!w.direct) {
+    w.unit.run(a, b, steps, sums, w.unit.columns, at.rows, at.columns, add, ahead);
+    if (pass + 1 == w.passes) finish_block(w, at, sums);
+    return;
   }
-  if (!w.direct && pass + 1 == w.passes) finish_area(w, all, sums, ld);
+  const int64_t ldc = w.p.out.ldc;
+  float* c = out<float>(w.p.out.at(at.row, at.column).c);
+  if (at.columns < w.unit.columns || (w.unit.whole && at.rows < w.unit.rows))
+    run_edge(w.unit, a, b, steps, c, ldc, at.rows, at.columns, add, ahead);
+  else
+    w.unit.run(a, b, steps, c, ldc, at.rows, at.columns, add, ahead);
 }
 
-/// One block of the result: passes along the depth, strips of the outer operand within, packed
-/// kTogether at a time.
-void run_task(const Panel& w, int64_t outer0, int64_t inner0, Word* strips, float* memory) {
-  const int64_t outer = std::min(w.task_outer, w.outer.items - outer0), height = w.outer.strip;
-  const int64_t inner = std::min(w.task_inner, w.inner.items - inner0);
-  const int64_t held = w.passes > 1 ? round_up(inner, w.inner.strip) : 0;  // per outer item
-  const int64_t size = w.steps * w.outer.step_size();
-  for (int64_t pass = 0; pass < w.passes; ++pass)
-    for (int64_t o = 0; o < outer; o += height) {
-      const int64_t at = o / height % kTogether;
-      if (at == 0 && !(w.rows_in_place && w.outer_is_rows))
-        pack(w.unit.packed, w.outer,
-             {.item = outer0 + o,
-              .strips = std::min(kTogether, cut(outer - o, height)),
-              .depth = pass * w.depth,
-              .steps = w.steps},
-             size, strips);
-      const Area all = area_of(w, outer0 + o, inner0, std::min(height, outer - o), inner);
-      run_strip(w, all, pass, strips + at * size, memory + o * held);
+/// The memory that a part of the outer operand is read from, to be asked for over so many blocks.
+Ahead ahead_of(const Source& s, const Part& part, int64_t depth, int64_t blocks) {
+  const bool along = s.runs_along_depth();
+  const int64_t items = std::min(part.strips * s.strip, s.items - part.item);
+  const int64_t deep = std::min(depth, s.depth - part.depth);
+  const int64_t size = int64_t(size_of(s.matrix.dtype));
+  const auto row = [&](int64_t item, int64_t depth) {
+    return s.items_are_rows ? s.matrix.at(item, depth) : s.matrix.at(depth, item);
+  };
+  Ahead ahead{.at = static_cast<const char*>(row(part.item, part.depth).data),
+              .bytes = (along ? deep : items) * size,
+              .stride = s.matrix.ld * size,
+              .rows = along ? items : deep};
+  ahead.lines = cut(ahead.rows * cut(ahead.bytes, Ahead::kLine), blocks);
+  return ahead;
+}
+
+/// A part of the result that a thread computes, cut along the outer side into groups of strips that
+/// are packed together.
+struct Task {
+  int64_t outer0 = 0, inner0 = 0, outer = 0, inner = 0;
+};
+
+Task task_of(const Panel& w, int64_t index) {
+  const int64_t outer0 = index / w.inner_tasks * w.task_outer;
+  const int64_t inner0 = index % w.inner_tasks * w.task_inner;
+  return {outer0, inner0, std::min(w.task_outer, w.outer.items - outer0),
+          std::min(w.task_inner, w.inner.items - inner0)};
+}
+
+/// The group of outer strips from item `o` of a task on, in a pass.
+Part group_of(const Panel& w, const Task& t, int64_t o, int64_t pass) {
+  return {.item = t.outer0 + o,
+          .strips = std::min(w.together, cut(t.outer - o, w.outer.strip)),
+          .depth = pass * w.depth,
+          .steps = w.steps};
+}
+
+/// What follows the group from `o` on: the next one of the task, its next pass, or the next task.
+Part group_after(const Panel& w, const Task& t, const Task& next, int64_t o, int64_t pass) {
+  o += w.together * w.outer.strip;
+  if (o < t.outer) return group_of(w, t, o, pass);
+  if (pass + 1 < w.passes) return group_of(w, t, 0, pass + 1);
+  return group_of(w, next, 0, 0);
+}
+
+/// A group of strips of the outer operand over the inner strips of a task.
+void run_group(const Panel& w, const Task& t, const Part& group, int64_t pass, const Word* strips,
+               float* sums, Ahead ahead) {
+  const int64_t height = w.outer.strip, width = w.inner.strip, size = w.steps * w.outer.step_size();
+  const int64_t block = w.passes > 1 ? w.unit.rows * w.unit.columns : 0;
+  for (int64_t n = 0; n < group.strips; ++n, strips += size) {
+    const int64_t o = group.item + n * height, rest = t.outer0 + t.outer - o;
+    for (int64_t i = 0; i < t.inner; i += width, sums += block)
+      run_block(w,
+                area_of(w, o, t.inner0 + i, std::min(height, rest), std::min(width, t.inner - i)),
+                pass, strips, sums, ahead);
+  }
+}
+
+/// Passes along the depth, groups of outer strips within. While a group is multiplied the next
+/// one's memory is asked for.
+void run_task(const Panel& w, const Task& t, const Task& next, Word* strips, float* memory) {
+  const int64_t size = w.steps * w.outer.step_size(), height = w.together * w.outer.strip;
+  const int64_t across = cut(t.inner, w.inner.strip);
+  for (int64_t pass = 0; pass < w.passes; ++pass) {
+    float* sums = memory;
+    for (int64_t o = 0; o < t.outer; o += height) {
+      const Part group = group_of(w, t, o, pass), after = group_after(w, t, next, o, pass);
+      if (!(w.rows_in_place && w.outer_is_rows)) pack(w.unit.packed, w.outer, group, size, strips);
+      const int64_t blocks = group.strips * across;
+      run_group(w, t, group, pass, strips, sums, ahead_of(w.outer, after, w.depth, blocks));
+      if (w.passes > 1) sums += blocks * w.unit.rows * w.unit.columns;
     }
+  }
 }
 
 void run_tasks(const Panel& w) {
-  const int64_t outer = w.passes > 1 ? w.task_outer : w.outer.strip;
-  const int64_t held = w.direct ? 0 : outer * w.task_inner;
+  const int64_t blocks =
+      w.passes > 1 ? cut(w.task_outer, w.outer.strip) * cut(w.task_inner, w.inner.strip) : 1;
+  const int64_t sums = w.direct ? 0 : blocks * w.unit.rows * w.unit.columns;
   const int64_t tasks = cut(w.outer.items, w.task_outer) * w.inner_tasks;
   const int64_t strip = w.steps * w.outer.step_size();
   parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
-    const Scratch<Word> strips = w.stream.scratch<Word>(size_t(kTogether * strip));
-    const Scratch<float> memory = w.stream.scratch<float>(size_t(held));
+    const Scratch<Word> strips = w.stream.scratch<Word>(size_t(w.together * strip));
+    const Scratch<float> memory = w.stream.scratch<float>(size_t(sums));
     if (w.unit.enter) w.unit.enter();
     for (int64_t t = begin; t < end; ++t)
-      run_task(w, t / w.inner_tasks * w.task_outer, t % w.inner_tasks * w.task_inner, strips,
-               memory);
+      run_task(w, task_of(w, t), task_of(w, std::min(t + 1, tasks - 1)), strips, memory);
     if (w.unit.leave) w.unit.leave();
   });
 }
@@ -189,7 +245,7 @@ void run_panel(Panel w) {
   if (w.rows_in_place && !w.outer_is_rows) return run_tasks(w);
   const int64_t strips = cut(w.inner.items, w.inner.strip);
   const Scratch<Word> packed = w.stream.scratch<Word>(size_t(strips * w.packed_strip));
-  const int64_t grain = std::max(kTogether, rows_per_range(w.packed_strip, 32768));
+  const int64_t grain = std::max<int64_t>(4, rows_per_range(w.packed_strip, 32768));
   parallel_for(strips, grain, [&](int64_t begin, int64_t end) {
     pack(w.unit.packed, w.inner,
          {.item = begin * w.inner.strip,

@@ -24,6 +24,26 @@ struct Rows {
   int64_t row = 16, step = 0;
 };
 
+/// Rows of memory that will be read soon. A unit asks for `lines` of them in each block, spread
+/// over its steps, so that they come to the second nearest cache while it multiplies.
+struct Ahead {
+  static constexpr int64_t kLine = 64;
+  const char* at = nullptr;
+  int64_t bytes = 0, stride = 0, rows = 0;  // of a row, from row to row, and how many are left
+  int64_t lines = 0, done = 0;              // `done`: bytes of the row that were asked for
+
+  void ask(int64_t n) {
+    for (; n > 0 && rows > 0; --n) {
+      __builtin_prefetch(at + done, 0, 2);
+      done += kLine;
+      if (done < bytes) continue;
+      done = 0;
+      at += stride;
+      --rows;
+    }
+  }
+};
+
 /// What multiplies strips.
 struct Unit {
   const char* name = "";
@@ -31,14 +51,20 @@ struct Unit {
   int64_t rows = 0, columns = 0;  ///< of strips of A and B, multiples of 16
   int64_t depth = 0;              ///< of a pass: with it a strip stays in the nearest cache
   int64_t inner = 0;   ///< items of a task: so many, over that depth, stay in the next one
-  bool whole = false;  ///< block reads and writes whole strips, whatever it is asked for
+  bool whole = false;  ///< a block reads and writes whole strips, whatever it is asked for
   /// Around a task on the thread that runs it; may be null.
   void (*enter)() = nullptr;
   void (*leave)() = nullptr;
   /// c[rows, columns] = strip of A · strip of B over `steps` steps, or += that where `add`. Columns
   /// up to the next multiple of 16 may be written too.
-  void (*block)(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
-                int64_t columns, bool add) = nullptr;
+  void (*run)(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
+              int64_t columns, bool add, Ahead& ahead) = nullptr;
+
+  void block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
+             int64_t columns, bool add) const {
+    Ahead nothing;
+    run(a, b, steps, c, ldc, rows, columns, add, nothing);
+  }
 };
 
 /// The best unit of this CPU for the product: f32 for f32 operands, bf16 where one of them is bf16;

@@ -36,14 +36,15 @@ constexpr int kRows = 6, kVectors = 4;  // of a block in registers: 24 sums, 4 o
 /// A's words broadcast against them.
 template <class Multiply, int R, int V>
 OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc,
-                              bool add) {
+                              bool add, Ahead& ahead, int64_t lines) {
   const Word* a = rows.at;
   const int64_t stride = rows.row;
   __m512 sum[R][V];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)
       sum[r][v] = add ? _mm512_loadu_ps(c + r * ldc + 16 * v) : _mm512_setzero_ps();
-  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kVectors * kTile)
+  for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kVectors * kTile) {
+    ahead.ask(lines);
     for (int p = 0; p < 16; ++p) {
       __m512i columns[V];
       for (int v = 0; v < V; ++v) columns[v] = _mm512_load_si512(b + v * kTile + 16 * p);
@@ -56,31 +57,37 @@ OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, fl
         for (int v = 0; v < V; ++v) sum[r][v] = Multiply::add(sum[r][v], both, columns[v]);
       }
     }
+  }
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + r * ldc + 16 * v, sum[r][v]);
 }
 
 template <class Multiply, int R>
 void multiply_columns(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc,
-                      int64_t columns, bool add) {
-  if (columns > 48) return multiply_rows<Multiply, R, 4>(a, b, steps, c, ldc, add);
-  if (columns > 32) return multiply_rows<Multiply, R, 3>(a, b, steps, c, ldc, add);
-  if (columns > 16) return multiply_rows<Multiply, R, 2>(a, b, steps, c, ldc, add);
-  multiply_rows<Multiply, R, 1>(a, b, steps, c, ldc, add);
+                      int64_t columns, bool add, Ahead& ahead, int64_t lines) {
+  const auto multiply = columns > 48   ? multiply_rows<Multiply, R, 4>
+                        : columns > 32 ? multiply_rows<Multiply, R, 3>
+                        : columns > 16 ? multiply_rows<Multiply, R, 2>
+                                       : multiply_rows<Multiply, R, 1>;
+  multiply(a, b, steps, c, ldc, add, ahead, lines);
 }
 
 template <class Multiply>
 void vector_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
-                  int64_t columns, bool add) {
+                  int64_t columns, bool add, Ahead& ahead) {
+  const int64_t all_steps = (rows + kRows - 1) / kRows * steps;
+  const int64_t lines = (ahead.lines + all_steps - 1) / all_steps;
   constexpr auto at = [](const Rows& all, int64_t r) {
     return Rows{.at = all.at + r * all.row, .row = all.row, .step = all.step};
   };
   int64_t r = 0;
   for (; r + kRows <= rows; r += kRows)
-    multiply_columns<Multiply, kRows>(at(a, r), b, steps, c + r * ldc, ldc, columns, add);
+    multiply_columns<Multiply, kRows>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead,
+                                      lines);
   for (; r + 2 <= rows; r += 2)
-    multiply_columns<Multiply, 2>(at(a, r), b, steps, c + r * ldc, ldc, columns, add);
-  if (r < rows) multiply_columns<Multiply, 1>(at(a, r), b, steps, c + r * ldc, ldc, columns, add);
+    multiply_columns<Multiply, 2>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
+  if (r < rows)
+    multiply_columns<Multiply, 1>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
 }
 
 constexpr Unit kF32{.name = "avx512 f32",
@@ -89,14 +96,14 @@ constexpr Unit kF32{.name = "avx512 f32",
                     .columns = 16 * kVectors,
                     .depth = 512,
                     .inner = 1024,
-                    .block = vector_block<MultiplyF32>};
+                    .run = vector_block<MultiplyF32>};
 constexpr Unit kDot{.name = "avx512 bf16",
                     .packed = bf16,
                     .rows = 8 * kRows,
                     .columns = 16 * kVectors,
                     .depth = 768,
                     .inner = 1024,
-                    .block = vector_block<MultiplyBf16>};
+                    .run = vector_block<MultiplyBf16>};
 
 // ---- AMX ----------------------------------------------------------------------------------------
 /// The instructions on tile registers 0 to 7. (The compiler's intrinsics want literal numbers.)
@@ -134,8 +141,8 @@ void enter_tiles() {
 void leave_tiles() { asm volatile("tilerelease"); }
 
 void tile_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
-                int64_t, bool add) {
-  amx_block<CpuTiles>(a, b, steps, c, ldc, add);
+                int64_t, bool add, Ahead& ahead) {
+  amx_block<CpuTiles>(a, b, steps, c, ldc, add, ahead);
 }
 
 constexpr Unit kAmx{.name = "amx bf16",
@@ -147,7 +154,7 @@ constexpr Unit kAmx{.name = "amx bf16",
                     .whole = true,
                     .enter = enter_tiles,
                     .leave = leave_tiles,
-                    .block = tile_block};
+                    .run = tile_block};
 
 // ---- choice -------------------------------------------------------------------------------------
 struct Features {

@@ -65,8 +65,9 @@ const Unit kEmulated{
     .whole = true,
     .enter = [] { ++entered; },
     .leave = [] { --entered; },
-    .block = [](const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
-                int64_t, bool add) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add); }};
+    .run = [](const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t, int64_t,
+              bool add,
+              Ahead& ahead) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add, ahead); }};
 
 /// A matrix of random values that its dtype holds, and the same in f64.
 struct Values {
