@@ -67,9 +67,12 @@ struct Unit {
   }
 };
 
+/// The best unit of this CPU for tiles of f32 or bf16; null where there is none. The first call for
+/// bf16 asks the system for the permission to use AMX tiles, which then holds for the process.
+const Unit* best_unit(DType packed);
+
 /// The best unit of this CPU for the product: f32 for f32 operands, bf16 where one of them is bf16;
-/// null where there is none or the product would not gain. The first call asks the system for the
-/// permission to use AMX tiles, which then holds for the process.
+/// null where there is none or the product would not gain.
 const Unit* unit_for(const gemm_internal::Product& p);
 
 /// The whole product. Tasks depend on its shape and the unit alone.

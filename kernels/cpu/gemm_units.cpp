@@ -2,13 +2,13 @@
 #include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/cpu/gemm_amx-inl.h>
 
+#include <algorithm>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include <algorithm>
 
 namespace olm::kernels::gemm_tiles {
 namespace {
@@ -84,6 +84,10 @@ void vector_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t
   for (; r + kRows <= rows; r += kRows)
     multiply_columns<Multiply, kRows>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead,
                                       lines);
+  if (r + 4 <= rows) {
+    multiply_columns<Multiply, 4>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
+    r += 4;
+  }
   for (; r + 2 <= rows; r += 2)
     multiply_columns<Multiply, 2>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
   if (r < rows)
@@ -180,21 +184,23 @@ Features detect() {
 
 }  // namespace
 
-const Unit* unit_for(const gemm_internal::Product& p) {
-  const DType a = p.a.dtype, b = p.b.dtype;
-  const auto fits = [](DType t) { return t == bf16 || t == f32; };
-  if (!fits(a) || !fits(b) || std::min(p.m, p.n) < 8) return nullptr;
-  if (double(p.m) * double(p.n) * double(p.k) < 65536) return nullptr;
+const Unit* best_unit(DType packed) {
   if (instruction_set() < InstructionSet::avx512) return nullptr;
-  if (a == f32 && b == f32) return &kF32;
+  if (packed == f32) return &kF32;
   static const Features features = detect();
   return features.amx ? &kAmx : features.dot ? &kDot : nullptr;
 }
 
 }  // namespace olm::kernels::gemm_tiles
 #else
-const olm::kernels::gemm_tiles::Unit* olm::kernels::gemm_tiles::unit_for(
-    const gemm_internal::Product&) {
-  return nullptr;
-}
+const olm::kernels::gemm_tiles::Unit* olm::kernels::gemm_tiles::best_unit(DType) { return nullptr; }
 #endif  // x86
+
+const olm::kernels::gemm_tiles::Unit* olm::kernels::gemm_tiles::unit_for(
+    const gemm_internal::Product& p) {
+  const DType a = p.a.dtype, b = p.b.dtype;
+  const auto fits = [](DType t) { return t == bf16 || t == f32; };
+  if (!fits(a) || !fits(b) || std::min(p.m, p.n) < 8) return nullptr;
+  if (double(p.m) * double(p.n) * double(p.k) < 65536) return nullptr;
+  return best_unit(a == f32 && b == f32 ? f32 : bf16);
+}

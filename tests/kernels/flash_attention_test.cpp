@@ -1,10 +1,14 @@
-#include <olm/kernels/flash_attention.h>
+#include <olm/kernels/cpu/flash_attention/run.h>
 
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
+
+#include "tests/kernels/emulated_tiles.h"
 
 using namespace olm;
 using namespace olm::kernels;
@@ -26,45 +30,62 @@ class FilledScratch final : public ScratchSource {
   int byte_;
 };
 
-std::vector<float> normal(int64_t n, uint32_t seed) {
+template <class T>
+std::vector<T> normal(int64_t n, uint32_t seed) {
   std::mt19937 rng(seed);
   std::normal_distribution<float> value;
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = value(rng);
+  std::vector<T> x(static_cast<size_t>(n));
+  for (T& v : x) v = T(value(rng));
   return x;
 }
 
-/// Output, logsumexp and all gradients of one call with scratch full of `byte`.
-std::vector<std::vector<float>> outcome(Attention a, int byte) {
-  FilledScratch source(byte);
-  const Stream stream{.source = &source};
+/// The tensors of one call, [batch, rows, heads, dim].
+template <class T>
+struct Inputs {
+  explicit Inputs(const Attention& a)
+      : q(normal<T>(a.batch * a.queries * a.heads * a.dim, 1)),
+        k(normal<T>(a.batch * a.keys * a.kv_heads * a.dim, 2)),
+        v(normal<T>(a.batch * a.keys * a.kv_heads * a.value_dim, 3)),
+        dy(normal<T>(a.batch * a.queries * a.heads * a.value_dim, 4)) {}
+  std::vector<T> q, k, v, dy;
+};
+
+using Outcome = std::vector<std::vector<float>>;
+
+/// Output, logsumexp and all gradients of one call. `y_from`: the outcome whose output and
+/// logsumexp the backward takes; its own where null.
+template <class T>
+Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* unit,
+                const Stream& stream = {}, const Outcome* y_from = nullptr) {
   const int64_t h = a.heads, k = a.kv_heads, t = a.queries, s = a.keys;
-  const auto q = normal(a.batch * t * h * a.dim, 1), keys = normal(a.batch * s * k * a.dim, 2);
-  const auto v = normal(a.batch * s * k * a.value_dim, 3);
-  const auto dy = normal(a.batch * t * h * a.value_dim, 4);
-  std::vector<float> y(dy.size()), lse(size_t(a.batch * h * t)), dq(q.size()), dk(keys.size());
-  const auto sink_size = static_cast<size_t>(h);
-  std::vector<float> dv(v.size()), dmask(size_t(t * s)), dsink(sink_size);
-  const auto rows = [](const std::vector<float>& x, int64_t n, int64_t heads, int64_t dim) {
-    return HeadRows{x.data(), n * heads * dim, heads * dim, dim};
+  const auto heads = static_cast<size_t>(h);
+  std::vector<T> y(x.dy.size()), dq(x.q.size()), dk(x.k.size()), dv(x.v.size());
+  std::vector<float> lse(size_t(a.batch * h * t)), dmask(size_t(t * s)), dsink(heads);
+  const auto rows = [](const std::vector<T>& v, int64_t n, int64_t count, int64_t dim) {
+    return HeadRows{v.data(), n * count * dim, count * dim, dim};
   };
-  const auto rows_out = [](std::vector<float>& x, int64_t n, int64_t heads, int64_t dim) {
-    return HeadRowsOut{x.data(), n * heads * dim, heads * dim, dim};
+  const auto rows_out = [](std::vector<T>& v, int64_t n, int64_t count, int64_t dim) {
+    return HeadRowsOut{v.data(), n * count * dim, count * dim, dim};
   };
-  run(Cpu{}, FlashAttentionForward{.attention = a,
-                                   .q = rows(q, t, h, a.dim),
-                                   .k = rows(keys, s, k, a.dim),
-                                   .v = rows(v, s, k, a.value_dim),
-                                   .y = rows_out(y, t, h, a.value_dim),
-                                   .logsumexp = lse.data(),
-                                   .stream = stream});
+  attention::run_forward({.attention = a,
+                          .q = rows(x.q, t, h, a.dim),
+                          .k = rows(x.k, s, k, a.dim),
+                          .v = rows(x.v, s, k, a.value_dim),
+                          .y = rows_out(y, t, h, a.value_dim),
+                          .logsumexp = lse.data(),
+                          .stream = stream},
+                         unit);
+  const auto narrow = [](const std::vector<float>& v) {
+    return std::vector<T>(v.begin(), v.end());
+  };
+  const std::vector<T> y_in = y_from ? narrow((*y_from)[0]) : y;
   FlashAttentionBackward back{.attention = a,
-                              .q = rows(q, t, h, a.dim),
-                              .k = rows(keys, s, k, a.dim),
-                              .v = rows(v, s, k, a.value_dim),
-                              .y = rows(y, t, h, a.value_dim),
-                              .dy = rows(dy, t, h, a.value_dim),
-                              .logsumexp = lse.data(),
+                              .q = rows(x.q, t, h, a.dim),
+                              .k = rows(x.k, s, k, a.dim),
+                              .v = rows(x.v, s, k, a.value_dim),
+                              .y = rows(y_in, t, h, a.value_dim),
+                              .dy = rows(x.dy, t, h, a.value_dim),
+                              .logsumexp = y_from ? (*y_from)[1].data() : lse.data(),
                               .dq = rows_out(dq, t, h, a.dim),
                               .dk = rows_out(dk, s, k, a.dim),
                               .dv = rows_out(dv, s, k, a.value_dim),
@@ -75,50 +96,121 @@ std::vector<std::vector<float>> outcome(Attention a, int byte) {
     back.dmask_strides[3] = 1;
   }
   if (a.sink) back.dsink = dsink.data();
-  run(Cpu{}, back);
-  return {y, lse, dq, dk, dv, dmask, dsink};
+  attention::run_backward(back, unit);
+  const auto wide = [](const std::vector<T>& v) {
+    std::vector<float> w;
+    for (const T e : v) w.push_back(float(e));
+    return w;
+  };
+  return {wide(y), lse, wide(dq), wide(dk), wide(dv), dmask, dsink};
+}
+
+/// The units that this CPU can run, and AMX's emulation; null widens.
+std::vector<const attention::Unit*> units() {
+  std::vector<const attention::Unit*> all{&kEmulated};
+  if (const auto* unit = gemm_tiles::best_unit(bf16)) all.push_back(unit);
+  return all;
+}
+
+/// |got - want| / |want|, as vectors.
+double distance(const std::vector<float>& got, const std::vector<float>& want) {
+  double difference = 0, size = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    if (got[i] == want[i] && std::isinf(want[i])) continue;
+    difference += std::pow(double(got[i]) - double(want[i]), 2);
+    size += std::pow(double(want[i]), 2);
+  }
+  return difference == 0 ? 0 : std::sqrt(difference / size);
+}
+
+struct Extras {
+  std::vector<float> mask = normal<float>(70 * 150, 5), sink = normal<float>(4, 6);
+  std::vector<float> slopes{1, 2, 3, 4};
+  std::vector<int32_t> ids_q = std::vector<int32_t>(2 * 70, 1), lengths{0, 77};
+  std::vector<int32_t> ids_k = std::vector<int32_t>(2 * 150, 1);
+};
+
+/// Attention with what the bits of `bits` name.
+Attention attention_of(DType dtype, int64_t batch, int64_t queries, int bits,
+                       const Extras& extras) {
+  Attention a{.dtype = dtype,
+              .batch = batch,
+              .heads = 4,
+              .kv_heads = 2,
+              .queries = queries,
+              .keys = 150,
+              .dim = 9,
+              .value_dim = 21,
+              .scale = 0.3,
+              .causal = (bits & 1) != 0,
+              .offset = bits & 2 ? -3 : 75,
+              .window = bits & 4 ? 20 : 0,
+              .softcap = bits & 8 ? 2.0 : 0.0,
+              .dropout = bits & 16 ? 0.25 : 0.0};
+  if (bits & 32) {
+    a.mask = extras.mask.data();
+    a.mask_dtype = f32;
+    a.mask_strides[2] = 150;
+    a.mask_strides[3] = 1;
+  }
+  if (bits & 64) a.sink = extras.sink.data(), a.slopes = extras.slopes.data();
+  if (bits & 64 && batch == 2) {
+    a.key_lengths = extras.lengths.data();
+    a.query_documents = extras.ids_q.data();
+    a.key_documents = extras.ids_k.data();
+  }
+  return a;
+}
+
+/// Zeros and NaN in scratch memory give the same bits.
+template <class T>
+void check_scratch(const Attention& a, const attention::Unit* unit) {
+  FilledScratch zeros(0), ones(0xff);
+  const Inputs<T> x(a);
+  const Outcome zero = outcome(a, x, unit, {.source = &zeros});
+  const Outcome full = outcome(a, x, unit, {.source = &ones});
+  for (size_t i = 0; i < zero.size(); ++i) {
+    CAPTURE(i);
+    REQUIRE(std::memcmp(zero[i].data(), full[i].data(), zero[i].size() * 4) == 0);
+  }
 }
 
 }  // namespace
 
 TEST_SUITE("kernels/flash_attention") {
   TEST_CASE("scratch memory is written before it is read") {
-    const std::vector<float> mask = normal(70 * 150, 5), sink = normal(4, 6), slopes{1, 2, 3, 4};
-    const std::vector<int32_t> ids_q(2 * 70, 1), ids_k(2 * 150, 1), lengths{0, 77};
+    const Extras extras;
     for (const int64_t batch : {2, 8})
       for (const int64_t queries : {1, 33, 70})
         for (int bits = 0; bits < 128; ++bits) {
-          Attention a{.batch = batch,
-                      .heads = 4,
-                      .kv_heads = 2,
-                      .queries = queries,
-                      .keys = 150,
-                      .dim = 9,
-                      .value_dim = 21,
-                      .scale = 0.3,
-                      .causal = (bits & 1) != 0,
-                      .offset = bits & 2 ? -3 : 75,
-                      .window = bits & 4 ? 20 : 0,
-                      .softcap = bits & 8 ? 2.0 : 0.0,
-                      .dropout = bits & 16 ? 0.25 : 0.0};
-          if (bits & 32) {
-            a.mask = mask.data();
-            a.mask_dtype = f32;
-            a.mask_strides[2] = 150;
-            a.mask_strides[3] = 1;
-          }
-          if (bits & 64) a.sink = sink.data(), a.slopes = slopes.data();
-          if (bits & 64 && batch == 2) {
-            a.key_lengths = lengths.data();
-            a.query_documents = ids_q.data();
-            a.key_documents = ids_k.data();
-          }
           CAPTURE(bits);
           CAPTURE(queries);
-          const auto zero = outcome(a, 0), full = outcome(a, 0xff);  // 0xff: not a number
-          for (size_t i = 0; i < zero.size(); ++i) {
+          check_scratch<float>(attention_of(f32, batch, queries, bits, extras), nullptr);
+          if (bits % 5 != 0) continue;
+          for (const auto* unit : units())
+            check_scratch<bfloat16_t>(attention_of(bf16, batch, queries, bits, extras), unit);
+        }
+  }
+
+  TEST_CASE("pairs of bf16 agree with widened operands") {
+    const Extras extras;
+    for (const auto* unit : units())
+      for (int bits = 0; bits < 128; bits += 5)
+        for (const int64_t dim : {9, 64, 80}) {
+          Attention a = attention_of(bf16, bits & 1 ? 2 : 8, bits & 2 ? 70 : 33, bits, extras);
+          a.dim = dim, a.value_dim = bits & 4 ? 144 : dim;
+          const std::string name = unit->name;
+          CAPTURE(name);
+          CAPTURE(bits);
+          CAPTURE(dim);
+          const Inputs<bfloat16_t> x(a);
+          const Outcome want = outcome(a, x, nullptr), got = outcome(a, x, unit, {}, &want);
+          CHECK(entered == 0);
+          // Weights and score gradients are rounded to bf16, by up to 2^-9 of each, and so are both
+          // results that are compared.
+          for (size_t i = 0; i < want.size(); ++i) {
             CAPTURE(i);
-            REQUIRE(std::memcmp(zero[i].data(), full[i].data(), zero[i].size() * 4) == 0);
+            CHECK(distance(got[i], want[i]) < (i == 1 ? 0x1p-18 : 0x3p-9));
           }
         }
   }

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <olm/kernels/cpu/gemm_amx-inl.h>
+#include "tests/kernels/emulated_tiles.h"
 
 using namespace olm;
 using namespace olm::kernels;
@@ -16,58 +16,6 @@ using namespace olm::kernels::gemm_tiles;
 using gemm_internal::Product;
 
 namespace {
-
-/// What the tile instructions do, in plain loops.
-struct EmulatedTiles {
-  static inline thread_local Word tile[8][kTile];
-  template <int t>
-  static void zero() {
-    std::memset(tile[t], 0, sizeof tile[t]);
-  }
-  template <int t>
-  static void load(const void* p, int64_t stride) {
-    for (int64_t r = 0; r < 16; ++r)
-      std::memcpy(tile[t] + 16 * r, static_cast<const char*>(p) + r * stride, 64);
-  }
-  template <int t>
-  static void store(void* p, int64_t stride) {
-    for (int64_t r = 0; r < 16; ++r)
-      std::memcpy(static_cast<char*>(p) + r * stride, tile[t] + 16 * r, 64);
-  }
-  static float half(Word w, int which) {
-    const Word bits = which ? w & 0xffff0000u : w << 16;
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
-  }
-  template <int sum, int a, int b>
-  static void multiply() {
-    for (int r = 0; r < 16; ++r)
-      for (int c = 0; c < 16; ++c) {
-        float s;
-        std::memcpy(&s, &tile[sum][16 * r + c], sizeof s);
-        for (int p = 0; p < 16; ++p)
-          for (const int which : {0, 1})
-            s += half(tile[a][16 * r + p], which) * half(tile[b][16 * p + c], which);
-        std::memcpy(&tile[sum][16 * r + c], &s, sizeof s);
-      }
-  }
-};
-
-std::atomic<int> entered = 0;
-const Unit kEmulated{
-    .name = "emulated amx",
-    .packed = bf16,
-    .rows = 32,
-    .columns = 32,
-    .depth = 64,
-    .inner = 128,
-    .whole = true,
-    .enter = [] { ++entered; },
-    .leave = [] { --entered; },
-    .run = [](const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t, int64_t,
-              bool add,
-              Ahead& ahead) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add, ahead); }};
 
 /// A matrix of random values that its dtype holds, and the same in f64.
 struct Values {

@@ -7,6 +7,7 @@
 #include <olm/kernels/flash_attention.h>
 
 #include <cmath>
+#include <initializer_list>
 
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
@@ -16,18 +17,51 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/gradient-inl.h>
+#include <olm/kernels/cpu/flash_attention/pair_gradient-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 
+/// Packs a tile of queries and its dy.
 template <class T>
-const T* rows_of(const HeadRows& x, int64_t b, int64_t head, int64_t row) {
-  return in<T>(x.data) + b * x.batch + head * x.head + row * x.row;
+void pack_query_operands(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
+                         int64_t place) {
+  using A = acc_t<T>;
+  const attention::Sizes& n = pack.sizes;
+  const int64_t rows = std::min(kTile, f.attention.queries - p.i0);
+  A *q = pack.q.at<A>(place), *dy = pack.dy.at<A>(place);
+  pack_rows(rows_of<T>(f.q, p.b, p.h, p.i0), f.q.row, rows, n.dim, A(f.attention.scale), q,
+            n.padded_dim);
+  pack_rows(rows_of<T>(f.dy, p.b, p.h, p.i0), f.dy.row, rows, n.value_dim, A(1), dy,
+            n.padded_value_dim);
+  pack.q_finite[place] = all_finite(q, kTile * n.padded_dim);
+  pack.dy_finite[place] = all_finite(dy, kTile * n.padded_value_dim);
 }
-template <class T>
-T* rows_of(const HeadRowsOut& x, int64_t b, int64_t head, int64_t row) {
-  return out<T>(x.data) + b * x.batch + head * x.head + row * x.row;
+
+/// Rows as the operand that weights are multiplied with: with zeros for what is not finite.
+template <class Pack>
+bool pack_finite(const Stream& stream, const PairRows& x, Pack&& pack) {
+  const bool finite = all_finite(x);
+  if (finite) {
+    pack(x);
+  } else {
+    const auto memory = stream.scratch<bfloat16_t>(size_t(x.rows * x.cols));
+    pack(attention::finite_part(x, memory.get()));
+  }
+  return finite;
+}
+
+void pack_query_pairs(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
+                      int64_t place) {
+  const PairRows q = query_rows(f.attention, f.q, p, pack.sizes.dim);
+  const PairRows dy = query_rows(f.attention, f.dy, p, pack.sizes.value_dim);
+  attention::pack_left(q, false, pack.q.at<Word>(place));
+  attention::pack_left(dy, false, pack.dy.at<Word>(place));
+  const auto turned = [&](const attention::PackedTiles& to) {
+    return [&to, place](const PairRows& x) { attention::pack_left(x, true, to.at<Word>(place)); };
+  };
+  pack.q_finite[place] = pack_finite(f.stream, q, turned(pack.q_turned));
+  pack.dy_finite[place] = pack_finite(f.stream, dy, turned(pack.dy_turned));
 }
 
 /// Packs tile number `index` of (batch row, head, tile of queries).
@@ -36,21 +70,21 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
   using A = acc_t<T>;
   const Attention& a = f.attention;
   const attention::Sizes& n = pack.sizes;
-  const int64_t i0 = index % n.query_tiles * kTile, h = index / n.query_tiles % a.heads;
-  const int64_t b = index / n.query_tiles / a.heads, rows = std::min(kTile, a.queries - i0);
-  const int64_t place = index - pack.first_query_tile;
-  A* q = out<A>(pack.q) + place * kTile * n.padded_dim;
-  A* dys = out<A>(pack.dy) + place * kTile * n.padded_value_dim;
-  pack_rows(rows_of<T>(f.q, b, h, i0), f.q.row, rows, n.dim, A(a.scale), q, n.padded_dim);
-  pack_rows(rows_of<T>(f.dy, b, h, i0), f.dy.row, rows, n.value_dim, A(1), dys, n.padded_value_dim);
-  pack.q_finite[place] = all_finite(q, kTile * n.padded_dim);
-  pack.dy_finite[place] = all_finite(dys, kTile * n.padded_value_dim);
+  const Place p{.b = index / n.query_tiles / a.heads,
+                .h = index / n.query_tiles % a.heads,
+                .i0 = index % n.query_tiles * kTile};
+  const int64_t place = index - pack.first_query_tile, rows = std::min(kTile, a.queries - p.i0);
+  if (pack.unit)
+    pack_query_pairs(f, pack, p, place);
+  else
+    pack_query_operands<T>(f, pack, p, place);
   const hn::ScalableTag<A> d;
-  const A* logsumexp = in<A>(f.logsumexp) + (b * a.heads + h) * a.queries + i0;
+  const A* logsumexp = in<A>(f.logsumexp) + (p.b * a.heads + p.h) * a.queries + p.i0;
   for (int64_t r = 0; r < kTile; ++r) {
     A sum = 0, base = -kMinusInfinity<A>;
     if (r < rows) {
-      const T *y = rows_of<T>(f.y, b, h, i0 + r), *dy = rows_of<T>(f.dy, b, h, i0 + r);
+      const T* y = rows_of<T>(f.y, p.b, p.h, p.i0 + r);
+      const T* dy = rows_of<T>(f.dy, p.b, p.h, p.i0 + r);
       sum = sum_vectors(d, n.value_dim, [&](int64_t c, auto part) HWY_ATTR {
         return hn::Mul(load(d, y + c, part), load(d, dy + c, part));
       });
@@ -61,52 +95,66 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
   }
 }
 
+/// Packs a tile of keys and values of a key and value head.
+template <class T>
+void pack_key_operands(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
+                       int64_t place) {
+  using A = acc_t<T>;
+  const attention::Sizes& n = pack.sizes;
+  const int64_t rows = std::min(kTile, f.attention.keys - p.j0);
+  A* keys = pack.keys.at<A>(place);
+  pack_rows(rows_of<T>(f.k, p.b, p.h, p.j0), f.k.row, rows, n.dim, A(1), keys, n.padded_dim);
+  pack.keys_finite[place] = all_finite(keys, kTile * n.padded_dim);
+  transpose_tile(keys, n.dim, n.padded_dim, pack.keys_turned.at<A>(place));
+  const Scratch<A> values = f.stream.scratch<A>(size_t(kTile * n.padded_value_dim));
+  pack_rows(rows_of<T>(f.v, p.b, p.h, p.j0), f.v.row, rows, n.value_dim, A(1), values.get(),
+            n.padded_value_dim);
+  transpose_tile(values.get(), n.value_dim, n.padded_value_dim, pack.values_turned.at<A>(place));
+}
+
+void pack_key_pairs(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
+                    int64_t place) {
+  const PairRows keys = key_rows(f.attention, f.k, p, p.h, pack.sizes.dim);
+  const PairRows values = key_rows(f.attention, f.v, p, p.h, pack.sizes.value_dim);
+  attention::pack_right(*pack.unit, keys, true, pack.keys_turned.at<Word>(place));
+  attention::pack_right(*pack.unit, values, true, pack.values_turned.at<Word>(place));
+  pack.keys_finite[place] = pack_finite(f.stream, keys, [&](const PairRows& x) {
+    attention::pack_right(*pack.unit, x, false, pack.keys.at<Word>(place));
+  });
+}
+
 /// Packs tile number `index` of (batch row, key and value head, tile of keys).
 template <class T>
 void pack_key_tile(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
-  using A = acc_t<T>;
   const Attention& a = f.attention;
-  const attention::Sizes& n = pack.sizes;
-  const int64_t j0 = index % n.key_tiles * kTile, h = index / n.key_tiles % a.kv_heads;
-  const int64_t b = index / n.key_tiles / a.kv_heads, rows = std::min(kTile, a.keys - j0);
-  const int64_t place = index - pack.first_key_tile;
-  A* keys = out<A>(pack.keys) + place * kTile * n.padded_dim;
-  pack_rows(rows_of<T>(f.k, b, h, j0), f.k.row, rows, n.dim, A(1), keys, n.padded_dim);
-  pack.keys_finite[place] = all_finite(keys, kTile * n.padded_dim);
-  transpose_tile(keys, n.dim, n.padded_dim, out<A>(pack.keys_t) + place * n.dim * kTile);
-  const Scratch<A> values = f.stream.scratch<A>(size_t(kTile * n.padded_value_dim));
-  pack_rows(rows_of<T>(f.v, b, h, j0), f.v.row, rows, n.value_dim, A(1), values.get(),
-            n.padded_value_dim);
-  transpose_tile(values.get(), n.value_dim, n.padded_value_dim,
-                 out<A>(pack.values_t) + place * n.value_dim * kTile);
+  const int64_t tiles = pack.sizes.key_tiles;
+  const Place p{.b = index / tiles / a.kv_heads,
+                .h = index / tiles % a.kv_heads,
+                .j0 = index % tiles * kTile};
+  if (pack.unit)
+    pack_key_pairs(f, pack, p, index - pack.first_key_tile);
+  else
+    pack_key_operands<T>(f, pack, p, index - pack.first_key_tile);
 }
 
 /// Adds what query head p.h passes back through keys [p.j0, …) to dk, dv and this chunk's dq.
-template <class A>
-void backward_head(const Attention& a, const BackwardPack& pack, Place p, A* dq, A* dk, A* dv,
-                   const GradientTile<A>& tile) {
-  const attention::Sizes& n = pack.sizes;
+template <class Products, class A>
+void backward_head(const Products& products, const Attention& a, const BackwardPack& pack, Place p,
+                   A* dq, A* dk, A* dv, const GradientTile<A>& tile) {
   const int64_t key = pack.key_tile(a, p);
-  const Rows<A> keys{in<A>(pack.keys) + key * kTile * n.padded_dim, n.padded_dim,
-                     pack.keys_finite[key]};
   Region region;
   for (p.i0 = 0; p.i0 < a.queries; p.i0 += kTile) {
     if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
-    tile_gradient(a, pack, p, region, true, tile);
+    tile_gradient(products, a, pack, p, region, true, tile);
     const int64_t query = pack.query_tile(a, p);
-    const Rows<A> q{in<A>(pack.q) + query * kTile * n.padded_dim, n.padded_dim,
-                    pack.q_finite[query]};
-    const Rows<A> dy{in<A>(pack.dy) + query * kTile * n.padded_value_dim, n.padded_value_dim,
-                     pack.dy_finite[query]};
-    add_by_key(region, tile.weights, dy, dv);
-    add_by_key(region, tile.grads, q, dk);
-    add_by_query(region, tile.grads, keys, dq + query * kTile * n.padded_dim);
+    products.add(p, query, key, region, tile, dq + query * kTile * pack.sizes.padded_dim, dk, dv);
   }
 }
 
 /// Task number `index` of (batch row, key and value head, chunk of keys).
-template <class T>
-void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
+template <class T, class Products>
+void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack,
+                    const Products& products, int64_t index) {
   using A = acc_t<T>;
   const Attention& a = f.attention;
   const attention::Sizes& n = pack.sizes;
@@ -127,16 +175,14 @@ void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack, i
     std::fill_n(dk, dk_size + dv_size, A(0));
     for (int64_t g = 0; g < n.group; ++g) {
       const Place p{.b = b, .h = kv_head * n.group + g, .i0 = 0, .j0 = t * kTile};
-      backward_head(a, pack, p, dq, dk, dv, tile);
+      backward_head(products, a, pack, p, dq, dk, dv, tile);
     }
     const int64_t j0 = t * kTile, rows = std::min(kTile, a.keys - j0);
-    for (int64_t r = 0; r < rows; ++r) {
-      if (f.dk.data)
-        unpack_row(dk + r * n.padded_dim, n.dim, A(1), rows_of<T>(f.dk, b, kv_head, j0 + r));
-      if (f.dv.data)
-        unpack_row(dv + r * n.padded_value_dim, n.value_dim, A(1),
-                   rows_of<T>(f.dv, b, kv_head, j0 + r));
-    }
+    if (f.dk.data)
+      products.write_keys(dk, n.dim, products.scale(), rows, rows_of<T>(f.dk, b, kv_head, j0),
+                          f.dk.row);
+    if (f.dv.data)
+      products.write_keys(dv, n.value_dim, A(1), rows, rows_of<T>(f.dv, b, kv_head, j0), f.dv.row);
   }
 }
 
@@ -160,6 +206,13 @@ void finish_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack
     unpack_row(dq + r * n.padded_dim, n.dim, A(a.scale), rows_of<T>(f.dq, b, h, i0 + r));
 }
 
+template <class T, class Products>
+void backward_with(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
+                   int64_t end) {
+  const Products products(f, pack);
+  for (int64_t i = begin; i < end; ++i) backward_chunk<T>(f, pack, products, i);
+}
+
 void pack_query_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                       int64_t end) {
   visit_float(f.attention.dtype, [&]<class T>() {
@@ -174,9 +227,9 @@ void pack_key_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, i
 }
 void backward_chunks(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                      int64_t end) {
-  visit_float(f.attention.dtype, [&]<class T>() {
-    for (int64_t i = begin; i < end; ++i) backward_chunk<T>(f, pack, i);
-  });
+  if (pack.unit) return backward_with<bfloat16_t, PairGradient>(f, pack, begin, end);
+  visit_float(f.attention.dtype,
+              [&]<class T>() { backward_with<T, WideGradient<acc_t<T>>>(f, pack, begin, end); });
 }
 void finish_query_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                         int64_t end) {
@@ -253,49 +306,88 @@ void run_passes(const FlashAttentionBackward& f, const attention::BackwardPack& 
   if (f.dsink) sink_gradient<float>(f, pack);
 }
 
+/// Bytes of packed tiles.
+void set_tile_sizes(const Attention& a, attention::BackwardPack& pack) {
+  using namespace attention;
+  const Sizes& n = pack.sizes;
+  if (const Unit* unit = pack.unit) {
+    pack.q.bytes = 4 * left_words(kTile, n.dim);
+    pack.dy.bytes = 4 * left_words(kTile, n.value_dim);
+    pack.q_turned.bytes = 4 * left_words(n.dim, kTile);
+    pack.dy_turned.bytes = 4 * left_words(n.value_dim, kTile);
+    pack.keys.bytes = 4 * right_words(*unit, n.dim, kTile);
+    pack.keys_turned.bytes = 4 * right_words(*unit, kTile, n.dim);
+    pack.values_turned.bytes = 4 * right_words(*unit, kTile, n.value_dim);
+    return;
+  }
+  const int64_t row_of_tile = kTile * int64_t(size_of(acc_dtype(a.dtype)));
+  pack.q.bytes = pack.keys.bytes = row_of_tile * n.padded_dim;
+  pack.dy.bytes = row_of_tile * n.padded_value_dim;
+  pack.keys_turned.bytes = row_of_tile * n.dim;
+  pack.values_turned.bytes = row_of_tile * n.value_dim;
+}
+
+using Operands = std::initializer_list<attention::PackedTiles*>;
+size_t bytes_of(int64_t tiles, const Operands& operands) {
+  int64_t bytes = 0;
+  for (const auto* operand : operands) bytes += tiles * operand->bytes;
+  return size_t(bytes);
+}
+void place(char* at, int64_t tiles, const Operands& operands) {
+  for (auto* operand : operands) {
+    operand->data = at;
+    at += tiles * operand->bytes;
+  }
+}
+
 /// Backward of `count` key and value heads from `first` on, over threads where `parallel`.
-void backward_heads(const FlashAttentionBackward& f, int64_t first, int64_t count, bool parallel) {
+void backward_heads(const FlashAttentionBackward& f, const attention::Unit* unit, int64_t first,
+                    int64_t count, bool parallel) {
   using attention::kTile;
-  attention::BackwardPack pack{.sizes = attention::Sizes(f.attention)};
+  attention::BackwardPack pack{.sizes = attention::Sizes(f.attention, attention::pad_of(unit)),
+                               .unit = unit};
   const attention::Sizes& n = pack.sizes;
   choose_chunks(f.attention, pack);
+  set_tile_sizes(f.attention, pack);
   pack.query_tiles = count * n.group * n.query_tiles;
   pack.key_tiles = count * n.key_tiles;
   pack.first_query_tile = first * n.group * n.query_tiles;
   pack.first_key_tile = first * n.key_tiles;
-  const size_t width = size_of(acc_dtype(f.attention.dtype));
-  const auto memory = [&](int64_t elements) {
-    return f.stream.scratch<char>(size_t(elements * kTile) * width);
+  const Operands queries = {&pack.q, &pack.dy, &pack.q_turned, &pack.dy_turned};
+  const Operands keys = {&pack.keys, &pack.keys_turned, &pack.values_turned};
+  const Scratch<char> by_query = f.stream.scratch<char>(bytes_of(pack.query_tiles, queries));
+  const Scratch<char> by_key = f.stream.scratch<char>(bytes_of(pack.key_tiles, keys));
+  place(by_query.get(), pack.query_tiles, queries);
+  place(by_key.get(), pack.key_tiles, keys);
+  const auto rows = [&](int64_t columns) {
+    const size_t width = size_of(acc_dtype(f.attention.dtype));
+    return f.stream.scratch<char>(size_t(pack.query_tiles * kTile * columns) * width);
   };
-  const Scratch<char> q = memory(pack.query_tiles * n.padded_dim);
-  const Scratch<char> dy = memory(pack.query_tiles * n.padded_value_dim);
-  const Scratch<char> logsumexp = memory(pack.query_tiles), delta = memory(pack.query_tiles);
-  const Scratch<char> keys = memory(pack.key_tiles * n.padded_dim);
-  const Scratch<char> keys_t = memory(pack.key_tiles * n.dim);
-  const Scratch<char> values_t = memory(pack.key_tiles * n.value_dim);
-  const Scratch<char> dq = memory(pack.chunks * pack.query_tiles * n.padded_dim);
+  const Scratch<char> logsumexp = rows(1), delta = rows(1), dq = rows(pack.chunks * n.padded_dim);
   const Scratch<bool> q_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
   const Scratch<bool> dy_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
   const Scratch<bool> keys_finite = f.stream.scratch<bool>(size_t(pack.key_tiles));
+  pack.logsumexp = logsumexp.get(), pack.delta = delta.get(), pack.dq = dq.get();
   pack.q_finite = q_finite.get(), pack.dy_finite = dy_finite.get();
   pack.keys_finite = keys_finite.get();
-  pack.q = q.get(), pack.dy = dy.get(), pack.dq = dq.get();
-  pack.logsumexp = logsumexp.get(), pack.delta = delta.get();
-  pack.keys = keys.get(), pack.keys_t = keys_t.get(), pack.values_t = values_t.get();
   run_passes(f, pack, first, count, parallel);
 }
 
 }  // namespace
 
 void run(Cpu, const FlashAttentionBackward& f) {
+  attention::run_backward(f, attention::pair_unit(f.attention));
+}
+
+void attention::run_backward(const FlashAttentionBackward& f, const Unit* unit) {
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionBackward::name);
   const attention::Sizes n(a);
   const int64_t heads = a.batch * a.kv_heads, together = attention::heads_packed_together(a);
-  if (together == heads || f.dmask || f.dsink) return backward_heads(f, 0, heads, true);
+  if (together == heads || f.dmask || f.dsink) return backward_heads(f, unit, 0, heads, true);
   parallel_for(heads, attention::tile_grain(n, 2 * n.group * n.query_tiles * n.key_tiles),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t h = begin; h < end; ++h) backward_heads(f, h, 1, false);
+                 for (int64_t h = begin; h < end; ++h) backward_heads(f, unit, h, 1, false);
                });
 }
 

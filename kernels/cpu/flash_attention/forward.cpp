@@ -10,18 +10,19 @@
 
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
-#include <olm/kernels/cpu/flash_attention/tiles.h>
+#include <olm/kernels/cpu/flash_attention/run.h>
 
 #ifndef OLM_KERNELS_CPU_FLASH_ATTENTION_FORWARD_ONCE
 #define OLM_KERNELS_CPU_FLASH_ATTENTION_FORWARD_ONCE
 namespace olm::kernels::attention {
 
-/// Keys [tile, dim, kTile] and values [tile, kTile, padded_value_dim] in acc_dtype, for the tiles
-/// of some key and value heads from `first_tile` on, counted over the batch.
+/// Keys [dim, kTile] and values [kTile, padded_value_dim] of the tiles of some key and value heads
+/// from `first_tile` on, counted over the batch: in acc_dtype, or as right operands of `unit`.
 struct ForwardPack {
   Sizes sizes;
+  const Unit* unit = nullptr;
   int64_t first_tile = 0;
-  void *keys = nullptr, *values = nullptr;
+  PackedTiles keys = {}, values = {};
   bool* finite = nullptr;  // whether the values of a tile are
 };
 
@@ -38,39 +39,149 @@ struct ForwardPack {
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 using attention::ForwardPack;
+using attention::PairRows;
+using attention::rows_of;
+using attention::Word;
 
-/// Packs tile number `index` of (batch row, key and value head, tile of keys).
-template <class T>
-void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index) {
-  using A = acc_t<T>;
-  const Attention& a = f.attention;
-  const attention::Sizes& n = pack.sizes;
-  const int64_t tile = index % n.key_tiles, h = index / n.key_tiles % a.kv_heads;
-  const int64_t b = index / n.key_tiles / a.kv_heads;
-  const int64_t j0 = tile * kTile, rows = std::min(kTile, a.keys - j0);
-  const int64_t place = index - pack.first_tile;
-  const Scratch<A> copy = f.stream.scratch<A>(size_t(kTile * n.padded_dim));
-  pack_rows(in<T>(f.k.data) + b * f.k.batch + h * f.k.head + j0 * f.k.row, f.k.row, rows, n.dim,
-            A(1), copy.get(), n.padded_dim);
-  transpose_tile(copy.get(), n.dim, n.padded_dim, out<A>(pack.keys) + place * n.dim * kTile);
-  A* values = out<A>(pack.values) + place * kTile * n.padded_value_dim;
-  pack_rows(in<T>(f.v.data) + b * f.v.batch + h * f.v.head + j0 * f.v.row, f.v.row, rows,
-            n.value_dim, A(1), values, n.padded_value_dim);
-  pack.finite[place] = all_finite(values, kTile * n.padded_value_dim);
+/// Place of tile number `index` of (batch row, key and value head, tile of keys).
+inline Place key_place(const Attention& a, const attention::Sizes& n, int64_t index) {
+  return {.b = index / n.key_tiles / a.kv_heads,
+          .h = index / n.key_tiles % a.kv_heads,
+          .j0 = index % n.key_tiles * kTile};
 }
+
+/// Attention on operands widened to acc_t<T>.
+template <class T>
+class WideForward {
+ public:
+  using A = acc_t<T>;
+  WideForward(const FlashAttentionForward& f, const ForwardPack& pack)
+      : f_(f), pack_(pack), q_(f.stream.scratch<A>(size_t(kTile * pack.sizes.padded_dim))) {}
+
+  static void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index) {
+    const attention::Sizes& n = pack.sizes;
+    const Place p = key_place(f.attention, n, index);
+    const int64_t rows = std::min(kTile, f.attention.keys - p.j0);
+    const int64_t place = index - pack.first_tile;
+    const Scratch<A> copy = f.stream.scratch<A>(size_t(kTile * n.padded_dim));
+    pack_rows(rows_of<T>(f.k, p.b, p.h, p.j0), f.k.row, rows, n.dim, A(1), copy.get(),
+              n.padded_dim);
+    transpose_tile(copy.get(), n.dim, n.padded_dim, pack.keys.at<A>(place));
+    A* values = pack.values.at<A>(place);
+    pack_rows(rows_of<T>(f.v, p.b, p.h, p.j0), f.v.row, rows, n.value_dim, A(1), values,
+              n.padded_value_dim);
+    pack.finite[place] = all_finite(values, kTile * n.padded_value_dim);
+  }
+
+  /// What scores are still to be multiplied by.
+  A scale() const { return 1; }
+  void take_queries(const Place& p) {
+    const attention::Sizes& n = pack_.sizes;
+    const Attention& a = f_.attention;
+    pack_rows(rows_of<T>(f_.q, p.b, p.h, p.i0), f_.q.row, std::min(kTile, a.queries - p.i0), n.dim,
+              A(a.scale), q_.get(), n.padded_dim);
+  }
+  void scores(const Place&, int64_t tile, const Region& region, A* scores) {
+    const attention::Sizes& n = pack_.sizes;
+    score_product(region, q_.get(), n.padded_dim, pack_.keys.at<A>(tile), n.dim, scores);
+  }
+  void add_values(const Place&, int64_t tile, const Region& region, A* weights, A* out) {
+    const int64_t cols = pack_.sizes.padded_value_dim;
+    add_by_query(region, weights, {pack_.values.at<A>(tile), cols, pack_.finite[tile]}, out);
+  }
+
+ private:
+  const FlashAttentionForward& f_;
+  const ForwardPack& pack_;
+  const Scratch<A> q_;
+};
+
+/// Attention on pairs of bf16.
+class PairForward {
+ public:
+  using A = float;
+  PairForward(const FlashAttentionForward& f, const ForwardPack& pack)
+      : f_(f),
+        pack_(pack),
+        q_(f.stream.scratch<Word>(size_t(attention::left_words(kTile, pack.sizes.dim)))),
+        weights_(f.stream.scratch<Word>(size_t(attention::left_words(kTile, kTile)))),
+        in_use_(pack.unit) {}
+
+  static void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index) {
+    const Place p = key_place(f.attention, pack.sizes, index);
+    const int64_t place = index - pack.first_tile;
+    const PairRows v = values_at(f, p, p.h);
+    attention::pack_right(
+        *pack.unit, {rows_of<bfloat16_t>(f.k, p.b, p.h, p.j0), f.k.row, v.rows, f.attention.dim},
+        true, pack.keys.at<Word>(place));
+    Word* to = pack.values.at<Word>(place);
+    pack.finite[place] = all_finite(v);
+    if (pack.finite[place]) return attention::pack_right(*pack.unit, v, false, to);
+    const auto memory = f.stream.scratch<bfloat16_t>(size_t(v.rows * v.cols));
+    attention::pack_right(*pack.unit, attention::finite_part(v, memory.get()), false, to);
+  }
+
+  A scale() const { return A(f_.attention.scale); }
+  void take_queries(const Place& p) {
+    const int64_t rows = std::min(kTile, f_.attention.queries - p.i0);
+    attention::pack_left(
+        {rows_of<bfloat16_t>(f_.q, p.b, p.h, p.i0), f_.q.row, rows, f_.attention.dim}, false,
+        q_.get());
+  }
+  void scores(const Place&, int64_t tile, const Region& region, A* scores) {
+    attention::pair_scores(*pack_.unit, region, q_.get(), pack_.keys.at<Word>(tile),
+                           pack_.sizes.dim, scores);
+  }
+  void add_values(const Place& p, int64_t tile, const Region& region, A* weights, A* out) {
+    const int64_t ld = pack_.sizes.padded_value_dim;
+    attention::clear_outside(region, weights);
+    attention::round_left(weights, weights_.get());
+    attention::pair_add_by_query(*pack_.unit, region, weights_.get(), pack_.values.at<Word>(tile),
+                                 out, ld);
+    if (!pack_.finite[tile])
+      attention::add_nonfinite(weights_.get(), values_at(f_, p, p.h / pack_.sizes.group), false,
+                               out, ld, 1);
+  }
+
+ private:
+  static PairRows values_at(const FlashAttentionForward& f, const Place& p, int64_t head) {
+    const Attention& a = f.attention;
+    return {rows_of<bfloat16_t>(f.v, p.b, head, p.j0), f.v.row, std::min(kTile, a.keys - p.j0),
+            a.value_dim};
+  }
+
+  const FlashAttentionForward& f_;
+  const ForwardPack& pack_;
+  const Scratch<Word> q_, weights_;
+  const attention::UnitInUse in_use_;
+};
 
 void pack_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
                 int64_t end) {
+  if (pack.unit) {
+    for (int64_t i = begin; i < end; ++i) PairForward::pack_tile(f, pack, i);
+    return;
+  }
   visit_float(f.attention.dtype, [&]<class T>() {
-    for (int64_t i = begin; i < end; ++i) pack_tile<T>(f, pack, i);
+    for (int64_t i = begin; i < end; ++i) WideForward<T>::pack_tile(f, pack, i);
   });
 }
 
-/// Running state of a tile of queries. Maxima are of scores in units of log 2.
+/// Running state of a tile of queries. Weights are relative to 2^base, which follows the largest
+/// score, in units of log 2, only when that has outgrown it by kSlack: outputs are then seldom
+/// rescaled. Sums are kept by lanes.
 template <class A>
 struct Running {
+  static constexpr A kSlack = 8;
+  static constexpr int64_t kLanes = HWY_MAX_BYTES / sizeof(A);
   A* out = nullptr;  // [kTile, padded_value_dim], not yet divided by the sums
-  A maximum[kTile], sum[kTile];
+  A base[kTile];
+  HWY_ALIGN A sums[kTile * kLanes];
+
+  A sum(int64_t r) const {
+    const hn::ScalableTag<A> d;
+    return hn::GetLane(hn::SumOfLanes(d, hn::Load(d, sums + r * int64_t(hn::Lanes(d)))));
+  }
 };
 
 template <class A>
@@ -81,10 +192,10 @@ HWY_INLINE void scale_row(A* row, int64_t n, A factor) {
     hn::StoreU(hn::Mul(f, hn::LoadU(d, row + c)), d, row + c);
 }
 
-/// Largest score of a row's span, in units of log 2; writes -inf outside the row's keys.
-template <class A>
-HWY_INLINE A row_maximum(A* row, Span block, Span keys) {
-  const hn::ScalableTag<A> d;
+/// Scores of a row by lanes, the largest of its span times `unit`; writes -inf outside the row's
+/// keys.
+template <class D, class A = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> row_maxima(D d, A* row, Span block, Span keys, A unit) {
   const int64_t lanes = int64_t(hn::Lanes(d));
   const bool whole = keys.begin <= block.begin && keys.end >= block.end;
   auto maximum = hn::Set(d, kMinusInfinity<A>);
@@ -96,7 +207,7 @@ HWY_INLINE A row_maximum(A* row, Span block, Span keys) {
     }
     maximum = hn::Max(maximum, s);
   }
-  return hn::GetLane(hn::MaxOfLanes(d, maximum)) * A(kLog2E);
+  return hn::Mul(maximum, hn::Set(d, unit));
 }
 
 /// True where some score of the span is not a number.
@@ -105,48 +216,59 @@ bool has_nan(const A* row, Span block) {
   return std::any_of(row + block.begin, row + block.end, [](A s) { return std::isnan(s); });
 }
 
-/// Scores of a row to weights relative to `maximum`; returns their sum.
+/// Scores of a row, times `unit`, to weights relative to 2^base; their sums are added to `sums`.
 template <class A>
-HWY_INLINE A weigh_row(A* row, Span block, A maximum) {
+HWY_INLINE void weigh_row(A* row, Span block, A unit, A base, A* sums) {
   const hn::ScalableTag<A> d;
   const int64_t lanes = int64_t(hn::Lanes(d));
-  const auto log2e = hn::Set(d, A(kLog2E)), base = hn::Set(d, maximum);
-  auto sum = hn::Zero(d);
+  const auto factor = hn::Set(d, unit), origin = hn::Set(d, base);
+  auto sum = hn::Load(d, sums);
   for (int64_t c = block.begin; c < block.end; c += lanes) {
-    const auto w = exp2_score(d, hn::MulSub(hn::LoadU(d, row + c), log2e, base));
+    const auto w = exp2_score(d, hn::MulSub(hn::LoadU(d, row + c), factor, origin));
     hn::StoreU(w, d, row + c);
     sum = hn::Add(sum, w);
   }
-  return hn::GetLane(hn::SumOfLanes(d, sum));
+  hn::Store(sum, d, sums);
 }
 
+/// The base of row r becomes `now`.
+template <class A>
+HWY_INLINE void move_base(const attention::Sizes& n, int64_t r, A now, Running<A>& state) {
+  const int64_t lanes = int64_t(hn::Lanes(hn::ScalableTag<A>()));
+  const A factor = exp2_scalar(state.base[r] - now);
+  scale_row(state.sums + r * lanes, lanes, factor);
+  scale_row(state.out + r * n.padded_value_dim, n.padded_value_dim, factor);
+  state.base[r] = now;
+}
+
+/// Scores, which `unit` brings to units of log 2, to weights.
 template <class A>
 void softmax_rows(const Attention& a, const attention::Sizes& n, const Place& p,
-                  const Region& region, A* scores, Running<A>& state) {
+                  const Region& region, A unit, A* scores, Running<A>& state) {
   HWY_ALIGN A factors[kTile];
   const hn::ScalableTag<A> d;
+  const int64_t lanes = int64_t(hn::Lanes(d));
   for (int64_t r = 0; r < region.count * region.block; ++r) {
     const Span block = region.blocks[r / region.block];
     if (block.empty()) continue;
     A* row = scores + r * kTile;
-    const A before = state.maximum[r], here = row_maximum(row, block, region.rows[r]);
-    const A now = here <= before ? before : here;  // NaN goes on
-    if (now == kMinusInfinity<A>) {  // nothing attended, or a NaN that maxima passed over
-      if (has_nan(row, block)) state.sum[r] = std::numeric_limits<A>::quiet_NaN();
-      std::fill(row + block.begin, row + block.end, A(0));
-      continue;
+    A* sums = state.sums + r * lanes;
+    const auto maxima = row_maxima(d, row, block, region.rows[r], unit);
+    const auto limit = hn::Set(d, state.base[r] + Running<A>::kSlack);
+    if (!hn::AllTrue(d, hn::Le(maxima, limit)) || state.base[r] == kMinusInfinity<A>) {
+      const A here = hn::GetLane(hn::MaxOfLanes(d, maxima)), before = state.base[r];
+      const A now = here <= before ? before : here;  // NaN goes on
+      if (now == kMinusInfinity<A>) {  // nothing attended, or a NaN that maxima passed over
+        if (has_nan(row, block)) sums[0] = std::numeric_limits<A>::quiet_NaN();
+        std::fill(row + block.begin, row + block.end, A(0));
+        continue;
+      }
+      if (now != before) move_base(n, r, now, state);
     }
-    const A sum = weigh_row(row, block, now);
-    if (now != before) {
-      const A factor = exp2_scalar(before - now);
-      state.sum[r] *= factor;
-      scale_row(state.out + r * n.padded_value_dim, n.padded_value_dim, factor);
-      state.maximum[r] = now;
-    }
-    state.sum[r] += sum;
+    weigh_row(row, block, unit, state.base[r], sums);
     if (a.dropout <= 0) continue;
     dropout_factors(a, p, p.i0 + r, factors);
-    for (int64_t c = block.begin; c < block.end; c += int64_t(hn::Lanes(d)))
+    for (int64_t c = block.begin; c < block.end; c += lanes)
       hn::StoreU(hn::Mul(hn::LoadU(d, row + c), hn::Load(d, factors + c)), d, row + c);
   }
 }
@@ -160,60 +282,65 @@ void finish_rows(const FlashAttentionForward& f, const attention::Sizes& n, cons
   A* logsumexp = out<A>(f.logsumexp) + (p.b * a.heads + p.h) * a.queries + p.i0;
   T* y = out<T>(f.y.data) + p.b * f.y.batch + p.h * f.y.head + p.i0 * f.y.row;
   for (int64_t r = 0; r < rows; ++r) {
-    A factor = 1, sum = state.sum[r], maximum = state.maximum[r];
+    A factor = 1, sum = state.sum(r), base = state.base[r];
     const A sink = a.sink ? in<A>(a.sink)[p.h] * A(kLog2E) : kMinusInfinity<A>;
     if (sink != kMinusInfinity<A>) {
-      const A now = sink > maximum ? sink : maximum;
-      factor = exp2_scalar(maximum - now);
+      const A now = sink > base ? sink : base;
+      factor = exp2_scalar(base - now);
       sum = sum * factor + exp2_scalar(sink - now);
-      maximum = now;
+      base = now;
     }
     const bool none = sum == 0;
-    logsumexp[r] = none ? kMinusInfinity<A> : A(maximum / A(kLog2E) + std::log(sum));
+    logsumexp[r] = none ? kMinusInfinity<A> : A(base / A(kLog2E) + std::log(sum));
     unpack_row(state.out + r * n.padded_value_dim, n.value_dim, none ? A(0) : factor / sum,
                y + r * f.y.row);
   }
 }
 
 /// One tile of queries: number `index` of (batch row, head, tile of queries).
-template <class T>
-void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index) {
-  using A = acc_t<T>;
+template <class T, class Products, class A = acc_t<T>>
+void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index,
+                 Products& products, A* scores, A* sums) {
   const Attention& a = f.attention;
   const attention::Sizes& n = pack.sizes;
   Place p{.b = index / n.query_tiles / a.heads,
           .h = index / n.query_tiles % a.heads,
           .i0 = index % n.query_tiles * kTile,
           .j0 = 0};
-  const Scratch<A> memory =
-      f.stream.scratch<A>(size_t(kTile * (n.padded_dim + n.padded_value_dim + kTile)));
-  A* q = memory.get();
-  A* scores = q + kTile * n.padded_dim;
-  Running<A> state{.out = scores + kTile * kTile, .maximum = {}, .sum = {}};
+  Running<A> state{.out = sums, .base = {}, .sums = {}};
   std::fill_n(state.out, kTile * n.padded_value_dim, A(0));
-  std::fill_n(state.maximum, kTile, kMinusInfinity<A>);
-  pack_rows(in<T>(f.q.data) + p.b * f.q.batch + p.h * f.q.head + p.i0 * f.q.row, f.q.row,
-            std::min(kTile, a.queries - p.i0), n.dim, A(a.scale), q, n.padded_dim);
+  std::fill_n(state.base, kTile, kMinusInfinity<A>);
+  products.take_queries(p);
+  const A unit = A((transforms_scores(a) ? 1.0 : double(products.scale())) * kLog2E);
   const int64_t head = (p.b * a.kv_heads + p.h / n.group) * n.key_tiles - pack.first_tile;
   Region region;
   for (int64_t tile = 0; tile < n.key_tiles; ++tile) {
     p.j0 = tile * kTile;
     if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
-    score_product(region, q, n.padded_dim, in<A>(pack.keys) + (head + tile) * n.dim * kTile, n.dim,
-                  scores);
-    if (transforms_scores(a)) transform_scores<A>(a, p, region, scores, nullptr);
-    softmax_rows(a, n, p, region, scores, state);
-    const A* values = in<A>(pack.values) + (head + tile) * kTile * n.padded_value_dim;
-    add_by_query(region, scores, {values, n.padded_value_dim, pack.finite[head + tile]}, state.out);
+    products.scores(p, head + tile, region, scores);
+    if (transforms_scores(a)) transform_scores<A>(a, p, region, products.scale(), scores, nullptr);
+    softmax_rows(a, n, p, region, unit, scores, state);
+    products.add_values(p, head + tile, region, scores, state.out);
   }
   finish_rows<T>(f, n, p, state);
 }
 
+template <class T, class Products>
+void attend_with(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
+                 int64_t end) {
+  using A = acc_t<T>;
+  Products products(f, pack);
+  const auto memory = f.stream.scratch<A>(size_t(kTile * (pack.sizes.padded_value_dim + kTile)));
+  A* sums = memory.get() + kTile * kTile;
+  for (int64_t i = begin; i < end; ++i)
+    attend_tile<T, Products>(f, pack, i, products, memory.get(), sums);
+}
+
 void attend_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
                   int64_t end) {
-  visit_float(f.attention.dtype, [&]<class T>() {
-    for (int64_t i = begin; i < end; ++i) attend_tile<T>(f, pack, i);
-  });
+  if (pack.unit) return attend_with<bfloat16_t, PairForward>(f, pack, begin, end);
+  visit_float(f.attention.dtype,
+              [&]<class T>() { attend_with<T, WideForward<T>>(f, pack, begin, end); });
 }
 
 }  // namespace olm::kernels::HWY_NAMESPACE
@@ -228,16 +355,23 @@ HWY_EXPORT(attend_tiles);
 namespace {
 
 /// Packs and attends `count` key and value heads from `first` on, over threads where `parallel`.
-void attend_heads(const FlashAttentionForward& f, int64_t first, int64_t count, bool parallel) {
+void attend_heads(const FlashAttentionForward& f, const attention::Unit* unit, int64_t first,
+                  int64_t count, bool parallel) {
   using attention::kTile;
-  const attention::Sizes n(f.attention);
-  const size_t width = size_of(acc_dtype(f.attention.dtype));
+  attention::ForwardPack pack{.sizes = attention::Sizes(f.attention, attention::pad_of(unit)),
+                              .unit = unit,
+                              .first_tile = 0};
+  const attention::Sizes& n = pack.sizes;
+  const int64_t width = int64_t(size_of(acc_dtype(f.attention.dtype)));
   const int64_t key_tiles = count * n.key_tiles, tiles = count * n.group * n.query_tiles;
-  const Scratch<char> keys = f.stream.scratch<char>(size_t(key_tiles * kTile * n.dim) * width);
-  const Scratch<char> values =
-      f.stream.scratch<char>(size_t(key_tiles * kTile * n.padded_value_dim) * width);
+  pack.first_tile = first * n.key_tiles;
+  pack.keys.bytes = unit ? 4 * attention::right_words(*unit, kTile, n.dim) : kTile * n.dim * width;
+  pack.values.bytes = unit ? 4 * attention::right_words(*unit, n.value_dim, kTile)
+                           : kTile * n.padded_value_dim * width;
+  const Scratch<char> keys = f.stream.scratch<char>(size_t(key_tiles * pack.keys.bytes));
+  const Scratch<char> values = f.stream.scratch<char>(size_t(key_tiles * pack.values.bytes));
   const Scratch<bool> finite = f.stream.scratch<bool>(size_t(key_tiles));
-  const attention::ForwardPack pack{n, first * n.key_tiles, keys.get(), values.get(), finite.get()};
+  pack.keys.data = keys.get(), pack.values.data = values.get(), pack.finite = finite.get();
   const int64_t first_tile = first * n.group * n.query_tiles;
   parallel_for(key_tiles, parallel ? attention::pack_grain(n) : key_tiles,
                [&](int64_t begin, int64_t end) {
@@ -253,15 +387,19 @@ void attend_heads(const FlashAttentionForward& f, int64_t first, int64_t count, 
 }  // namespace
 
 void run(Cpu, const FlashAttentionForward& f) {
+  attention::run_forward(f, attention::pair_unit(f.attention));
+}
+
+void attention::run_forward(const FlashAttentionForward& f, const Unit* unit) {
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionForward::name);
   if (a.batch == 0 || a.heads == 0 || a.queries == 0) return;
   const attention::Sizes n(a);
   const int64_t heads = a.batch * a.kv_heads, together = attention::heads_packed_together(a);
-  if (together == heads) return attend_heads(f, 0, heads, true);
+  if (together == heads) return attend_heads(f, unit, 0, heads, true);
   parallel_for(heads, attention::tile_grain(n, n.group * n.query_tiles * n.key_tiles),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t h = begin; h < end; ++h) attend_heads(f, h, 1, false);
+                 for (int64_t h = begin; h < end; ++h) attend_heads(f, unit, h, 1, false);
                });
 }
 

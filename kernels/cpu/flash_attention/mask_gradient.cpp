@@ -10,7 +10,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/gradient-inl.h>
+#include <olm/kernels/cpu/flash_attention/pair_gradient-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
@@ -53,7 +53,7 @@ void write_tile(const FlashAttentionBackward& f, const int64_t* index, A* sums) 
 }
 
 /// The tile of dmask at `index`: batch row, head, tile of queries, tile of keys.
-template <class A>
+template <class Products, class A>
 void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const int64_t* index) {
   const Attention& a = f.attention;
   const int64_t* s = f.dmask_strides;
@@ -66,6 +66,7 @@ void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const 
   const Span heads = covered(s[1] == 0, index[1], a.heads);
   const Span queries = covered(s[2] == 0, index[2], pack.sizes.query_tiles);
   const Span keys = covered(s[3] == 0, index[3], pack.sizes.key_tiles);
+  const Products products(f, pack);
   Region region;
   for (int64_t b = batches.begin; b < batches.end; ++b)
     for (int64_t h = heads.begin; h < heads.end; ++h)
@@ -73,7 +74,7 @@ void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const 
         for (int64_t j = keys.begin; j < keys.end; ++j) {
           const Place p{.b = b, .h = h, .i0 = i * kTile, .j0 = j * kTile};
           if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
-          tile_gradient(a, pack, p, region, false, tile);
+          tile_gradient(products, a, pack, p, region, false, tile);
           add_region(region, tile.grads, sums);
         }
   write_tile(f, index, sums);
@@ -92,9 +93,11 @@ void mask_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64
       rest /= sizes[d];
     }
     if (a.dtype == f64)
-      mask_tile<double>(f, pack, index);
+      mask_tile<WideGradient<double>, double>(f, pack, index);
+    else if (pack.unit)
+      mask_tile<PairGradient, float>(f, pack, index);
     else
-      mask_tile<float>(f, pack, index);
+      mask_tile<WideGradient<float>, float>(f, pack, index);
   }
 }
 

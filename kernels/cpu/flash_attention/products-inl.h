@@ -14,7 +14,7 @@
 #include <limits>
 #include <utility>
 
-#include <olm/kernels/cpu/flash_attention/tiles.h>
+#include <olm/kernels/cpu/flash_attention/pairs.h>
 #include <olm/kernels/cpu/vec-inl.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -139,6 +139,23 @@ bool all_finite(const A* x, int64_t n) {
   for (int64_t i = 0; i < n; i += int64_t(hn::Lanes(d)))
     most = hn::Max(most, hn::BitCast(du, hn::Abs(hn::LoadU(d, x + i))));
   return hn::AllTrue(du, hn::Lt(most, infinity));
+}
+
+/// True where all elements of the rows are finite.
+HWY_ATTR inline bool all_finite(const attention::PairRows& x) {
+  const hn::ScalableTag<uint16_t> d;
+  const int64_t lanes = int64_t(hn::Lanes(d));
+  const auto exponent = hn::Set(d, uint16_t(0x7f80));
+  auto none = hn::Eq(exponent, hn::Zero(d));
+  uint16_t some = 0;
+  for (int64_t r = 0; r < x.rows; ++r) {
+    const uint16_t* row = &x.data[r * x.stride].bits;
+    int64_t c = 0;
+    for (; c + lanes <= x.cols; c += lanes)
+      none = hn::Or(none, hn::Eq(hn::And(hn::LoadU(d, row + c), exponent), exponent));
+    for (; c < x.cols; ++c) some = uint16_t(some | ((row[c] & 0x7f80) == 0x7f80));
+  }
+  return some == 0 && hn::AllFalse(d, none);
 }
 
 /// out[i, :] += Σ_j weights[i, j] · values[j, :] inside the region; out: like values. A weight of 0

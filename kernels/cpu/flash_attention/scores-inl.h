@@ -53,7 +53,7 @@ HWY_INLINE A exp2_scalar(A t) {
   return hn::GetLane(exp2_score(d, hn::Set(d, t)));
 }
 
-/// True where scores need more than the product.
+/// True where scores need more than the product and its scale.
 inline bool transforms_scores(const Attention& a) {
   return a.softcap > 0 || a.slopes || a.mask || a.query_documents;
 }
@@ -94,16 +94,17 @@ void add_documents_row(const Attention& a, const Place& p, int64_t i, Span keys,
     bias[j] = ids[j] == mine ? bias[j] : kMinusInfinity<A>;
 }
 
-/// Softcap, slope, mask and documents on the attended part of a tile of scores. `slope_of_cap`,
-/// where given, receives the derivative of the cap.
+/// Scale, softcap, slope, mask and documents on the attended part of a tile of scores.
+/// `slope_of_cap`, where given, receives the derivative of the cap.
 template <class A>
-void transform_scores(const Attention& a, const Place& p, const Region& region, A* scores,
+void transform_scores(const Attention& a, const Place& p, const Region& region, A scale, A* scores,
                       A* slope_of_cap) {
   const hn::ScalableTag<A> d;
   const int64_t lanes = int64_t(hn::Lanes(d));
   HWY_ALIGN A bias[kTile];
   const bool biased = a.mask != nullptr || region.by_document;
   const A slope = a.slopes ? in<A>(a.slopes)[p.h] : A(0);
+  const auto factor = hn::Set(d, scale);
   const auto cap = hn::Set(d, A(a.softcap)), per_cap = hn::Set(d, A(1 / a.softcap));
   for (int64_t r = 0; r < region.count * region.block; ++r) {
     const Span block = region.blocks[r / region.block], keys = region.rows[r];
@@ -117,7 +118,7 @@ void transform_scores(const Attention& a, const Place& p, const Region& region, 
     }
     const auto position = hn::Set(d, A(i + a.offset - p.j0));
     for (int64_t c = block.begin; c < block.end; c += lanes) {
-      auto s = hn::LoadU(d, row + c);
+      auto s = hn::Mul(factor, hn::LoadU(d, row + c));
       if (a.softcap > 0) {
         const auto t = hn::Tanh(d, hn::Mul(s, per_cap));
         if (slope_of_cap)

@@ -9,8 +9,8 @@
 
 namespace olm::kernels::attention {
 
-inline constexpr int64_t kTile = 64;     ///< queries, and keys, of a tile
-inline constexpr int64_t kPad = 16;      ///< head sizes are padded to multiples of this
+inline constexpr int64_t kTile = 64;  ///< queries, and keys, of a tile
+inline constexpr int64_t kPad = 16;   ///< head sizes are padded to multiples of this, in acc_dtype
 inline constexpr int64_t kMinBlock = 4;  ///< fewest rows the products take at a time
 
 constexpr int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -18,15 +18,15 @@ constexpr int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
 
 /// Sizes that follow from the shapes.
 struct Sizes {
-  explicit Sizes(const Attention& a)
+  explicit Sizes(const Attention& a, int64_t pad = kPad)
       : query_tiles(tiles_of(a.queries)),
         key_tiles(tiles_of(a.keys)),
         padded_queries(query_tiles * kTile),
         padded_keys(key_tiles * kTile),
         dim(a.dim),
         value_dim(a.value_dim),
-        padded_dim(rounded_up(a.dim, kPad)),
-        padded_value_dim(rounded_up(a.value_dim, kPad)),
+        padded_dim(rounded_up(a.dim, pad)),
+        padded_value_dim(rounded_up(a.value_dim, pad)),
         group(a.kv_heads > 0 ? a.heads / a.kv_heads : 1) {}
   int64_t query_tiles, key_tiles, padded_queries, padded_keys;
   int64_t dim, value_dim, padded_dim, padded_value_dim;
@@ -50,6 +50,16 @@ inline constexpr int64_t kEnoughHeads = 16;
 inline int64_t heads_packed_together(const Attention& a) {
   const int64_t heads = a.batch * a.kv_heads;
   return heads >= kEnoughHeads ? 1 : heads;
+}
+
+/// Row `row` of a head.
+template <class T>
+const T* rows_of(const HeadRows& x, int64_t b, int64_t head, int64_t row) {
+  return in<T>(x.data) + b * x.batch + head * x.head + row * x.row;
+}
+template <class T>
+T* rows_of(const HeadRowsOut& x, int64_t b, int64_t head, int64_t row) {
+  return out<T>(x.data) + b * x.batch + head * x.head + row * x.row;
 }
 
 /// Throws unless the sizes make sense.
@@ -96,6 +106,7 @@ struct Region {
   int64_t count = 0;         // blocks that hold rows of the tensor
   bool by_document = false;  // ids must still be compared
   bool empty = true;
+  bool full = false;  // all keys by all queries of a whole tile
 };
 
 struct IdRange {
@@ -127,6 +138,13 @@ inline bool find_region(const Attention& a, const Place& p, int64_t block, int64
   }
   region.block = block;
   region.count = (rows + block - 1) / block;
+  region.full = rows == kTile && keys == kTile && first.end >= p.j0 + keys && last.begin <= p.j0;
+  if (region.full) {
+    std::fill_n(region.rows, kTile, Span{0, kTile});
+    std::fill_n(region.blocks, region.count, Span{0, kTile});
+    region.empty = false;
+    return true;
+  }
   for (int64_t r = 0; r < region.count * block; ++r) {
     Span span = attended_keys(a, p.b, p.i0 + r);
     span.begin = std::clamp<int64_t>(span.begin - p.j0, 0, keys);
