@@ -209,6 +209,13 @@ TEST_SUITE("tools/bench") {
     check_refused({"bench", "gemm", "--dtype", "f64"}, {"--dtype: wants f32 or bf16"});
     check_refused({"bench", "adamw", "--dtype", "bf16"}, {"adamw has no cases in bf16"});
     check_refused({"bench", "generate", "--shape", "1x100x4"}, {"multiple of 128, got 100"});
+    const std::string huge = "2147483648";
+    for (const Args& args : {Args{"gemm", "1x" + huge + "x" + huge}, Args{"adamw", huge + "x1x1"},
+                             Args{"adamw", "1000000x1000000x1"}, Args{"rope", "1x1x" + huge + "x2"},
+                             Args{"embedding", huge + "x1x9"}, Args{"softmax", huge + "x" + huge},
+                             Args{"generate", "100000000x128x1"}})
+      check_refused({"bench", args[0], "--shape", args[1]},
+                    {"--shape: " + args[0] + " " + args[1], "takes about", "this machine has"});
     check_refused({"bench", "gemm", "--reps", "0"}, {"--reps: wants at least 1, got 0"});
   }
 

@@ -1,4 +1,5 @@
 #include <olm/autograd/tape.h>
+#include <olm/engine/raw.h>
 #include <olm/engine/raw_optim.h>
 #include <olm/nn/optim.h>
 
@@ -14,20 +15,21 @@ struct Parameters {
   Tensors values, gradients;
 };
 
-Parameters make_parameters(const Sizes& shape) {
+/// Random f32 numbers, held in `dtype`.
+Parameters make_parameters(const Sizes& shape, DType dtype) {
   Generator rng(1);
   Parameters p;
   for (int64_t i = 0; i < shape[0]; ++i) {
-    p.values.push_back(randn({shape[1], shape[2]}, rng));
-    p.gradients.push_back(randn({shape[1], shape[2]}, rng));
+    p.values.push_back(raw::cast(randn({shape[1], shape[2]}, rng), dtype));
+    p.gradients.push_back(raw::cast(randn({shape[1], shape[2]}, rng), dtype));
     set_requires_grad(p.values.back());
   }
   return p;
 }
 
 /// The update alone: p, m, v read and written, g read.
-std::function<Tensors()> prepare_update(const Sizes& shape) {
-  const Parameters p = make_parameters(shape);
+std::function<Tensors()> prepare_update(const Sizes& shape, DType dtype) {
+  const Parameters p = make_parameters(shape, dtype);
   std::vector<raw::OptimItem> items;
   for (size_t i = 0; i < p.values.size(); ++i)
     items.push_back({.parameter = p.values[i],
@@ -37,21 +39,21 @@ std::function<Tensors()> prepare_update(const Sizes& shape) {
                      .weight_decay = 0.1});
   const auto state = std::make_shared<raw::StepState>();
   state->write({.lr = 1e-4, .step = 1});
-  return [=]() -> Tensors {
+  return [=] {
     raw::adamw_(items, *state, 0.9, 0.95, 1e-8);
-    return {};
+    return p.values;
   };
 }
 
 /// What a user calls: the norm of all gradients first, then the update, then no gradients.
-std::function<Tensors()> prepare_step(const Sizes& shape) {
-  const Parameters p = make_parameters(shape);
+std::function<Tensors()> prepare_step(const Sizes& shape, DType dtype) {
+  const Parameters p = make_parameters(shape, dtype);
   const auto optimizer = std::make_shared<nn::AdamW>(
       p.values, nn::AdamWOptions{.lr = 1e-4, .weight_decay = 0.1, .clip_norm = 1});
-  return [=]() -> Tensors {
+  return [=] {
     for (size_t i = 0; i < p.values.size(); ++i) set_grad(p.values[i], p.gradients[i]);
     optimizer->step();
-    return {};
+    return p.values;
   };
 }
 
@@ -61,15 +63,17 @@ std::function<Tensors()> prepare_step(const Sizes& shape) {
 void add_adamw(Cases& cases, const Sizes& shape, DType dtype) {
   if (dtype != f32) return;
   const double n = double(shape[0] * shape[1] * shape[2]);
-  for (const bool step : {false, true})
-    cases.push_back(
-        {.name = "adamw",
-         .shape = text_of(shape),
-         .pass = step ? "step with clipping" : "update",
-         .cost = {.flop = (step ? 18 : 16) * n,
-                  .bytes = (step ? 32 : 28) * n,
-                  .traffic = Traffic::update},
-         .prepare = [=] { return step ? prepare_step(shape) : prepare_update(shape); }});
+  for (const auto prepare : {prepare_update, prepare_step}) {
+    const bool step = prepare == prepare_step;
+    cases.push_back({.name = "adamw",
+                     .shape = text_of(shape),
+                     .pass = step ? "step with clipping" : "update",
+                     .cost = {.flop = (step ? 18 : 16) * n,
+                              .bytes = (step ? 32 : 28) * n,
+                              .traffic = Traffic::update},
+                     .prepare = [=] { return prepare(shape, f32); },
+                     .exact = [=] { return prepare(shape, f64)(); }});
+  }
 }
 
 }  // namespace olm::tools

@@ -18,8 +18,8 @@ void add_add_norm(Cases& cases, const Sizes& shape, DType dtype) {
                    .make =
                        [=](Generator& rng) {
                          const auto x = [&] { return randn({rows, cols}, rng, {.dtype = dtype}); };
-                         Tensors leaves{x(), x(), ones({cols})};
-                         if (centered) leaves.push_back(zeros({cols}));
+                         Tensors leaves{x(), x(), randn({cols}, rng)};
+                         if (centered) leaves.push_back(randn({cols}, rng));
                          return leaves;
                        },
                    .call =

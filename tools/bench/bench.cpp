@@ -7,6 +7,7 @@
 
 #include <olm/autograd/tape.h>
 #include <olm/engine/file.h>
+#include <olm/engine/raw.h>
 #include <olm/kernels/base/parallel.h>
 
 namespace olm::tools {
@@ -42,40 +43,69 @@ std::string text_of(const Sizes& sizes) {
   return text;
 }
 
-void add_op(Cases& cases, const OpCase& op) {
-  const auto prepare_forward = [op] {
-    Generator rng(1);
-    return [op, leaves = op.make(rng)] {
-      const NoGrad guard;
-      return op.call(leaves);
-    };
+Tensors in_f64(Tensors tensors) {
+  for (Tensor& t : tensors)
+    if (is_float(t.dtype())) t = raw::cast(t, f64);
+  return tensors;
+}
+
+namespace {
+
+/// Leaves of an op, and gradients of its results.
+struct Operands {
+  Tensors leaves, dys;
+};
+
+Operands make_operands(const OpCase& op) {
+  Generator rng(1);
+  Operands o{.leaves = op.make(rng), .dys = {}};
+  for (const Tensor& y : op.call(o.leaves))
+    o.dys.push_back(y.rank() == 0 ? ones_like(y) : randn(y.shape(), rng, options_of(y)));
+  return o;
+}
+
+std::function<Tensors()> forward_call(const OpCase& op, const Tensors& leaves) {
+  return [op, leaves] {
+    const NoGrad guard;
+    return op.call(leaves);
   };
-  const auto prepare_both = [op] {
+}
+
+std::function<Tensors()> both_call(const OpCase& op, const Operands& o) {
+  for (const Tensor& leaf : o.leaves) set_requires_grad(leaf);
+  return [op, o] {
+    const Tensors ys = op.call(o.leaves);
+    Tensors results = gradients(ys, o.dys, o.leaves);
+    for (const Tensor& y : ys) results.push_back(detach(y));
+    return results;
+  };
+}
+
+}  // namespace
+
+void add_op(Cases& cases, const OpCase& op) {
+  const auto leaves = [op] {
     Generator rng(1);
-    const Tensors leaves = op.make(rng);
-    Tensors dys;
-    for (const Tensor& y : op.call(leaves))
-      dys.push_back(y.rank() == 0 ? ones_like(y) : randn(y.shape(), rng, options_of(y)));
-    for (const Tensor& leaf : leaves) set_requires_grad(leaf);
-    return [op, leaves, dys] {
-      const Tensors ys = op.call(leaves);
-      Tensors results = gradients(ys, dys, leaves);
-      for (const Tensor& y : ys) results.push_back(detach(y));
-      return results;
-    };
+    return op.make(rng);
+  };
+  const auto wide = [op] {
+    const Operands o = make_operands(op);
+    return Operands{in_f64(o.leaves), in_f64(o.dys)};
   };
   cases.push_back({.name = op.name,
                    .shape = op.shape,
                    .pass = "forward",
                    .dtype = op.dtype,
                    .cost = op.forward,
-                   .prepare = prepare_forward});
+                   .prepare = [=] { return forward_call(op, leaves()); },
+                   .exact = [=] { return forward_call(op, in_f64(leaves()))(); }});
   cases.push_back({.name = op.name,
                    .shape = op.shape,
                    .pass = "forward+backward",
                    .dtype = op.dtype,
                    .cost = op.both,
-                   .prepare = prepare_both});
+                   .prepare = [=] { return both_call(op, make_operands(op)); },
+                   .exact = [=] { return both_call(op, wide())(); }});
 }
 
 void require_writable(const std::string& json_path) {

@@ -55,17 +55,26 @@ struct Case {
   /// Makes operands and returns the call upon them. What a call returns is kept while it is cold,
   /// so that results too lie in memory that was not touched for long.
   std::function<std::function<Tensors()>()> prepare = {};
+  /// For tests: what the first call returns, computed in f64 from the same operands, with every
+  /// row_step-th row alone. Empty where there is no such thing.
+  std::function<Tensors()> exact = {};
+  int64_t row_step = 1;
 };
 using Cases = std::vector<Case>;
 using Sizes = std::vector<int64_t>;
 /// "4096x768".
 std::string text_of(const Sizes& sizes);
+/// Float tensors widened to f64.
+Tensors in_f64(Tensors tensors);
 
-/// A benchmark by name: its axes, the shapes it runs on by itself, and its cases for one of them.
+/// A benchmark by name: its axes, its shapes, and its cases for one of them. The tests check the
+/// results of these cases, on these shapes and on `awkward` ones.
 struct Bench {
   const char* name;
   const char* axes;
-  std::vector<Sizes> shapes;
+  /// About how many elements operands, results and gradients have together.
+  double (*elements)(const Sizes& shape);
+  std::vector<Sizes> shapes, awkward;
   void (*add)(Cases& cases, const Sizes& shape, DType dtype);
 };
 
@@ -95,7 +104,8 @@ struct OpCase {
   std::function<Tensors(Generator&)> make = {};
   std::function<Tensors(const Tensors& leaves)> call = {};
 };
-/// Adds its forward without recording, and its forward with the gradients of all leaves.
+/// Adds its forward without recording, and its forward with the gradients of all leaves, which come
+/// first among the results. In f64 `call` gets leaves of that dtype.
 void add_op(Cases& cases, const OpCase& op);
 
 }  // namespace olm::tools

@@ -12,18 +12,20 @@ void add_embedding(Cases& cases, const Sizes& shape, DType dtype) {
   const double backward = double(rows * d) * (element + 8) + 4.0 * double(vocab * d);
   Generator rng(2);
   const Tensor ids = randint(0, vocab, {rows}, rng);
-  add_op(
-      cases,
-      {.name = "embedding",
-       .shape = text_of(shape),
-       .dtype = dtype,
-       .forward = {.bytes = forward},
-       .both = {.bytes = forward + backward},
-       .make =
-           [=](Generator& random) {
-             return Tensors{uniform({vocab, d}, random)};
-           },
-       .call = [=](const Tensors& x) { return Tensors{embedding(ids, x[0], {.dtype = dtype})}; }});
+  add_op(cases, {.name = "embedding",
+                 .shape = text_of(shape),
+                 .dtype = dtype,
+                 .forward = {.bytes = forward},
+                 .both = {.bytes = forward + backward},
+                 .make =
+                     [=](Generator& random) {
+                       return Tensors{uniform({vocab, d}, random)};
+                     },
+                 .call =
+                     [=](const Tensors& x) {
+                       const DType to = x[0].dtype() == f64 ? f64 : dtype;
+                       return Tensors{embedding(ids, x[0], {.dtype = to})};
+                     }});
 }
 
 }  // namespace olm::tools

@@ -1,3 +1,4 @@
+#include <olm/engine/raw.h>
 #include <olm/kernels/gemm.h>
 
 #include "tools/bench/bench.h"
@@ -19,45 +20,75 @@ constexpr Layout kLayouts[] = {
     {"gemm TN", true, false, false, true},   // dW = dyᵀ · x
 };
 
+/// The operands as stored, and the result.
+struct Matrices {
+  Tensor a, b, c;
+};
+
+Matrices make_matrices(const Layout& layout, const Sizes& shape, DType dtype) {
+  const int64_t m = shape[0], n = shape[1], k = shape[2];
+  const auto stored = [](int64_t rows, int64_t cols, bool turned) {
+    return turned ? Shape{cols, rows} : Shape{rows, cols};
+  };
+  Generator rng(1);
+  const Tensor a = uniform(stored(m, k, layout.transpose_a), rng, {.dtype = dtype});
+  const DType b_dtype = layout.f32_b ? f32 : dtype, c_dtype = layout.f32_c ? f32 : dtype;
+  const Tensor b = uniform(stored(k, n, layout.transpose_b), rng, {.dtype = b_dtype});
+  return {a, b, zeros({m, n}, {.dtype = c_dtype})};
+}
+
+void multiply(const Layout& layout, const Matrices& x) {
+  run(cpu.kind, kernels::Gemm{.a_dtype = x.a.dtype(),
+                              .b_dtype = x.b.dtype(),
+                              .c_dtype = x.c.dtype(),
+                              .a = x.a.data(),
+                              .b = x.b.data(),
+                              .c = x.c.mutable_data(),
+                              .transpose_a = layout.transpose_a,
+                              .transpose_b = layout.transpose_b,
+                              .m = x.c.size(0),
+                              .n = x.c.size(1),
+                              .k = x.a.size(layout.transpose_a ? 0 : 1),
+                              .stream = stream_of(x.a)});
+}
+
+/// Each row_step-th row of the product.
+Tensors exact_rows(const Layout& layout, const Matrices& x, int64_t row_step) {
+  const int64_t along = layout.transpose_a ? 1 : 0;
+  const Tensor a = raw::contiguous(raw::slice(x.a, along, 0, x.a.size(along), row_step));
+  const Tensor c = zeros({a.size(along), x.c.size(1)}, {.dtype = f64});
+  multiply(layout, {raw::cast(a, f64), raw::cast(x.b, f64), c});
+  return {c};
+}
+
 }  // namespace
 
 void add_gemm(Cases& cases, const Sizes& shape, DType dtype) {
   const int64_t m = shape[0], n = shape[1], k = shape[2];
+  const int64_t row_step = m > 512 ? 61 : 1;
   for (const Layout& layout : kLayouts) {
     const DType b_dtype = layout.f32_b ? f32 : dtype, c_dtype = layout.f32_c ? f32 : dtype;
     const double bytes = double(m * k) * double(size_of(dtype)) +
                          double(k * n) * double(size_of(b_dtype)) +
                          double(m * n) * double(size_of(c_dtype));
     const auto prepare = [=] {
-      Generator rng(1);
-      const Tensor a = uniform({m, k}, rng, {.dtype = dtype});
-      const Tensor b = uniform({k, n}, rng, {.dtype = b_dtype});
-      const Tensor c = zeros({m, n}, {.dtype = c_dtype});
-      return [=]() -> Tensors {
-        run(cpu.kind, kernels::Gemm{.a_dtype = dtype,
-                                    .b_dtype = b_dtype,
-                                    .c_dtype = c_dtype,
-                                    .a = a.data(),
-                                    .b = b.data(),
-                                    .c = c.mutable_data(),
-                                    .transpose_a = layout.transpose_a,
-                                    .transpose_b = layout.transpose_b,
-                                    .m = m,
-                                    .n = n,
-                                    .k = k,
-                                    .stream = stream_of(a)});
-        return {};
+      return [layout, x = make_matrices(layout, shape, dtype)] {
+        multiply(layout, x);
+        return Tensors{x.c};
       };
     };
-    cases.push_back({.name = layout.name,
-                     .shape = text_of(shape),
-                     .pass = "forward",
-                     .dtype = dtype,
-                     .cost = {.flop = 2.0 * double(m * n) * double(k),
-                              .bytes = bytes,
-                              .traffic = Traffic::read,
-                              .products = true},
-                     .prepare = prepare});
+    cases.push_back(
+        {.name = layout.name,
+         .shape = text_of(shape),
+         .pass = "forward",
+         .dtype = dtype,
+         .cost = {.flop = 2.0 * double(m * n) * double(k),
+                  .bytes = bytes,
+                  .traffic = Traffic::read,
+                  .products = true},
+         .prepare = prepare,
+         .exact = [=] { return exact_rows(layout, make_matrices(layout, shape, dtype), row_step); },
+         .row_step = row_step});
   }
 }
 

@@ -1,5 +1,6 @@
 // olm bench KERNEL…: single kernels against the limits of the machine.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
@@ -14,34 +15,6 @@
 #include "tools/olm/machine.h"
 
 namespace olm::tools {
-
-const std::vector<Bench>& benches() {
-  static const std::vector<Sizes> products{
-      {4096, 2304, 768}, {4096, 768, 768},  {4096, 3072, 768}, {4096, 768, 3072},
-      {4096, 256, 256},  {4096, 1024, 256}, {3072, 1152, 384}, {3072, 1536, 384},
-      {4096, 512, 512},  {4096, 1408, 512}, {256, 3072, 768},  {2048, 50257, 768},
-      {256, 256, 64},    {256, 64, 256},    {512, 512, 64},    {512, 64, 512}};
-  static const std::vector<Bench> table{
-      {"gemm", "MxNxK", products, add_gemm},
-      {"flash_attention", "BxHxTxD", {{4, 8, 512, 64}, {4, 8, 2048, 64}}, add_flash_attention},
-      {"rms_norm", "ROWSxCOLS", {{4096, 768}}, add_rms_norm},
-      {"layer_norm", "ROWSxCOLS", {{4096, 768}}, add_layer_norm},
-      {"add_norm", "ROWSxCOLS", {{4096, 768}}, add_add_norm},
-      {"swiglu", "ROWSxHIDDEN", {{4096, 2048}}, add_swiglu},
-      {"gelu", "ROWSxCOLS", {{4096, 3072}}, add_gelu},
-      {"softmax", "ROWSxCOLS", {{16384, 512}}, add_softmax},
-      {"cross_entropy", "ROWSxCLASSES", {{1024, 50257}, {4096, 8192}}, add_cross_entropy},
-      {"linear_cross_entropy",
-       "ROWSxCLASSESxD",
-       {{1024, 50257, 768}, {4096, 8192, 512}},
-       add_linear_cross_entropy},
-      {"embedding", "ROWSxVOCABxD", {{4096, 50257, 768}}, add_embedding},
-      {"rope", "BxHxTxD", {{4, 8, 512, 64}, {4, 8, 2048, 64}}, add_rope},
-      {"adamw", "TENSORSxROWSxCOLS", {{8, 768, 3072}}, add_adamw},
-      {"generate", "LAYERSxDxTOKENS", {{8, 512, 128}}, add_generate},
-  };
-  return table;
-}
 
 namespace {
 
@@ -79,6 +52,14 @@ Sizes parse_shape(const Bench& bench, const std::string& text) {
   return sizes;
 }
 
+/// Throws where operands and results would take more than the machine has.
+void check_fits(const Bench& bench, const Sizes& shape, bool cold) {
+  const double wanted = bench.elements(shape) * sizeof(float) * (cold ? 2 : 1);
+  const double there = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
+  require(wanted <= there, "--shape: ", bench.name, " ", text_of(shape), " takes about ",
+          bytes_text(wanted), " of memory, and this machine has ", bytes_text(there));
+}
+
 Cases gather_cases(const BenchArgs& args) {
   const std::vector<const Bench*> wanted = chosen(args.kernels);
   require(args.shape.empty() || wanted.size() == 1, "--shape: wants one kernel, got ",
@@ -89,6 +70,7 @@ Cases gather_cases(const BenchArgs& args) {
   for (const Bench* b : wanted) {
     std::vector<Sizes> shapes = b->shapes;
     if (!args.shape.empty()) shapes = {parse_shape(*b, args.shape)};
+    for (const Sizes& shape : shapes) check_fits(*b, shape, args.cold);
     for (const DType dtype : dtypes)
       for (const Sizes& shape : shapes) b->add(cases, shape, dtype);
   }

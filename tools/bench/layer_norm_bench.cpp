@@ -14,8 +14,8 @@ void add_layer_norm(Cases& cases, const Sizes& shape, DType dtype) {
                  .both = {.flop = 22 * n, .bytes = 5 * bytes, .traffic = Traffic::axpy},
                  .make =
                      [=](Generator& rng) {
-                       return Tensors{randn({rows, cols}, rng, {.dtype = dtype}), ones({cols}),
-                                      zeros({cols})};
+                       return Tensors{randn({rows, cols}, rng, {.dtype = dtype}),
+                                      randn({cols}, rng), randn({cols}, rng)};
                      },
                  .call = [](const Tensors& x) { return Tensors{layer_norm(x[0], x[1], x[2])}; }});
 }

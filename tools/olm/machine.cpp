@@ -86,6 +86,8 @@ Facts machine_facts() {
 }
 
 std::string bytes_text(double bytes) {
+  if (bytes >= 1e15) return fmt::format("{:.0f} TB", bytes / 1e12);
+  if (bytes >= 1e12) return fmt::format("{:.3g} TB", bytes / 1e12);
   if (bytes >= 1e9) return fmt::format("{:.3g} GB", bytes / 1e9);
   if (bytes >= 1e6) return fmt::format("{:.3g} MB", bytes / 1e6);
   if (bytes >= 1e3) return fmt::format("{:.3g} kB", bytes / 1e3);

@@ -1,0 +1,97 @@
+// The table of benchmarks, which the tests read too.
+#include "tools/bench/bench.h"
+
+namespace olm::tools {
+
+namespace {
+
+/// Elements of `count` tensors over the first `axes` axes.
+template <int count, int axes>
+double tensors_of(const Sizes& shape) {
+  double product = count;
+  for (int i = 0; i < axes; ++i) product *= double(shape[size_t(i)]);
+  return product;
+}
+double elements_of_gemm(const Sizes& s) {
+  const auto m = double(s[0]), n = double(s[1]), k = double(s[2]);
+  return m * k + k * n + m * n;
+}
+/// Rows of a table, ids, and the table's gradient.
+double elements_of_table(const Sizes& s) {
+  const auto rows = double(s[0]), vocab = double(s[1]), d = double(s[2]);
+  return 2 * (rows + vocab) * d + 2 * rows;
+}
+/// Parameters, gradients and moments, and what a tensor takes besides.
+double elements_of_parameters(const Sizes& s) {
+  const auto tensors = double(s[0]), rows = double(s[1]), cols = double(s[2]);
+  return 4 * tensors * (rows * cols + 100);
+}
+/// The layers' weights, table and head, and the cache.
+double elements_of_generate(const Sizes& s) {
+  const auto layers = double(s[0]), d = double(s[1]), tokens = double(s[2]);
+  return layers * (11 * d * d + tokens * d) + 32 * d * d;
+}
+
+}  // namespace
+
+const std::vector<Bench>& benches() {
+  using Shapes = std::vector<Sizes>;
+  static const Shapes products{
+      {4096, 2304, 768}, {4096, 768, 768},  {4096, 3072, 768}, {4096, 768, 3072},
+      {4096, 256, 256},  {4096, 1024, 256}, {3072, 1152, 384}, {3072, 1536, 384},
+      {4096, 512, 512},  {4096, 1408, 512}, {256, 3072, 768},  {2048, 50257, 768},
+      {256, 256, 64},    {256, 64, 256},    {512, 512, 64},    {512, 64, 512}};
+  static const Shapes odd_products{{1, 1, 1},     {1, 300, 70},    {7, 65, 130},
+                                   {300, 1, 70},  {33, 65, 31},    {64, 64, 64},
+                                   {130, 131, 2}, {97, 200, 1111}, {40, 50257, 64}};
+  static const Shapes odd_rows{{1, 3},    {3, 8},      {7, 33},   {130, 768},
+                               {5, 4099}, {257, 2048}, {3, 50257}};
+  static const Shapes attention{{4, 8, 512, 64}, {4, 8, 2048, 64}};
+  static const Shapes odd_attention{{1, 1, 1, 2}, {1, 2, 31, 16}, {2, 3, 130, 64}, {1, 2, 257, 80}};
+  static const Shapes heads{{1024, 50257, 768}, {4096, 8192, 512}};
+  static const std::vector<Bench> table{
+      {"gemm", "MxNxK", elements_of_gemm, products, odd_products, add_gemm},
+      {"flash_attention", "BxHxTxD", tensors_of<12, 4>, attention, odd_attention,
+       add_flash_attention},
+      {"rms_norm", "ROWSxCOLS", tensors_of<4, 2>, {{4096, 768}}, odd_rows, add_rms_norm},
+      {"layer_norm", "ROWSxCOLS", tensors_of<4, 2>, {{4096, 768}}, odd_rows, add_layer_norm},
+      {"add_norm", "ROWSxCOLS", tensors_of<8, 2>, {{4096, 768}}, odd_rows, add_add_norm},
+      {"swiglu", "ROWSxHIDDEN", tensors_of<6, 2>, {{4096, 2048}}, odd_rows, add_swiglu},
+      {"gelu", "ROWSxCOLS", tensors_of<4, 2>, {{4096, 3072}}, odd_rows, add_gelu},
+      {"softmax", "ROWSxCOLS", tensors_of<4, 2>, {{16384, 512}}, odd_rows, add_softmax},
+      {"cross_entropy",
+       "ROWSxCLASSES",
+       tensors_of<4, 2>,
+       {{1024, 50257}, {4096, 8192}},
+       odd_rows,
+       add_cross_entropy},
+      {"linear_cross_entropy",
+       "ROWSxCLASSESxD",
+       elements_of_table,
+       heads,
+       {{1, 2, 1}, {33, 65, 31}, {70, 50257, 16}},
+       add_linear_cross_entropy},
+      {"embedding",
+       "ROWSxVOCABxD",
+       elements_of_table,
+       {{4096, 50257, 768}},
+       {{1, 1, 1}, {65, 7, 33}, {300, 1000, 70}, {4096, 50257, 8}},
+       add_embedding},
+      {"rope", "BxHxTxD", tensors_of<6, 4>, attention, odd_attention, add_rope},
+      {"adamw",
+       "TENSORSxROWSxCOLS",
+       elements_of_parameters,
+       {{8, 768, 3072}},
+       {{3, 7, 33}, {8, 100, 300}},
+       add_adamw},
+      {"generate",
+       "LAYERSxDxTOKENS",
+       elements_of_generate,
+       {{8, 512, 128}},
+       {{1, 128, 2}},
+       add_generate},
+  };
+  return table;
+}
+
+}  // namespace olm::tools
