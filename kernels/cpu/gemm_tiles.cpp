@@ -14,7 +14,10 @@ namespace {
 using gemm_internal::Finish;
 using gemm_internal::Product;
 
-constexpr int64_t kPanel = 8192, kMostOuter = 256, kTasks = 8;
+constexpr int64_t kPanel = 8192;  // most inner items that are packed at a time
+// Tasks: so many along the outer side where there are strips for them, of so many items at most;
+// where they are fewer than kFewest the inner side is cut too, but not into less than kLeastInner.
+constexpr int64_t kTasks = 16, kMostOuter = 256, kFewest = 8, kLeastInner = 128;
 constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
 constexpr int64_t kLargestBlock = 64 * 64;  // of any unit
 
@@ -31,7 +34,7 @@ struct Panel {
   Source outer = {}, inner = {};
   int64_t passes = 0, depth = 0, steps = 0;  // depth and steps of a pass
   int64_t task_outer = 0, task_inner = 0;    // sizes of a task along the two sides
-  int64_t inner_tasks = 0;                   // tasks along the inner side
+  int64_t outer_tasks = 0, inner_tasks = 0;  // how many lie along them
   int64_t together = 1;                      // outer strips that are packed together
   bool direct = false;                       // sums are kept in C itself
   bool rows_in_place = false;                // A is read where it lies
@@ -54,6 +57,20 @@ bool can_read_in_place(const Unit& unit, const Source& rows) {
          (!unit.whole || rows.items % rows.strip == 0);
 }
 
+/// Tasks of even size, enough of them that threads of unequal speed end together.
+void cut_tasks(Panel& w) {
+  const int64_t strip = w.outer.strip, strips = cut(w.outer.items, strip);
+  const int64_t of_task = std::clamp<int64_t>(strips / kTasks, 1, kMostOuter / strip);
+  w.task_outer = of_task * strip;
+  w.outer_tasks = cut(strips, of_task);
+  const int64_t wanted = std::min(cut(kFewest, w.outer_tasks), cut(w.inner.items, kLeastInner));
+  const int64_t parts = std::max(wanted, cut(w.inner.items, w.unit.inner));
+  w.task_inner = round_up(cut(w.inner.items, parts), w.inner.strip);
+  w.inner_tasks = cut(w.inner.items, w.task_inner);
+  const int64_t run = strip * int64_t(size_of(w.outer.matrix.dtype));
+  w.together = w.outer.runs_along_depth() ? 1 : cut(kRun, run);
+}
+
 Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
   Panel w{.unit = unit, .p = p, .stream = stream};
   const Source rows{.matrix = p.a, .items = p.m, .depth = p.k, .strip = unit.rows};
@@ -66,17 +83,7 @@ Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
   w.depth = round_up(cut(p.k, cut(p.k, unit.depth)), step);
   w.passes = cut(p.k, w.depth);
   w.steps = w.depth / step;
-  // Several tasks where there is enough for them, so that threads of unequal speed end together.
-  const int64_t strip = w.outer.strip, other = w.inner.strip;
-  w.task_outer =
-      std::clamp(round_up(cut(w.outer.items, kTasks), strip), strip, round_up(kMostOuter, strip));
-  const int64_t wanted = cut(kTasks, cut(w.outer.items, w.task_outer));
-  w.task_inner = std::clamp(round_up(cut(w.inner.items, wanted), other), round_up(128, other),
-                            round_up(unit.inner, other));
-  w.inner_tasks = cut(w.inner.items, w.task_inner);
-  w.together = w.outer.runs_along_depth()
-                   ? 1
-                   : cut(kRun, w.outer.strip * int64_t(size_of(w.outer.matrix.dtype)));
+  cut_tasks(w);
   w.direct = keeps_sums_in_c(p);
   w.rows_in_place = can_read_in_place(unit, rows);
   w.packed_strip = cut(p.k, step) * w.inner.step_size();
@@ -166,14 +173,14 @@ Ahead ahead_of(const Source& s, const Part& part, int64_t depth, int64_t blocks)
 }
 
 /// A part of the result that a thread computes, cut along the outer side into groups of strips that
-/// are packed together.
+/// are packed together. Tasks that follow each other share the inner side.
 struct Task {
   int64_t outer0 = 0, inner0 = 0, outer = 0, inner = 0;
 };
 
 Task task_of(const Panel& w, int64_t index) {
-  const int64_t outer0 = index / w.inner_tasks * w.task_outer;
-  const int64_t inner0 = index % w.inner_tasks * w.task_inner;
+  const int64_t outer0 = index % w.outer_tasks * w.task_outer;
+  const int64_t inner0 = index / w.outer_tasks * w.task_inner;
   return {outer0, inner0, std::min(w.task_outer, w.outer.items - outer0),
           std::min(w.task_inner, w.inner.items - inner0)};
 }
@@ -229,7 +236,7 @@ void run_tasks(const Panel& w) {
   const int64_t blocks =
       w.passes > 1 ? cut(w.task_outer, w.outer.strip) * cut(w.task_inner, w.inner.strip) : 1;
   const int64_t sums = w.direct ? 0 : blocks * w.unit.rows * w.unit.columns;
-  const int64_t tasks = cut(w.outer.items, w.task_outer) * w.inner_tasks;
+  const int64_t tasks = w.outer_tasks * w.inner_tasks;
   const int64_t strip = w.steps * w.outer.step_size();
   parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
     const Scratch<Word> strips = w.stream.scratch<Word>(size_t(w.together * strip));

@@ -45,6 +45,7 @@ OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, fl
       sum[r][v] = add ? _mm512_loadu_ps(c + r * ldc + 16 * v) : _mm512_setzero_ps();
   for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kVectors * kTile) {
     ahead.ask(lines);
+    for (int r = 0; r < R; ++r) __builtin_prefetch(a + stride * (R + r));  // of the next rows
     for (int p = 0; p < 16; ++p) {
       __m512i columns[V];
       for (int v = 0; v < V; ++v) columns[v] = _mm512_load_si512(b + v * kTile + 16 * p);
