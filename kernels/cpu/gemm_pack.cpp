@@ -35,11 +35,11 @@ struct Words<float, f32> {
   OLM_AVX512 static __m512i across(const float* p, const float*, int64_t n) { return run(p, n); }
 };
 
-/// The halves of a vector, interleaved.
-OLM_AVX512 __m512i interleaved(__m512i halves) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutexvar_epi16(order, halves);
+/// The order that interleaves two runs of 16 elements, the second of which begins at `second`.
+OLM_AVX512 __m512i interleaving(int second) {
+  const __m512i twice = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8,
+                                         7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
+  return _mm512_add_epi16(twice, _mm512_set1_epi32(second << 16));
 }
 
 template <>
@@ -52,7 +52,8 @@ struct Words<bfloat16_t, bf16> {
     const auto mask = __mmask16((1u << n) - 1);
     const __m256i low = _mm256_maskz_loadu_epi16(mask, p);
     const __m256i high = next ? _mm256_maskz_loadu_epi16(mask, next) : _mm256_setzero_si256();
-    return interleaved(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+    return _mm512_permutex2var_epi16(_mm512_castsi256_si512(low), interleaving(32),
+                                     _mm512_castsi256_si512(high));
   }
 };
 
@@ -77,7 +78,7 @@ struct Words<float, bf16> {
     const auto mask = __mmask16((1u << n) - 1);
     const __m512 low = _mm512_maskz_loadu_ps(mask, p);
     const __m512 high = next ? _mm512_maskz_loadu_ps(mask, next) : _mm512_setzero_ps();
-    return interleaved(rounded(low, high));
+    return _mm512_permutexvar_epi16(interleaving(16), rounded(low, high));
   }
 };
 
@@ -104,15 +105,20 @@ OLM_AVX512 void transpose(__m512i (&v)[16]) {
   }
 }
 
-/// One tile: 16 items from `item`, 16 words of the depth.
-template <class T, DType packed, bool along_depth, bool turn>
+/// How far ahead of the tiles memory is asked for: bytes along the depth, or steps across it.
+constexpr int64_t kAheadBytes = 512, kAheadSteps = 1;
+
+/// One tile: 16 items from `item`, 16 words of the depth; `full` says that there are so many.
+template <class T, DType packed, bool along_depth, bool turn, bool full>
 OLM_AVX512 void pack_tile(const Source& s, int64_t item, int64_t depth, Word* to) {
   using W = Words<T, packed>;
+  constexpr int64_t kDeep = 16 * W::kPerWord;
   const int64_t ld = s.matrix.ld;
-  const int64_t items = std::clamp<int64_t>(s.items - item, 0, 16);
-  const int64_t deep = std::clamp<int64_t>(s.depth - depth, 0, 16 * W::kPerWord);
+  const int64_t items = full ? 16 : std::clamp<int64_t>(s.items - item, 0, 16);
+  const int64_t deep = full ? kDeep : std::clamp<int64_t>(s.depth - depth, 0, kDeep);
   const T* base = in<T>(s.matrix.data) + (along_depth ? item * ld + depth : depth * ld + item);
   __m512i v[16];
+#pragma GCC unroll 16
   for (int64_t r = 0; r < 16; ++r) {
     if constexpr (along_depth) {
       v[r] = r < items ? W::run(base + r * ld, deep) : _mm512_setzero_si512();
@@ -124,7 +130,37 @@ OLM_AVX512 void pack_tile(const Source& s, int64_t item, int64_t depth, Word* to
     }
   }
   if constexpr (turn) transpose(v);
+#pragma GCC unroll 16
   for (int64_t r = 0; r < 16; ++r) _mm512_store_si512(to + r * 16, v[r]);
+}
+
+/// Asks for the memory that tiles further on are read from.
+template <class T, DType packed, bool along_depth>
+void ask_ahead(const Source& s, int64_t item, int64_t depth) {
+  constexpr int64_t kDeep = step_depth(packed), kLine = Ahead::kLine;
+  const T* data = in<T>(s.matrix.data);
+  if constexpr (along_depth) {
+    const char* at = reinterpret_cast<const char*>(data + item * s.matrix.ld + depth) + kAheadBytes;
+    for (int64_t r = 0; r < 16; ++r, at += s.matrix.ld * int64_t(sizeof(T)))
+      for (int64_t i = 0; i < kDeep * int64_t(sizeof(T)); i += kLine) __builtin_prefetch(at + i);
+  } else {
+    const T* at = data + (depth + kAheadSteps * kDeep) * s.matrix.ld + item;
+    for (int64_t r = 0; r < kDeep; ++r, at += s.matrix.ld) __builtin_prefetch(at);
+  }
+}
+
+/// One step of a strip.
+template <class T, DType packed, bool along_depth, bool turn>
+void pack_step(const Source& s, int64_t item, int64_t depth, Word* tile) {
+  const int64_t deep = step_depth(packed), end = item + s.strip;
+  for (; item < end; item += 16, tile += kTile) {
+    if (item + 16 > s.items || depth + deep > s.depth) {
+      pack_tile<T, packed, along_depth, turn, false>(s, item, depth, tile);
+      continue;
+    }
+    ask_ahead<T, packed, along_depth>(s, item, depth);
+    pack_tile<T, packed, along_depth, turn, true>(s, item, depth, tile);
+  }
 }
 
 /// Strips one after another, or, where memory runs across them, all of a step before the next: rows
@@ -132,10 +168,9 @@ OLM_AVX512 void pack_tile(const Source& s, int64_t item, int64_t depth, Word* to
 template <class T, DType packed, bool along_depth, bool turn>
 void pack_strips(const Source& s, const Part& at, int64_t strip_size, Word* to) {
   const auto step = [&](int64_t strip, int64_t q) {
-    const int64_t item = at.item + strip * s.strip, depth = at.depth + q * step_depth(packed);
-    Word* tile = to + strip * strip_size + q * s.step_size();
-    for (int64_t i = 0; i < s.strip; i += 16, tile += kTile)
-      pack_tile<T, packed, along_depth, turn>(s, item + i, depth, tile);
+    pack_step<T, packed, along_depth, turn>(s, at.item + strip * s.strip,
+                                            at.depth + q * step_depth(packed),
+                                            to + strip * strip_size + q * s.step_size());
   };
   if (along_depth) {
     for (int64_t strip = 0; strip < at.strips; ++strip)
