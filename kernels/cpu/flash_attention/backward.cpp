@@ -17,55 +17,14 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/pair_gradient-inl.h>
+#include <olm/kernels/cpu/flash_attention/pair-inl.h>
+#include <olm/kernels/cpu/flash_attention/wide-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 
-/// Packs a tile of queries and its dy.
-template <class T>
-void pack_query_operands(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
-                         int64_t place) {
-  using A = acc_t<T>;
-  const attention::Sizes& n = pack.sizes;
-  const int64_t rows = std::min(kTile, f.attention.queries - p.i0);
-  A *q = pack.q.at<A>(place), *dy = pack.dy.at<A>(place);
-  pack_rows(rows_of<T>(f.q, p.b, p.h, p.i0), f.q.row, rows, n.dim, A(f.attention.scale), q,
-            n.padded_dim);
-  pack_rows(rows_of<T>(f.dy, p.b, p.h, p.i0), f.dy.row, rows, n.value_dim, A(1), dy,
-            n.padded_value_dim);
-  pack.q_finite[place] = all_finite(q, kTile * n.padded_dim);
-  pack.dy_finite[place] = all_finite(dy, kTile * n.padded_value_dim);
-}
-
-/// Rows as the operand that weights are multiplied with: with zeros for what is not finite.
-template <class Pack>
-bool pack_finite(const Stream& stream, const PairRows& x, Pack&& pack) {
-  const bool finite = all_finite(x);
-  if (finite) {
-    pack(x);
-  } else {
-    const auto memory = stream.scratch<bfloat16_t>(size_t(x.rows * x.cols));
-    pack(attention::finite_part(x, memory.get()));
-  }
-  return finite;
-}
-
-void pack_query_pairs(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
-                      int64_t place) {
-  const PairRows q = query_rows(f.attention, f.q, p, pack.sizes.dim);
-  const PairRows dy = query_rows(f.attention, f.dy, p, pack.sizes.value_dim);
-  attention::pack_left(q, false, pack.q.at<Word>(place));
-  attention::pack_left(dy, false, pack.dy.at<Word>(place));
-  const auto turned = [&](const attention::PackedTiles& to) {
-    return [&to, place](const PairRows& x) { attention::pack_left(x, true, to.at<Word>(place)); };
-  };
-  pack.q_finite[place] = pack_finite(f.stream, q, turned(pack.q_turned));
-  pack.dy_finite[place] = pack_finite(f.stream, dy, turned(pack.dy_turned));
-}
-
 /// Packs tile number `index` of (batch row, head, tile of queries).
-template <class T>
+template <class T, class Products>
 void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
   using A = acc_t<T>;
   const Attention& a = f.attention;
@@ -74,10 +33,7 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
                 .h = index / n.query_tiles % a.heads,
                 .i0 = index % n.query_tiles * kTile};
   const int64_t place = index - pack.first_query_tile, rows = std::min(kTile, a.queries - p.i0);
-  if (pack.unit)
-    pack_query_pairs(f, pack, p, place);
-  else
-    pack_query_operands<T>(f, pack, p, place);
+  Products::pack_queries(f, pack, p, place);
   const hn::ScalableTag<A> d;
   const A* logsumexp = in<A>(f.logsumexp) + (p.b * a.heads + p.h) * a.queries + p.i0;
   for (int64_t r = 0; r < kTile; ++r) {
@@ -95,46 +51,15 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
   }
 }
 
-/// Packs a tile of keys and values of a key and value head.
-template <class T>
-void pack_key_operands(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
-                       int64_t place) {
-  using A = acc_t<T>;
-  const attention::Sizes& n = pack.sizes;
-  const int64_t rows = std::min(kTile, f.attention.keys - p.j0);
-  A* keys = pack.keys.at<A>(place);
-  pack_rows(rows_of<T>(f.k, p.b, p.h, p.j0), f.k.row, rows, n.dim, A(1), keys, n.padded_dim);
-  pack.keys_finite[place] = all_finite(keys, kTile * n.padded_dim);
-  transpose_tile(keys, n.dim, n.padded_dim, pack.keys_turned.at<A>(place));
-  const Scratch<A> values = f.stream.scratch<A>(size_t(kTile * n.padded_value_dim));
-  pack_rows(rows_of<T>(f.v, p.b, p.h, p.j0), f.v.row, rows, n.value_dim, A(1), values.get(),
-            n.padded_value_dim);
-  transpose_tile(values.get(), n.value_dim, n.padded_value_dim, pack.values_turned.at<A>(place));
-}
-
-void pack_key_pairs(const FlashAttentionBackward& f, const BackwardPack& pack, const Place& p,
-                    int64_t place) {
-  const PairRows keys = key_rows(f.attention, f.k, p, p.h, pack.sizes.dim);
-  const PairRows values = key_rows(f.attention, f.v, p, p.h, pack.sizes.value_dim);
-  attention::pack_right(*pack.unit, keys, true, pack.keys_turned.at<Word>(place));
-  attention::pack_right(*pack.unit, values, true, pack.values_turned.at<Word>(place));
-  pack.keys_finite[place] = pack_finite(f.stream, keys, [&](const PairRows& x) {
-    attention::pack_right(*pack.unit, x, false, pack.keys.at<Word>(place));
-  });
-}
-
 /// Packs tile number `index` of (batch row, key and value head, tile of keys).
-template <class T>
+template <class Products>
 void pack_key_tile(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
   const Attention& a = f.attention;
   const int64_t tiles = pack.sizes.key_tiles;
   const Place p{.b = index / tiles / a.kv_heads,
                 .h = index / tiles % a.kv_heads,
                 .j0 = index % tiles * kTile};
-  if (pack.unit)
-    pack_key_pairs(f, pack, p, index - pack.first_key_tile);
-  else
-    pack_key_operands<T>(f, pack, p, index - pack.first_key_tile);
+  Products::pack_keys(f, pack, p, index - pack.first_key_tile);
 }
 
 /// Adds what query head p.h passes back through keys [p.j0, …) to dk, dv and this chunk's dq.
@@ -206,30 +131,32 @@ void finish_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack
     unpack_row(dq + r * n.padded_dim, n.dim, A(a.scale), rows_of<T>(f.dq, b, h, i0 + r));
 }
 
-template <class T, class Products>
-void backward_with(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
-                   int64_t end) {
-  const Products products(f, pack);
-  for (int64_t i = begin; i < end; ++i) backward_chunk<T>(f, pack, products, i);
+/// Calls f.operator()<T, Products>() with the element type and what multiplies.
+template <class F>
+void visit_products(const FlashAttentionBackward& f, const BackwardPack& pack, F&& body) {
+  if (pack.unit) return body.template operator()<bfloat16_t, PairGradient>();
+  visit_float(f.attention.dtype,
+              [&]<class T>() { body.template operator()<T, WideGradient<T>>(); });
 }
 
 void pack_query_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                       int64_t end) {
-  visit_float(f.attention.dtype, [&]<class T>() {
-    for (int64_t i = begin; i < end; ++i) pack_query_tile<T>(f, pack, i);
+  visit_products(f, pack, [&]<class T, class Products>() {
+    for (int64_t i = begin; i < end; ++i) pack_query_tile<T, Products>(f, pack, i);
   });
 }
 void pack_key_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                     int64_t end) {
-  visit_float(f.attention.dtype, [&]<class T>() {
-    for (int64_t i = begin; i < end; ++i) pack_key_tile<T>(f, pack, i);
+  visit_products(f, pack, [&]<class T, class Products>() {
+    for (int64_t i = begin; i < end; ++i) pack_key_tile<Products>(f, pack, i);
   });
 }
 void backward_chunks(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                      int64_t end) {
-  if (pack.unit) return backward_with<bfloat16_t, PairGradient>(f, pack, begin, end);
-  visit_float(f.attention.dtype,
-              [&]<class T>() { backward_with<T, WideGradient<acc_t<T>>>(f, pack, begin, end); });
+  visit_products(f, pack, [&]<class T, class Products>() {
+    const Products products(f, pack);
+    for (int64_t i = begin; i < end; ++i) backward_chunk<T>(f, pack, products, i);
+  });
 }
 void finish_query_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                         int64_t end) {

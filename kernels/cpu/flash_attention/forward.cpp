@@ -1,160 +1,24 @@
-// Attention, forward. Keys are packed once, transposed by tiles, so that the score product reads
-// whole vectors of keys; values are packed as padded rows. Then each tile of queries walks its
-// tiles of keys with an online softmax: the running maximum m and sum l of each row, and the output
-// rescaled when m grows. Parallel over key and value heads where there are many, else over
-// (batch row, head, tile of queries).
-// Traffic: q, y once; packed keys and values once per tile of queries, from cache.
+// Attention, forward. Keys and values are packed once, by tiles. Then each tile of queries walks
+// its tiles of keys with an online softmax. Parallel over key and value heads where there are many,
+// else over (batch row, head, tile of queries). Traffic: q, y once; packed keys and values once per
+// tile of queries, from cache.
 #include <olm/kernels/flash_attention.h>
 
 #include <cmath>
 
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
-#include <olm/kernels/cpu/flash_attention/run.h>
-
-#ifndef OLM_KERNELS_CPU_FLASH_ATTENTION_FORWARD_ONCE
-#define OLM_KERNELS_CPU_FLASH_ATTENTION_FORWARD_ONCE
-namespace olm::kernels::attention {
-
-/// Keys [dim, kTile] and values [kTile, padded_value_dim] of the tiles of some key and value heads
-/// from `first_tile` on, counted over the batch: in acc_dtype, or as right operands of `unit`.
-struct ForwardPack {
-  Sizes sizes;
-  const Unit* unit = nullptr;
-  int64_t first_tile = 0;
-  PackedTiles keys = {}, values = {};
-  bool* finite = nullptr;  // whether the values of a tile are
-};
-
-}  // namespace olm::kernels::attention
-#endif
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "olm/kernels/cpu/flash_attention/forward.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/scores-inl.h>
+#include <olm/kernels/cpu/flash_attention/pair-inl.h>
+#include <olm/kernels/cpu/flash_attention/wide-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
-using attention::ForwardPack;
-using attention::PairRows;
-using attention::rows_of;
-using attention::Word;
-
-/// Place of tile number `index` of (batch row, key and value head, tile of keys).
-inline Place key_place(const Attention& a, const attention::Sizes& n, int64_t index) {
-  return {.b = index / n.key_tiles / a.kv_heads,
-          .h = index / n.key_tiles % a.kv_heads,
-          .j0 = index % n.key_tiles * kTile};
-}
-
-/// Attention on operands widened to acc_t<T>.
-template <class T>
-class WideForward {
- public:
-  using A = acc_t<T>;
-  WideForward(const FlashAttentionForward& f, const ForwardPack& pack)
-      : f_(f), pack_(pack), q_(f.stream.scratch<A>(size_t(kTile * pack.sizes.padded_dim))) {}
-
-  static void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index) {
-    const attention::Sizes& n = pack.sizes;
-    const Place p = key_place(f.attention, n, index);
-    const int64_t rows = std::min(kTile, f.attention.keys - p.j0);
-    const int64_t place = index - pack.first_tile;
-    const Scratch<A> copy = f.stream.scratch<A>(size_t(kTile * n.padded_dim));
-    pack_rows(rows_of<T>(f.k, p.b, p.h, p.j0), f.k.row, rows, n.dim, A(1), copy.get(),
-              n.padded_dim);
-    transpose_tile(copy.get(), n.dim, n.padded_dim, pack.keys.at<A>(place));
-    A* values = pack.values.at<A>(place);
-    pack_rows(rows_of<T>(f.v, p.b, p.h, p.j0), f.v.row, rows, n.value_dim, A(1), values,
-              n.padded_value_dim);
-    pack.finite[place] = all_finite(values, kTile * n.padded_value_dim);
-  }
-
-  /// What scores are still to be multiplied by.
-  A scale() const { return 1; }
-  void take_queries(const Place& p) {
-    const attention::Sizes& n = pack_.sizes;
-    const Attention& a = f_.attention;
-    pack_rows(rows_of<T>(f_.q, p.b, p.h, p.i0), f_.q.row, std::min(kTile, a.queries - p.i0), n.dim,
-              A(a.scale), q_.get(), n.padded_dim);
-  }
-  void scores(const Place&, int64_t tile, const Region& region, A* scores) {
-    const attention::Sizes& n = pack_.sizes;
-    score_product(region, q_.get(), n.padded_dim, pack_.keys.at<A>(tile), n.dim, scores);
-  }
-  void add_values(const Place&, int64_t tile, const Region& region, A* weights, A* out) {
-    const int64_t cols = pack_.sizes.padded_value_dim;
-    add_by_query(region, weights, {pack_.values.at<A>(tile), cols, pack_.finite[tile]}, out);
-  }
-
- private:
-  const FlashAttentionForward& f_;
-  const ForwardPack& pack_;
-  const Scratch<A> q_;
-};
-
-/// Attention on pairs of bf16.
-class PairForward {
- public:
-  using A = float;
-  PairForward(const FlashAttentionForward& f, const ForwardPack& pack)
-      : f_(f),
-        pack_(pack),
-        q_(f.stream.scratch<Word>(size_t(attention::left_words(kTile, pack.sizes.dim)))),
-        weights_(f.stream.scratch<Word>(size_t(attention::left_words(kTile, kTile)))),
-        in_use_(pack.unit) {}
-
-  static void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index) {
-    const Place p = key_place(f.attention, pack.sizes, index);
-    const int64_t place = index - pack.first_tile;
-    const PairRows v = values_at(f, p, p.h);
-    attention::pack_right(
-        *pack.unit, {rows_of<bfloat16_t>(f.k, p.b, p.h, p.j0), f.k.row, v.rows, f.attention.dim},
-        true, pack.keys.at<Word>(place));
-    Word* to = pack.values.at<Word>(place);
-    pack.finite[place] = all_finite(v);
-    if (pack.finite[place]) return attention::pack_right(*pack.unit, v, false, to);
-    const auto memory = f.stream.scratch<bfloat16_t>(size_t(v.rows * v.cols));
-    attention::pack_right(*pack.unit, attention::finite_part(v, memory.get()), false, to);
-  }
-
-  A scale() const { return A(f_.attention.scale); }
-  void take_queries(const Place& p) {
-    const int64_t rows = std::min(kTile, f_.attention.queries - p.i0);
-    attention::pack_left(
-        {rows_of<bfloat16_t>(f_.q, p.b, p.h, p.i0), f_.q.row, rows, f_.attention.dim}, false,
-        q_.get());
-  }
-  void scores(const Place&, int64_t tile, const Region& region, A* scores) {
-    attention::pair_scores(*pack_.unit, region, q_.get(), pack_.keys.at<Word>(tile),
-                           pack_.sizes.dim, scores);
-  }
-  void add_values(const Place& p, int64_t tile, const Region& region, A* weights, A* out) {
-    const int64_t ld = pack_.sizes.padded_value_dim;
-    attention::clear_outside(region, weights);
-    attention::round_left(weights, weights_.get());
-    attention::pair_add_by_query(*pack_.unit, region, weights_.get(), pack_.values.at<Word>(tile),
-                                 out, ld);
-    if (!pack_.finite[tile])
-      attention::add_nonfinite(weights_.get(), values_at(f_, p, p.h / pack_.sizes.group), false,
-                               out, ld, 1);
-  }
-
- private:
-  static PairRows values_at(const FlashAttentionForward& f, const Place& p, int64_t head) {
-    const Attention& a = f.attention;
-    return {rows_of<bfloat16_t>(f.v, p.b, head, p.j0), f.v.row, std::min(kTile, a.keys - p.j0),
-            a.value_dim};
-  }
-
-  const FlashAttentionForward& f_;
-  const ForwardPack& pack_;
-  const Scratch<Word> q_, weights_;
-  const attention::UnitInUse in_use_;
-};
 
 void pack_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
                 int64_t end) {

@@ -7,12 +7,20 @@
 #define OLM_KERNELS_CPU_FLASH_ATTENTION_GRADIENT_INL_H_
 #endif
 
-#include <olm/kernels/cpu/flash_attention/backward_pack.h>
+#include <olm/kernels/cpu/flash_attention/packs.h>
 #include <olm/kernels/cpu/flash_attention/scores-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 using attention::BackwardPack;
+using attention::ForwardPack;
+
+/// Place of tile number `index` of (batch row, key and value head, tile of keys).
+inline Place key_place(const Attention& a, const attention::Sizes& n, int64_t index) {
+  return {.b = index / n.key_tiles / a.kv_heads,
+          .h = index / n.key_tiles % a.kv_heads,
+          .j0 = index % n.key_tiles * kTile};
+}
 
 /// Room for one tile: weights w after dropout, gradients of the scores, derivative of the softcap.
 template <class A>
@@ -49,46 +57,6 @@ HWY_INLINE void gradient_row(Span block, Span keys, A unit, A logsumexp, A delta
     hn::StoreU(hn::IfThenZeroElse(none, ds), d, grads + c);
   }
 }
-
-/// Products with operands widened to A.
-template <class A>
-class WideGradient {
- public:
-  WideGradient(const FlashAttentionBackward&, const BackwardPack& pack) : pack_(pack) {}
-  /// What scores are still to be multiplied by, and dk.
-  A scale() const { return 1; }
-  void scores(int64_t query, int64_t key, const Region& region, A* scores) const {
-    const attention::Sizes& n = pack_.sizes;
-    score_product(region, pack_.q.at<A>(query), n.padded_dim, pack_.keys_turned.at<A>(key), n.dim,
-                  scores);
-  }
-  /// grads[i, j] = Σ_c dy[i, c] · v[j, c].
-  void weight_gradients(int64_t query, int64_t key, const Region& region, A* grads) const {
-    const attention::Sizes& n = pack_.sizes;
-    score_product(region, pack_.dy.at<A>(query), n.padded_value_dim, pack_.values_turned.at<A>(key),
-                  n.value_dim, grads);
-  }
-  /// What a tile passes back: to dq and dk, [kTile, padded_dim], and dv, [kTile, padded_value_dim].
-  void add(const Place&, int64_t query, int64_t key, const Region& region,
-           const GradientTile<A>& tile, A* dq, A* dk, A* dv) const {
-    const attention::Sizes& n = pack_.sizes;
-    const Rows<A> q{pack_.q.at<A>(query), n.padded_dim, pack_.q_finite[query]};
-    const Rows<A> dy{pack_.dy.at<A>(query), n.padded_value_dim, pack_.dy_finite[query]};
-    const Rows<A> keys{pack_.keys.at<A>(key), n.padded_dim, pack_.keys_finite[key]};
-    add_by_key(region, tile.weights, dy, dv);
-    add_by_key(region, tile.grads, q, dk);
-    add_by_query(region, tile.grads, keys, dq);
-  }
-  /// Row r of `cols` sums that add() made for keys, times `scale`.
-  template <class T>
-  void write_keys(const A* sums, int64_t cols, A scale, int64_t rows, T* to, int64_t stride) const {
-    const int64_t ld = attention::rounded_up(cols, attention::kPad);
-    for (int64_t r = 0; r < rows; ++r) unpack_row(sums + r * ld, cols, scale, to + r * stride);
-  }
-
- private:
-  const BackwardPack& pack_;
-};
 
 /// Fills `tile` inside the region; gradients are those of the scores before the softcap, or, unless
 /// `through_cap`, after it.

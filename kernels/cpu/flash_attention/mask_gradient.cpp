@@ -10,7 +10,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/pair_gradient-inl.h>
+#include <olm/kernels/cpu/flash_attention/pair-inl.h>
+#include <olm/kernels/cpu/flash_attention/wide-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
@@ -53,8 +54,9 @@ void write_tile(const FlashAttentionBackward& f, const int64_t* index, A* sums) 
 }
 
 /// The tile of dmask at `index`: batch row, head, tile of queries, tile of keys.
-template <class Products, class A>
+template <class Products>
 void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const int64_t* index) {
+  using A = typename Products::A;
   const Attention& a = f.attention;
   const int64_t* s = f.dmask_strides;
   const size_t tile_size = size_t(kTile * kTile);
@@ -93,11 +95,11 @@ void mask_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64
       rest /= sizes[d];
     }
     if (a.dtype == f64)
-      mask_tile<WideGradient<double>, double>(f, pack, index);
+      mask_tile<WideGradient<double>>(f, pack, index);
     else if (pack.unit)
-      mask_tile<PairGradient, float>(f, pack, index);
+      mask_tile<PairGradient>(f, pack, index);
     else
-      mask_tile<WideGradient<float>, float>(f, pack, index);
+      mask_tile<WideGradient<float>>(f, pack, index);
   }
 }
 

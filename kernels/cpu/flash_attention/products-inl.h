@@ -1,6 +1,6 @@
-// Products of tiles. The inner block keeps kBlockRows x 2 vectors of sums in registers over the
-// whole depth; its left operand is read element by element, so it may lie transposed. Included
-// once per instruction set.
+// Products of tiles in acc_dtype. The inner block keeps kBlockRows x 2 vectors of sums in registers
+// over the whole depth; its left operand is read element by element, so it may lie transposed.
+// Included once per instruction set.
 #if defined(OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_INL_H_
 #undef OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_INL_H_

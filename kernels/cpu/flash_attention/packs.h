@@ -1,9 +1,32 @@
 #pragma once
-// What the passes of attention's backward share: operands packed by tiles.
+// Operands of attention, packed by tiles.
 #include <olm/kernels/cpu/flash_attention/run.h>
 
 namespace olm::kernels::attention {
 
+/// Tiles, each of so many bytes.
+struct PackedTiles {
+  char* data = nullptr;
+  int64_t bytes = 0;
+  template <class W>
+  W* at(int64_t tile) const {
+    return reinterpret_cast<W*>(data + tile * bytes);
+  }
+};
+
+constexpr int64_t pad_of(const Unit* unit) { return unit ? kPairPad : kPad; }
+
+/// Keys [dim, kTile] and values [kTile, padded_value_dim] of the tiles of some key and value heads
+/// from `first_tile` on, counted over the batch: in acc_dtype, or as right operands of `unit`.
+struct ForwardPack {
+  Sizes sizes;
+  const Unit* unit = nullptr;
+  int64_t first_tile = 0;
+  PackedTiles keys = {}, values = {};
+  bool* finite = nullptr;  // whether the values of a tile are
+};
+
+/// What the passes of the backward share.
 struct BackwardPack {
   Sizes sizes;
   const Unit* unit = nullptr;  // what multiplies pairs of bf16; null: operands are in acc_dtype
