@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <map>
 #include <mutex>
@@ -34,6 +35,13 @@ size_t class_size(size_t bytes) {
   if (bytes <= 512) return round_up(std::max(bytes, size_t(1)), kAlign);
   return round_up(bytes, std::bit_floor(bytes - 1) / 8);
 }
+/// Number of a class, by its size.
+constexpr size_t class_index(size_t size) {
+  if (size <= 512) return size / kAlign;
+  const size_t power = std::bit_floor(size - 1), steps = (size - power) / (power / 8);
+  return 8 * size_t(std::countr_zero(power) - 9) + 8 + steps;
+}
+constexpr size_t kClasses = class_index(kSmall) + 1;
 
 void* system_memory(size_t bytes) {
   void* p = ::operator new(bytes, std::align_val_t(bytes >= kHugePage ? kHugePage : kAlign),
@@ -57,9 +65,10 @@ class CpuAllocator final : public Allocator {
  public:
   void* take(size_t bytes) override {
     std::lock_guard lock(mutex_);
-    void* p = bytes <= kSmall ? take_small(class_size(bytes)) : take_large(round_up(bytes, 4096));
+    const auto [p, size] =
+        bytes <= kSmall ? take_small(class_size(bytes)) : take_large(round_up(bytes, 4096));
     stats_.allocations += 1;
-    stats_.in_use += size_[p];
+    stats_.in_use += size;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
     ASAN_UNPOISON_MEMORY_REGION(p, bytes);
     return p;
@@ -70,13 +79,11 @@ class CpuAllocator final : public Allocator {
     std::lock_guard lock(mutex_);
     const auto found = size_.find(p);
     const size_t size = found->second;
-    size_.erase(found);
     stats_.in_use -= size;
     ASAN_POISON_MEMORY_REGION(p, size);
-    if (size <= kSmall)
-      small_[size].push_back(p);
-    else
-      free_large(static_cast<char*>(p));
+    if (size <= kSmall) return small_[class_index(size)].push_back(p);
+    size_.erase(found);
+    free_large(static_cast<char*>(p));
   }
 
   MemoryStats stats() const override {
@@ -93,20 +100,24 @@ class CpuAllocator final : public Allocator {
   }
 
  private:
-  void* take_small(size_t size) {
-    std::vector<void*>& list = small_[size];
-    void* p;
+  struct Taken {
+    void* data;
+    size_t size;
+  };
+
+  Taken take_small(size_t size) {
+    std::vector<void*>& list = small_[class_index(size)];
     if (list.empty()) {
-      p = from_system(size);
-    } else {
-      p = list.back();
-      list.pop_back();
+      void* p = from_system(size);
+      size_[p] = size;
+      return {p, size};
     }
-    size_[p] = size;
-    return p;
+    void* p = list.back();
+    list.pop_back();
+    return {p, size};
   }
 
-  void* take_large(size_t size) {
+  Taken take_large(size_t size) {
     auto fit = free_.lower_bound({size, nullptr});
     if (fit == free_.end()) {
       const size_t segment = round_up(std::max(size, kSegment), kHugePage);
@@ -125,7 +136,7 @@ class CpuAllocator final : public Allocator {
       block.size = size;
     }
     size_[data] = block.size;
-    return data;
+    return {data, block.size};
   }
 
   void free_large(char* data) {
@@ -167,9 +178,13 @@ class CpuAllocator final : public Allocator {
   }
 
   void release_free() {
-    for (auto& [size, list] : small_) {
-      for (void* p : list) release_system_memory(p, size);
-      stats_.reserved -= size * list.size();
+    for (std::vector<void*>& list : small_) {
+      for (void* p : list) {
+        const auto found = size_.find(p);
+        stats_.reserved -= found->second;
+        release_system_memory(p, found->second);
+        size_.erase(found);
+      }
       list.clear();
     }
     for (auto at = blocks_.begin(); at != blocks_.end();) {
@@ -188,10 +203,10 @@ class CpuAllocator final : public Allocator {
 
   mutable std::mutex mutex_;
   MemoryStats stats_;
-  std::unordered_map<void*, size_t> size_;  // of every block handed out
-  std::unordered_map<size_t, std::vector<void*>> small_;
-  Blocks blocks_;                            // large ones, by address
-  std::set<std::pair<size_t, char*>> free_;  // large free ones, by size
+  std::unordered_map<void*, size_t> size_;               // of small blocks, and large ones in use
+  std::array<std::vector<void*>, kClasses> small_ = {};  // free ones, by class
+  Blocks blocks_;                                        // large ones, by address
+  std::set<std::pair<size_t, char*>> free_;              // large free ones, by size
 };
 
 }  // namespace
