@@ -203,6 +203,17 @@ Pointer member_pointer(Pointer base, Pointer const* list, int64_t i, int64_t str
   return base == nullptr ? base : Pointer(advance(base, i * stride, t));
 }
 
+/// Rows and depth as stored: of all groups together, where offsets cut them.
+struct Stored {
+  explicit Stored(const Gemm& g)
+      : m(g.m_offsets ? g.m_offsets[g.batch] : g.m), k(g.k_offsets ? g.k_offsets[g.batch] : g.k) {}
+  int64_t m, k;
+};
+
+/// Elements of a stored row of A and of B.
+int64_t width_of_a(const Gemm& g) { return g.transpose_a ? Stored(g).m : Stored(g).k; }
+int64_t width_of_b(const Gemm& g) { return g.transpose_b ? Stored(g).k : g.n; }
+
 Product member(const Gemm& g, int64_t i, const void* bias) {
   Product p;
   const int64_t m0 = g.m_offsets ? g.m_offsets[i] : 0, k0 = g.k_offsets ? g.k_offsets[i] : 0;
@@ -211,8 +222,7 @@ Product member(const Gemm& g, int64_t i, const void* bias) {
   p.k = g.k_offsets ? g.k_offsets[i + 1] - k0 : g.k;
   p.alpha = g.alpha;
   const int64_t ldc = g.ldc ? g.ldc : g.n;
-  const int64_t lda = g.lda ? g.lda : g.transpose_a ? g.m : g.k;
-  const int64_t ldb = g.ldb ? g.ldb : g.transpose_b ? g.k : g.n;
+  const int64_t lda = g.lda ? g.lda : width_of_a(g), ldb = g.ldb ? g.ldb : width_of_b(g);
   p.a =
       Matrix{member_pointer(g.a, g.a_list, i, g.a_stride, g.a_dtype), g.a_dtype, lda, g.transpose_a}
           .at(m0, k0);
@@ -241,8 +251,20 @@ void check(const Gemm& g) {
           "gemm: wanted float matrices, got ", g.a_dtype, ", ", g.b_dtype, " and ", g.c_dtype);
   require(wide(g.a_dtype) == wide(g.b_dtype) && wide(g.a_dtype) == wide(g.c_dtype),
           "gemm: f64 goes only with f64, got ", g.a_dtype, ", ", g.b_dtype, " and ", g.c_dtype);
-  require(std::max({g.m, g.n, g.k, g.lda, g.ldb, g.ldc}) <= INT_MAX, "gemm: sizes ", g.m, " x ",
-          g.n, " x ", g.k, " do not fit the matrix library's integers");
+  for (const int64_t* offsets : {g.m_offsets, g.k_offsets})
+    for (int64_t i = 0; offsets && i <= g.batch; ++i)
+      require(offsets[i] >= (i ? offsets[i - 1] : 0), "gemm: offsets must not fall, got ",
+              offsets[i], " after ", i ? offsets[i - 1] : 0);
+  const auto [m, k] = Stored(g);
+  require(std::min({m, g.n, k}) >= 0 && std::max({m, g.n, k, g.lda, g.ldb, g.ldc}) <= INT_MAX,
+          "gemm: sizes ", m, " x ", g.n, " x ", k, " do not fit the matrix library's integers");
+  const auto check_ld = [](const char* name, int64_t ld, int64_t width) {
+    require(ld == 0 || ld >= width, "gemm: ", name, " ", ld, " is less than the ", width,
+            " elements of a row");
+  };
+  check_ld("lda", g.lda, width_of_a(g));
+  check_ld("ldb", g.ldb, width_of_b(g));
+  check_ld("ldc", g.ldc, g.n);
   require(!g.c_list || (!g.preactivation && !g.residual),
           "gemm: a pointer list of results goes without preactivation and residual");
 }
@@ -329,8 +351,9 @@ const char* gemm_kernels(DType dtype) {
 }
 
 void run(Cpu, const Gemm& g) {
+  if (g.batch <= 0) return;
   check(g);
-  if (g.n <= 0 || g.batch <= 0 || (!g.m_offsets && g.m <= 0)) return;
+  if (g.n == 0 || (!g.m_offsets && g.m == 0)) return;
   if (g.c_dtype == f64) return run_all<double>(g);
   run_all<float>(g);
 }

@@ -273,48 +273,6 @@ TEST_SUITE("kernels/gemm") {
     CHECK(std::memcmp(listed.data(), c.data(), c.bytes.size()) == 0);
   }
 
-  TEST_CASE("groups of rows and of depth") {
-    const int64_t n = 6, k = 5, offsets[] = {0, 3, 3, 10};
-    Values a = make(f32, 10 * k, 1), b = make(f32, 3 * k * n, 2), c = make(f32, 10 * n, 3);
-    run(Cpu{}, Gemm{.a = a.data(),
-                    .b = b.data(),
-                    .c = c.data(),
-                    .n = n,
-                    .k = k,
-                    .batch = 3,
-                    .b_stride = k * n,
-                    .m_offsets = offsets});
-    const auto y = read(c);
-    for (int64_t g = 0; g < 3; ++g)
-      for (int64_t i = offsets[g]; i < offsets[g + 1]; ++i)
-        for (int64_t j = 0; j < n; ++j) {
-          double want = 0;
-          for (int64_t l = 0; l < k; ++l)
-            want += a.exact[size_t(i * k + l)] * b.exact[size_t(g * k * n + l * n + j)];
-          CHECK(y[size_t(i * n + j)] == doctest::Approx(want).epsilon(1e-4));
-        }
-    // The gradient of each group's matrix: A of the group transposed, times C of the group.
-    Values dw = make(f32, 3 * k * n, 4);
-    run(Cpu{}, Gemm{.a = a.data(),
-                    .b = c.data(),
-                    .c = dw.data(),
-                    .transpose_a = true,
-                    .m = k,
-                    .n = n,
-                    .batch = 3,
-                    .c_stride = k * n,
-                    .k_offsets = offsets});
-    const auto d = read(dw);
-    for (int64_t g = 0; g < 3; ++g)
-      for (int64_t l = 0; l < k; ++l)
-        for (int64_t j = 0; j < n; ++j) {
-          double want = 0;
-          for (int64_t i = offsets[g]; i < offsets[g + 1]; ++i)
-            want += a.exact[size_t(i * k + l)] * y[size_t(i * n + j)];
-          CHECK(d[size_t(g * k * n + l * n + j)] == doctest::Approx(want).epsilon(1e-4));
-        }
-  }
-
   TEST_CASE("results do not depend on the number of threads") {
     for (const DType t : {f32, bf16}) {
       Values a = make(t, 1100 * 200, 1), b = make(t, 300 * 200, 2);
