@@ -95,14 +95,14 @@ void vector_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t
     multiply_columns<Multiply, 1>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
 }
 
-constexpr Unit kF32{.name = "avx512 f32",
+constexpr Unit kF32{.name = "AVX-512",
                     .packed = f32,
                     .rows = 8 * kRows,
                     .columns = 16 * kVectors,
                     .depth = 512,
                     .inner = 1024,
                     .run = vector_block<MultiplyF32>};
-constexpr Unit kDot{.name = "avx512 bf16",
+constexpr Unit kDot{.name = "AVX-512 BF16",
                     .packed = bf16,
                     .rows = 8 * kRows,
                     .columns = 16 * kVectors,
@@ -150,7 +150,7 @@ void tile_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t l
   amx_block<CpuTiles>(a, b, steps, c, ldc, add, ahead);
 }
 
-constexpr Unit kAmx{.name = "amx bf16",
+constexpr Unit kAmx{.name = "AMX",
                     .packed = bf16,
                     .rows = 32,
                     .columns = 32,

@@ -16,6 +16,13 @@
 
 namespace olm::tools {
 
+std::string bench_names() {
+  std::string names;
+  for (const Bench& b : benches())
+    names += fmt::format("{}{} ({})", names.empty() ? "" : ", ", b.name, b.axes);
+  return names;
+}
+
 namespace {
 
 std::vector<const Bench*> chosen(const std::vector<std::string>& names) {

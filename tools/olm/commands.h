@@ -62,6 +62,8 @@ struct BenchArgs {
   bool cold = false, no_roofs = false;
 };
 int bench_kernels(const BenchArgs& args);
+/// "gemm (MxNxK), softmax (ROWSxCOLS), …": all there are.
+std::string bench_names();
 
 struct BenchCompareArgs {
   std::string before = {}, after = {}, fail_over = "5%";

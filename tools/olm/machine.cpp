@@ -43,18 +43,28 @@ std::string instruction_sets() {
 #endif
 }
 
-/// What the BLAS that was loaded says of itself, and where it came from.
+/// A function of the BLAS that was loaded, or null.
+template <class Function>
+Function* of_blas(const char* name) {
+  return reinterpret_cast<Function*>(dlsym(RTLD_DEFAULT, name));
+}
+
+/// Its version, the processor its kernels are for, how it runs in threads, and its file.
 std::string blas() {
-  void* config = dlsym(RTLD_DEFAULT, "openblas_get_config");
-  void* parallel = dlsym(RTLD_DEFAULT, "openblas_get_parallel");
-  if (!config || !parallel) return "no OpenBLAS";
-  std::string text = reinterpret_cast<char* (*)()>(config)();
-  const int kind = reinterpret_cast<int (*)()>(parallel)();
-  text += kind == 2   ? ", OpenMP variant"
-          : kind == 1 ? ", pthread variant (one GEMM at a time)"
-                      : ", serial variant (one GEMM at a time)";
+  const auto config = of_blas<char*()>("openblas_get_config");
+  const auto core = of_blas<char*()>("openblas_get_corename");
+  const auto parallel = of_blas<int()>("openblas_get_parallel");
+  if (!config || !core || !parallel) return "no OpenBLAS";
+  const std::string all = config();
+  const std::string version = all.substr(0, all.find(' ', all.find(' ') + 1));
+  const int kind = parallel();
+  const char* variant = kind == 2   ? "OpenMP variant"
+                        : kind == 1 ? "pthread variant (one product at a time)"
+                                    : "serial variant (one product at a time)";
+  std::string text = fmt::format("{}, kernels for {}, {}", version, core(), variant);
   Dl_info info{};
-  if (dladdr(config, &info) && info.dli_fname) text += fmt::format(", {}", info.dli_fname);
+  if (dladdr(reinterpret_cast<void*>(config), &info) && info.dli_fname)
+    text += fmt::format(", {}", info.dli_fname);
   return text;
 }
 
@@ -77,10 +87,11 @@ Facts machine_facts() {
           {"system", system_name()},
           {"processor", line_of("/proc/cpuinfo", "model name")},
           {"cores", std::to_string(sysconf(_SC_NPROCESSORS_ONLN))},
-          {"threads", std::to_string(num_threads())},
+          {"threads", fmt::format("{} (OLM_NUM_THREADS and --threads set them)", num_threads())},
           {"instruction sets", instruction_sets()},
-          {"matrix products", fmt::format("f32 by {}, bf16 by {}, others by BLAS",
-                                          kernels::gemm_kernels(f32), kernels::gemm_kernels(bf16))},
+          {"matrix products",
+           fmt::format("f32 by {}, bf16 by {}, f64 by {}", kernels::gemm_kernels(f32),
+                       kernels::gemm_kernels(bf16), kernels::gemm_kernels(f64))},
           {"BLAS", blas()},
           {"memory", memory()}};
 }

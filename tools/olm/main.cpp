@@ -108,19 +108,26 @@ void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
 /// Flags that all benchmarks have.
 template <class Args>
 void add_bench_flags(CLI::App& app, Args& args) {
-  app.add_option("--threads", args.threads, "0: as many as the library takes by itself");
-  app.add_option("--budget", args.budget, "seconds to go on timing each case for");
+  app.add_option("--threads", args.threads, "0: as many as olm doctor says")->capture_default_str();
+  app.add_option("--budget", args.budget, "seconds to go on taking samples of a case")
+      ->capture_default_str();
   app.add_option("--gate", args.gate,
-                 "keep samples between canaries of this many GFLOP/s; up to 1: of this fraction "
-                 "of the best canary");
+                 "drop samples taken while the machine was slower than this fraction of its best, "
+                 "or, above 1, than so many GFLOP/s; 0 keeps all")
+      ->capture_default_str();
   app.add_option("--json", args.json, "file for the figures; - is standard output");
 }
 
 void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
   CLI::App* step_app = group.add_subcommand("step", "Time whole training steps");
-  step_app->add_option("--preset", args.preset, "model: S, M, L (tiny: there to be quick)");
-  step_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16");
-  step_app->add_option("--steps", args.steps, "least number of steps to time");
+  step_app
+      ->add_option("--preset", args.preset,
+                   "model: S nanoGPT's character model, M GPT-2 124M, L a Llama of 32 million, or "
+                   "tiny, which is there to be quick")
+      ->capture_default_str();
+  step_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16")->capture_default_str();
+  step_app->add_option("--steps", args.steps, "least number of steps to time")
+      ->capture_default_str();
   step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");
   add_bench_flags(*step_app, args);
   step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }}; });
@@ -130,8 +137,10 @@ void add_bench_compare(CLI::App& group, Job& job, BenchCompareArgs& args) {
   CLI::App* compare_app = group.add_subcommand("compare", "Compare two files of figures");
   compare_app->add_option("before", args.before, "file that --json wrote")->required();
   compare_app->add_option("after", args.after, "another")->required();
-  compare_app->add_option("--fail-over", args.fail_over,
-                          "status 1 where a case is slower by more than this percentage");
+  compare_app
+      ->add_option("--fail-over", args.fail_over,
+                   "status 1 where a case is slower by more than this percentage")
+      ->capture_default_str();
   compare_app->callback([&] { job = {"olm bench compare", [&] { return bench_compare(args); }}; });
 }
 
@@ -142,14 +151,17 @@ struct AllBenchArgs {
 };
 
 void add_bench(CLI::App& app, Job& job, AllBenchArgs& args) {
-  CLI::App* group = app.add_subcommand("bench", "Measure speed");
+  CLI::App* group = app.add_subcommand(
+      "bench", "Measure the speed of single kernels, or with step of whole training steps");
   BenchArgs& k = args.kernels;
-  group->add_option("kernels", k.kernels, "which kernels: gemm, softmax, … or all");
-  group->add_option("--shape", k.shape, "sizes instead of the usual ones, such as 4096x768");
-  group->add_option("--dtype", k.dtype, "f32, bf16 or all");
-  group->add_option("--reps", k.reps, "least number of samples of each case");
-  group->add_flag("--cold", k.cold, "take memory in turn that the caches do not hold");
-  group->add_flag("--no-roofs", k.no_roofs, "do not measure the limits of the machine");
+  group->add_option("kernels", k.kernels, "all, or some of " + bench_names());
+  group->add_option("--shape", k.shape,
+                    "sizes instead of the usual ones, for one kernel: 4096x768 for ROWSxCOLS");
+  group->add_option("--dtype", k.dtype, "f32, bf16 or all")->capture_default_str();
+  group->add_option("--reps", k.reps, "least number of samples of a case")->capture_default_str();
+  group->add_flag("--cold", k.cold, "take turns of operands, so that no cache holds them");
+  group->add_flag("--no-roofs", k.no_roofs,
+                  "do not measure what the machine can do at most, to which results are compared");
   add_bench_flags(*group, k);
   add_bench_step(*group, job, args.step);
   add_bench_compare(*group, job, args.compare);
