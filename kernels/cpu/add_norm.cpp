@@ -11,6 +11,8 @@
 #include <olm/kernels/add_norm.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
+#include <olm/kernels/cpu/row_blocks.h>
+#include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/vec-inl.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -50,14 +52,16 @@ HWY_INLINE void row_statistics(D d, const T* x, int64_t cols, double eps, A& mea
 }
 
 template <bool centered, class T>
-void norm_forward_rows(const AddNormForward& k, int64_t begin, int64_t end) {
+void norm_forward_rows(const AddNormForward& k, bool stream, int64_t begin, int64_t end) {
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;
   const A *weight = in<A>(k.weight), *bias = in<A>(k.bias);
+  // A sum that goes past the caches is kept here for the norm.
+  const auto kept = k.stream.template scratch<T>(size_t(k.residual && stream ? k.cols : 0));
   for (int64_t r = begin; r < end; ++r) {
     const T* x = row<T>(k.x, r, k.cols);
     if (k.residual) {
-      T* sum = row_out<T>(k.sum, r, k.cols);
+      T* sum = stream ? kept.get() : row_out<T>(k.sum, r, k.cols);
       add_row(d, x, row<T>(k.residual, r, k.cols), sum, k.cols);
       x = sum;
     }
@@ -66,29 +70,34 @@ void norm_forward_rows(const AddNormForward& k, int64_t begin, int64_t end) {
     if constexpr (centered) out<A>(k.mean)[r] = mean;
     out<A>(k.rstd)[r] = rstd;
     const auto center = hn::Set(d, mean), factor = hn::Set(d, rstd);
+    const T* next = row<T>(k.x, std::min(r + 1, end - 1), k.cols);
     T* y = row_out<T>(k.y, r, k.cols);
-    for_vectors(d, k.cols, [&](int64_t i, auto part) HWY_ATTR {
+    for_results(d, y, k.cols, stream, [&](int64_t i, auto part) HWY_ATTR {
+      if (std::is_same_v<decltype(part), Streamed>) fetch_ahead(next + i);
       const auto n = hn::Mul(hn::Sub(load(d, x + i, part), center), factor);
       const auto scale = load_or(d, weight, i, A(1), part);
       store(d, hn::MulAdd(n, scale, load_or(d, bias, i, A(0), part)), y + i, part);
     });
+    if (x == kept.get()) copy_results(x, row_out<T>(k.sum, r, k.cols), k.cols);
   }
+  finish_results(stream);
 }
 
 void add_norm_forward(const AddNormForward& k) {
+  const bool stream = writes_past_caches(k.dtype, k.rows * k.cols);
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     parallel_for(k.rows, rows_per_range(k.cols), [&](int64_t begin, int64_t end) HWY_ATTR {
       if (k.centered)
-        norm_forward_rows<true, T>(k, begin, end);
+        norm_forward_rows<true, T>(k, stream, begin, end);
       else
-        norm_forward_rows<false, T>(k, begin, end);
+        norm_forward_rows<false, T>(k, stream, begin, end);
     });
   });
 }
 
 /// One row of the gradient; dweight and dbias (either may be null) are added to.
 template <bool centered, class T, class A = acc_t<T>>
-void norm_backward_row(const AddNormBackward& k, int64_t r, A* dweight, A* dbias) {
+void norm_backward_row(const AddNormBackward& k, bool stream, int64_t r, A* dweight, A* dbias) {
   const hn::ScalableTag<A> d;
   const T *x = row<T>(k.sum, r, k.cols), *dy = row<T>(k.dy, r, k.cols);
   const A* weight = in<A>(k.weight);
@@ -110,7 +119,7 @@ void norm_backward_row(const AddNormBackward& k, int64_t r, A* dweight, A* dbias
   const auto mean_gn = hn::Set(d, hn::GetLane(hn::SumOfLanes(d, sum_gn)) * inverse);
   const T* dsum = k.dsum ? row<T>(k.dsum, r, k.cols) : nullptr;
   T* dx = row_out<T>(k.dx, r, k.cols);
-  for_vectors(d, k.cols, [&](int64_t i, auto part) HWY_ATTR {
+  for_results(d, dx, k.cols, stream, [&](int64_t i, auto part) HWY_ATTR {
     const auto n = hn::Mul(hn::Sub(load(d, x + i, part), center), factor);
     const auto g = hn::Mul(load(d, dy + i, part), load_or(d, weight, i, A(1), part));
     const auto v = hn::NegMulAdd(n, mean_gn, hn::Sub(g, mean_g));
@@ -119,40 +128,18 @@ void norm_backward_row(const AddNormBackward& k, int64_t r, A* dweight, A* dbias
   });
 }
 
-/// total[c] (+)= Σ_b partial[b,c] in the order of b.
-template <class A>
-void sum_blocks(const A* partial, int64_t blocks, int64_t cols, A* total, bool accumulate) {
-  if (!total) return;
-  const hn::ScalableTag<A> d;
-  parallel_for(cols, 1024, [&](int64_t begin, int64_t end) HWY_ATTR {
-    for_vectors(d, end - begin, [&](int64_t i, auto part) HWY_ATTR {
-      const int64_t c = begin + i;
-      auto sum = accumulate ? load(d, total + c, part) : hn::Zero(d);
-      for (int64_t b = 0; b < blocks; ++b)
-        sum = hn::Add(sum, load(d, partial + b * cols + c, part));
-      store(d, sum, total + c, part);
-    });
-  });
-}
-
-/// Rows come in at most 32 blocks, each with its own sums for the parameters' gradients.
 template <bool centered, class T>
 void norm_backward_typed(const AddNormBackward& k) {
   using A = acc_t<T>;
-  const int64_t grain = std::max(rows_per_range(k.cols), (k.rows + 31) / 32);
-  const int64_t blocks = k.rows > 0 ? (k.rows + grain - 1) / grain : 0;
-  const auto weights = k.stream.template scratch<A>(size_t(k.dweight ? blocks * k.cols : 0));
-  const auto biases = k.stream.template scratch<A>(size_t(k.dbias ? blocks * k.cols : 0));
-  parallel_for(k.rows, grain, [&](int64_t begin, int64_t end) HWY_ATTR {
-    const int64_t at = begin / grain * k.cols;
-    A* dweight = k.dweight ? weights.get() + at : nullptr;
-    A* dbias = k.dbias ? biases.get() + at : nullptr;
-    if (dweight) std::fill_n(dweight, k.cols, A(0));
-    if (dbias) std::fill_n(dbias, k.cols, A(0));
-    for (int64_t r = begin; r < end; ++r) norm_backward_row<centered, T>(k, r, dweight, dbias);
-  });
-  sum_blocks(weights.get(), blocks, k.cols, out<A>(k.dweight), k.accumulate_weight);
-  sum_blocks(biases.get(), blocks, k.cols, out<A>(k.dbias), k.accumulate_bias);
+  const bool stream = writes_past_caches(k.dtype, k.rows * k.cols);
+  const ColumnSums<A> dweight{.to = out<A>(k.dweight), .accumulate = k.accumulate_weight};
+  const ColumnSums<A> dbias{.to = out<A>(k.dbias), .accumulate = k.accumulate_bias};
+  for_row_blocks(k.rows, k.cols, k.stream, dweight, dbias,
+                 [&](int64_t begin, int64_t end, A* weights, A* biases) HWY_ATTR {
+                   for (int64_t r = begin; r < end; ++r)
+                     norm_backward_row<centered, T>(k, stream, r, weights, biases);
+                   finish_results(stream);
+                 });
 }
 
 void add_norm_backward(const AddNormBackward& k) {

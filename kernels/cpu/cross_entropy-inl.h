@@ -18,29 +18,35 @@ HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+/// Elements whose maximum is taken before their exponentials: they stay in the first cache, and the
+/// sum before them is scaled to the new maximum.
+inline constexpr int64_t kLossChunk = 2048;
+
 /// Returns the loss of a row and sets its logsumexp. Differences from the maximum are taken first,
 /// so that large logits lose no digits of the loss.
 template <class T, class A = acc_t<T>>
 A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropyTerms& terms,
                     A& logsumexp) {
   const hn::ScalableTag<A> d;
-  const auto lowest = hn::Set(d, -std::numeric_limits<A>::infinity());
-  auto most = lowest;
-  for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    most = hn::Max(most, keep(d, load(d, x + i, part), lowest, part));
-  });
-  const A largest = hn::GetLane(hn::MaxOfLanes(d, most));
-  const auto shift = hn::Set(d, largest);
-  const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    return keep(d, exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp), hn::Zero(d),
-                part);
-  });
+  A most = -std::numeric_limits<A>::infinity(), sum = 0;
+  for (int64_t begin = 0; begin < cols; begin += kLossChunk) {
+    const int64_t size = std::min(kLossChunk, cols - begin);
+    const A before = most;
+    most = std::max(most, largest(d, x + begin, size));
+    const A finite = most == -std::numeric_limits<A>::infinity() ? A(0) : most;
+    const auto shift = hn::Set(d, finite);
+    if (most > before && sum != 0) sum *= std::exp(before - most);
+    sum += sum_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
+      const auto e = exp_above(d, hn::Sub(load(d, x + begin + i, part), shift), kLeastNormalExp);
+      return keep(d, e, hn::Zero(d), part);
+    });
+  }
   const A log_sum = std::log(sum), smoothing = A(terms.label_smoothing);
-  logsumexp = largest + log_sum;
-  A loss = log_sum - (A(x[target]) - largest);
+  logsumexp = most + log_sum;
+  A loss = log_sum - (A(x[target]) - most);
   if (smoothing != 0) {
     const A below = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-      return keep(d, hn::Sub(load(d, x + i, part), shift), hn::Zero(d), part);
+      return keep(d, hn::Sub(load(d, x + i, part), hn::Set(d, most)), hn::Zero(d), part);
     });
     loss = (1 - smoothing) * loss + smoothing * (log_sum - below / A(cols));
   }
@@ -56,7 +62,7 @@ inline constexpr float kLeastLogProbability = -55.0f;
 template <class T, class Out, class A = acc_t<T>>
 void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
                                 const CrossEntropyTerms& terms, A logsumexp, A dy, A softcap,
-                                Out* dx) {
+                                Out* dx, bool stream = false) {
   const hn::ScalableTag<A> d;
   const A smoothing = A(terms.label_smoothing), spread = smoothing / A(cols);
   const A weight = 1 + 2 * A(terms.z_loss) * logsumexp;
@@ -66,14 +72,14 @@ void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
   const auto lse = hn::Set(d, logsumexp), scale = hn::Set(d, dy * weight);
   const auto offset = hn::Set(d, dy * spread), inverse = hn::Set(d, inverse_cap);
   const auto one = hn::Set(d, A(1));
-  for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+  for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
     const auto v = load(d, x + i, part);
     auto g = hn::MulSub(exp_above(d, hn::Sub(v, lse), kLeastLogProbability), scale, offset);
     if (softcap != 0) {
       const auto ratio = hn::Mul(v, inverse);
       g = hn::Mul(g, hn::NegMulAdd(ratio, ratio, one));
     }
-    store(d, g, dx + i, part);
+    put(0, g);
   });
   dx[target] = Out(at_target * (1 - capped * capped));
 }

@@ -9,6 +9,7 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/cross_entropy-inl.h>
+#include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/targets.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -31,6 +32,7 @@ void cross_entropy_forward(const CrossEntropyForward& k, const Targets& targets)
 }
 
 void cross_entropy_backward(const CrossEntropyBackward& k, const Targets& targets) {
+  const bool stream = writes_past_caches(k.dtype, k.rows * k.cols);
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     using A = acc_t<T>;
     const A scale = *in<A>(k.scale);
@@ -42,8 +44,9 @@ void cross_entropy_backward(const CrossEntropyBackward& k, const Targets& target
           std::fill_n(dlogits, k.cols, T());
         else
           cross_entropy_row_backward(row<T>(k.logits, r, k.cols), k.cols, t, k.terms,
-                                     in<A>(k.logsumexp)[r], dy, A(0), dlogits);
+                                     in<A>(k.logsumexp)[r], dy, A(0), dlogits, stream);
       }
+      finish_results(stream);
     });
   });
 }

@@ -11,6 +11,7 @@
 #include <hwy/contrib/math/math-inl.h>
 #include <hwy/highway.h>
 
+#include <bit>
 #include <cmath>
 
 HWY_BEFORE_NAMESPACE();
@@ -53,14 +54,24 @@ HWY_INLINE hn::Vec<D> clamp(D d, hn::Vec<D> x, float low, float high) {
   return hn::Max(hn::Set(d, low), hn::Min(hn::Set(d, high), x));
 }
 
-/// Σ c[i]·x^i with the highest power first in the argument list.
-template <class D>
-HWY_INLINE hn::Vec<D> horner(D, hn::Vec<D>, hn::Vec<D> sum) {
-  return sum;
+/// Σ c[i]·x^i, given the powers x, x², x⁴, …: halves are computed side by side.
+template <size_t count, class D>
+HWY_INLINE hn::Vec<D> polynomial(D d, const hn::Vec<D>* powers, const float* c) {
+  if constexpr (count == 1) {
+    return hn::Set(d, c[0]);
+  } else {
+    constexpr size_t low = std::bit_floor(count - 1);
+    return hn::MulAdd(polynomial<count - low>(d, powers, c + low), powers[std::countr_zero(low)],
+                      polynomial<low>(d, powers, c));
+  }
 }
-template <class D, class... More>
-HWY_INLINE hn::Vec<D> horner(D d, hn::Vec<D> x, hn::Vec<D> sum, float next, More... more) {
-  return horner(d, x, hn::MulAdd(sum, x, hn::Set(d, next)), more...);
+template <size_t count, class D>
+HWY_INLINE hn::Vec<D> polynomial(D d, hn::Vec<D> x, const float (&c)[count]) {
+  hn::Vec<D> powers[std::bit_width(count - 1)];
+  powers[0] = x;
+  for (size_t i = 1; i < std::bit_width(count - 1); ++i)
+    powers[i] = hn::Mul(powers[i - 1], powers[i - 1]);
+  return polynomial<count>(d, powers, c);
 }
 
 /// v · 2^n for whole n in [-252, 254], rounded once.
@@ -84,11 +95,14 @@ HWY_INLINE hn::Vec<D> exp_inside(D d, hn::Vec<D> x) {
   const auto n = hn::Sub(hn::MulAdd(x, hn::Set(d, 1.44269504f), magic), magic);
   const auto high = hn::NegMulAdd(n, hn::Set(d, 0.693145751953125f), x);
   const auto r = hn::NegMulAdd(n, hn::Set(d, 1.428606765330187e-6f), high);
-  const auto top = hn::Set(d, 0.0013814467238262296f);
-  return scale_by_power(d,
-                        horner(d, r, top, 0.008368780836462975f, 0.04166839271783829f,
-                               0.1666651964187622f, 0.4999999403953552f, 1.0f, 1.0f),
-                        n);
+  static constexpr float kPowers[] = {1.0f,
+                                      1.0f,
+                                      0.4999999403953552f,
+                                      0.1666651964187622f,
+                                      0.04166839271783829f,
+                                      0.008368780836462975f,
+                                      0.0013814467238262296f};
+  return scale_by_power(d, polynomial(d, r, kPowers), n);
 }
 
 /// e^x; infinity above 88.7, 0 below -104.
@@ -173,20 +187,21 @@ template <class D>
 HWY_INLINE hn::Vec<D> scaled_erfc(D d, hn::Vec<D> t) {
   const auto one = hn::Set(d, 1.0f);
   const auto k = hn::Div(one, hn::MulAdd(t, hn::Set(d, 0.3f), one));
-  const auto top = hn::Set(d, -0.12955455954928247f);
-  return hn::Mul(k, horner(d, k, top, 0.48572935735368294f, -0.5126519197226577f,
-                           0.5481902691316402f, -0.0950118595235688f, 0.21509917123278083f,
-                           0.14828866695859425f, 0.1707234129173325f, 0.1691874415662721f));
+  static constexpr float kPowers[] = {
+      0.1691874415662721f,  0.1707234129173325f,  0.14828866695859425f,
+      0.21509917123278083f, -0.0950118595235688f, 0.5481902691316402f,
+      -0.5126519197226577f, 0.48572935735368294f, -0.12955455954928247f};
+  return hn::Mul(k, polynomial(d, k, kPowers));
 }
 
 /// The error function: an odd polynomial below 1, 1 - erfc above.
 template <class D, if_f32<D> = 0>
 HWY_INLINE hn::Vec<D> erf(D d, hn::Vec<D> x) {
   const auto t = hn::Abs(x), square = hn::Mul(x, x), one = hn::Set(d, 1.0f);
-  const auto top = hn::Set(d, 7.853857752705127e-05f);
-  const auto odd =
-      horner(d, square, top, -0.0008010192535203943f, 0.005188327561726958f, -0.026853811870079833f,
-             0.11283585147057193f, -0.37612625824096296f, 1.1283791657266917f);
+  static constexpr float kOdd[] = {
+      1.1283791657266917f,   -0.37612625824096296f,   0.11283585147057193f,  -0.026853811870079833f,
+      0.005188327561726958f, -0.0008010192535203943f, 7.853857752705127e-05f};
+  const auto odd = polynomial(d, square, kOdd);
   const auto erfc = hn::Mul(exp(d, hn::Neg(square)), scaled_erfc(d, t));
   const auto far = hn::CopySign(hn::Sub(one, erfc), x);
   return keep_nan(d, x, hn::IfThenElse(hn::Lt(t, one), hn::Mul(x, odd), far));

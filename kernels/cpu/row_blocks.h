@@ -16,30 +16,48 @@ struct ColumnSums {
   bool accumulate = false;  ///< add to what is there
 };
 
-/// Calls body(begin, end, partial) for each block of rows; `partial` [cols] starts at zero and is
-/// null where no sums are wanted.
+/// Adds the blocks' sums in order.
+template <class A>
+void add_blocks(const A* partials, int64_t blocks, int64_t cols, ColumnSums<A> sums) {
+  if (!sums.to) return;
+  parallel_for(cols, 4096, [&](int64_t begin, int64_t end) {
+    if (!sums.accumulate) std::fill(sums.to + begin, sums.to + end, A(0));
+    for (int64_t b = 0; b < blocks; ++b)
+      for (int64_t c = begin; c < end; ++c) sums.to[c] += partials[b * cols + c];
+  });
+}
+
+/// Calls body(begin, end, first, second) for each block of rows; the partial sums `first` and
+/// `second` [cols] start at zero and are null where they are not wanted.
 template <class A, class Body>
-void for_row_blocks(int64_t rows, int64_t cols, const Stream& stream, ColumnSums<A> sums,
-                    Body&& body) {
+void for_row_blocks(int64_t rows, int64_t cols, const Stream& stream, ColumnSums<A> first,
+                    ColumnSums<A> second, Body&& body) {
   constexpr int64_t kMaxBlocks = 32;
   const int64_t wanted =
       std::max<int64_t>(rows_per_range(cols), (rows + kMaxBlocks - 1) / kMaxBlocks);
   const int64_t per_block = std::max<int64_t>(wanted, 1);
   const int64_t blocks = (rows + per_block - 1) / per_block;
-  const auto partials = stream.scratch<A>(sums.to ? size_t(blocks * cols) : 0);
+  const auto firsts = stream.scratch<A>(first.to ? size_t(blocks * cols) : 0);
+  const auto seconds = stream.scratch<A>(second.to ? size_t(blocks * cols) : 0);
   parallel_for(rows, per_block, [&](int64_t begin, int64_t end) {
-    A* partial = sums.to ? partials + begin / per_block * cols : nullptr;
-    if (partial) std::fill_n(partial, cols, A(0));
-    body(begin, end, partial);
+    const auto zeroed = [&](const ColumnSums<A>& sums, A* partials) -> A* {
+      if (!sums.to) return nullptr;
+      A* partial = partials + begin / per_block * cols;
+      std::fill_n(partial, cols, A(0));
+      return partial;
+    };
+    body(begin, end, zeroed(first, firsts), zeroed(second, seconds));
   });
-  if (!sums.to) return;
-  parallel_for(cols, 4096, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) {
-      A total = sums.accumulate ? sums.to[c] : A(0);
-      for (int64_t b = 0; b < blocks; ++b) total += partials[b * cols + c];
-      sums.to[c] = total;
-    }
-  });
+  add_blocks(firsts.get(), blocks, cols, first);
+  add_blocks(seconds.get(), blocks, cols, second);
+}
+
+/// The same for one sum: body(begin, end, partial).
+template <class A, class Body>
+void for_row_blocks(int64_t rows, int64_t cols, const Stream& stream, ColumnSums<A> sums,
+                    Body&& body) {
+  for_row_blocks(rows, cols, stream, sums, ColumnSums<A>{},
+                 [&](int64_t begin, int64_t end, A* partial, A*) { body(begin, end, partial); });
 }
 
 }  // namespace olm::kernels

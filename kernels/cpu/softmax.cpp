@@ -10,22 +10,13 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/math-inl.h>
+#include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/vec-inl.h>
 #include <olm/kernels/softmax.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <class D, class T, class A = hn::TFromD<D>>
-HWY_INLINE A row_max(D d, const T* x, int64_t cols) {
-  const auto lowest = hn::Set(d, -std::numeric_limits<A>::infinity());
-  auto most = lowest;
-  for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    most = hn::Max(most, keep(d, load(d, x + i, part), lowest, part));
-  });
-  return hn::GetLane(hn::MaxOfLanes(d, most));
-}
 
 template <class D, class T, class A = hn::TFromD<D>>
 HWY_INLINE void fill_row(D d, A value, T* y, int64_t cols) {
@@ -42,79 +33,99 @@ HWY_INLINE void fill_empty_row(D d, const T* x, A value, T* y, int64_t cols) {
   fill_row(d, std::isnan(sum) ? sum : value, y, cols);
 }
 
+/// `powers` [cols] takes the exponentials, so that each is computed once.
+template <class T, class A = acc_t<T>>
+void softmax_row(const T* x, T* y, int64_t cols, A* powers, bool stream) {
+  const hn::ScalableTag<A> d;
+  const A most = largest(d, x, cols);
+  if (most == -std::numeric_limits<A>::infinity()) return fill_empty_row(d, x, A(0), y, cols);
+  const auto shift = hn::Set(d, most);
+  const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+    const auto e = exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp);
+    store(d, e, powers + i, part);
+    return keep(d, e, hn::Zero(d), part);
+  });
+  const auto inverse = hn::Set(d, A(1) / sum);
+  for_results(d, y, cols, stream, [&](int64_t i, auto part) HWY_ATTR {
+    store(d, hn::Mul(load(d, powers + i, part), inverse), y + i, part);
+  });
+}
+
 template <class T>
-void softmax_row(const T* x, T* y, int64_t cols, bool log) {
+void log_softmax_row(const T* x, T* y, int64_t cols, bool stream) {
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;
-  const A most = row_max(d, x, cols);
-  if (most == -std::numeric_limits<A>::infinity())
-    return fill_empty_row(d, x, log ? most : A(0), y, cols);
+  const A most = largest(d, x, cols);
+  if (most == -std::numeric_limits<A>::infinity()) return fill_empty_row(d, x, most, y, cols);
   const auto shift = hn::Set(d, most);
   const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
     const auto e = exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp);
     return keep(d, e, hn::Zero(d), part);
   });
-  if (log) {
-    const auto log_sum = hn::Set(d, std::log(sum));
-    for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-      store(d, hn::Sub(hn::Sub(load(d, x + i, part), shift), log_sum), y + i, part);
-    });
-  } else {
-    const auto inverse = hn::Set(d, A(1) / sum);
-    for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-      const auto e = exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp);
-      store(d, hn::Mul(e, inverse), y + i, part);
-    });
-  }
+  const auto log_sum = hn::Set(d, std::log(sum));
+  for_results(d, y, cols, stream, [&](int64_t i, auto part) HWY_ATTR {
+    store(d, hn::Sub(hn::Sub(load(d, x + i, part), shift), log_sum), y + i, part);
+  });
 }
 
 template <class T>
-void softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols) {
+void softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols, bool stream) {
   const hn::ScalableTag<acc_t<T>> d;
   const auto dot = hn::Set(d, sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
                              return hn::Mul(load(d, dy + i, part), load(d, y + i, part));
                            }));
-  for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+  for_results(d, dx, cols, stream, [&](int64_t i, auto part) HWY_ATTR {
     const auto centered = hn::Sub(load(d, dy + i, part), dot);
     store(d, hn::Mul(load(d, y + i, part), centered), dx + i, part);
   });
 }
 
 template <class T>
-void log_softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols) {
+void log_softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols, bool stream) {
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;
-  if (row_max(d, y, cols) == -std::numeric_limits<A>::infinity())
+  if (largest(d, y, cols) == -std::numeric_limits<A>::infinity())
     return fill_empty_row(d, y, A(0), dx, cols);
   const auto sum = hn::Set(d, sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
                              return load(d, dy + i, part);
                            }));
-  for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
+  for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
     const auto probability = exp_above(d, load(d, y + i, part), kLeastNormalExp);
-    store(d, hn::NegMulAdd(probability, sum, load(d, dy + i, part)), dx + i, part);
+    put(0, hn::NegMulAdd(probability, sum, load(d, dy + i, part)));
   });
 }
 
 void softmax_forward(const SoftmaxForward& k) {
+  const bool stream = writes_past_caches(k.dtype, k.rows * k.cols);
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     parallel_for(k.rows, rows_per_range(k.cols), [&](int64_t begin, int64_t end) HWY_ATTR {
-      for (int64_t r = begin; r < end; ++r)
-        softmax_row(row<T>(k.x, r, k.cols), row_out<T>(k.y, r, k.cols), k.cols, k.log);
+      const auto powers = k.stream.template scratch<acc_t<T>>(size_t(k.log ? 0 : k.cols));
+      for (int64_t r = begin; r < end; ++r) {
+        const T* x = row<T>(k.x, r, k.cols);
+        T* y = row_out<T>(k.y, r, k.cols);
+        if (k.log)
+          log_softmax_row(x, y, k.cols, stream);
+        else
+          softmax_row(x, y, k.cols, powers.get(), stream);
+      }
+      finish_results(stream);
     });
   });
 }
 
 void softmax_backward(const SoftmaxBackward& k) {
+  const bool stream = writes_past_caches(k.dtype, k.rows * k.cols);
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     parallel_for(k.rows, rows_per_range(k.cols), [&](int64_t begin, int64_t end) HWY_ATTR {
       for (int64_t r = begin; r < end; ++r) {
         const T *dy = row<T>(k.dy, r, k.cols), *y = row<T>(k.y, r, k.cols);
         T* dx = row_out<T>(k.dx, r, k.cols);
         if (k.log)
-          log_softmax_row_backward(dy, y, dx, k.cols);
+          log_softmax_row_backward(dy, y, dx, k.cols, stream);
         else
-          softmax_row_backward(dy, y, dx, k.cols);
+          softmax_row_backward(dy, y, dx, k.cols, stream);
       }
+      finish_results(stream);
     });
   });
 }

@@ -6,6 +6,7 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/activation-inl.h>
+#include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/vec-inl.h>
 #include <olm/kernels/swiglu.h>
 
@@ -14,31 +15,38 @@ namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <Activation Act, class T>
-void gate_row(const T* x, T* y, int64_t hidden) {
+void gate_row(const T* x, T* y, int64_t hidden, bool stream) {
   const hn::ScalableTag<acc_t<T>> d;
-  for_vectors(d, hidden, [&](int64_t i, auto part) HWY_ATTR {
+  const T* next = x + 2 * hidden;
+  for_computed(d, {y}, hidden, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
+    fetch_ahead(next + i);
+    fetch_ahead(next + hidden + i);
     const auto gate = activate<Act>(d, load(d, x + hidden + i, part));
-    store(d, hn::Mul(load(d, x + i, part), gate), y + i, part);
+    put(0, hn::Mul(load(d, x + i, part), gate));
   });
 }
 
 template <Activation Act, class T>
-void gate_row_backward(const T* dy, const T* x, T* dx, int64_t hidden) {
+void gate_row_backward(const T* dy, const T* x, T* dx, int64_t hidden, bool stream) {
   const hn::ScalableTag<acc_t<T>> d;
-  for_vectors(d, hidden, [&](int64_t i, auto part) HWY_ATTR {
+  const T* next = x + 2 * hidden;
+  for_computed(d, {dx, dx + hidden}, hidden, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
+    fetch_ahead(next + i);
+    fetch_ahead(next + hidden + i);
     const auto g = load(d, dy + i, part), value = load(d, x + i, part);
     const auto gate = load(d, x + hidden + i, part);
-    store(d, hn::Mul(g, activate<Act>(d, gate)), dx + i, part);
-    const auto slope = hn::Mul(value, activate_gradient<Act>(d, gate));
-    store(d, hn::Mul(g, slope), dx + hidden + i, part);
+    put(0, hn::Mul(g, activate<Act>(d, gate)));
+    put(1, hn::Mul(g, hn::Mul(value, activate_gradient<Act>(d, gate))));
   });
 }
 
 void swiglu_forward(const SwigluForward& k) {
+  const bool stream = writes_past_caches(k.dtype, k.rows * k.hidden);
   const auto rows = [&]<Activation Act, class T>() HWY_ATTR {
     parallel_for(k.rows, rows_per_range(2 * k.hidden), [&](int64_t begin, int64_t end) HWY_ATTR {
       for (int64_t r = begin; r < end; ++r)
-        gate_row<Act>(row<T>(k.x, r, 2 * k.hidden), row_out<T>(k.y, r, k.hidden), k.hidden);
+        gate_row<Act>(row<T>(k.x, r, 2 * k.hidden), row_out<T>(k.y, r, k.hidden), k.hidden, stream);
+      finish_results(stream);
     });
   };
   visit_activation(k.activation, [&]<Activation Act>() HWY_ATTR {
@@ -47,11 +55,13 @@ void swiglu_forward(const SwigluForward& k) {
 }
 
 void swiglu_backward(const SwigluBackward& k) {
+  const bool stream = writes_past_caches(k.dtype, 2 * k.rows * k.hidden);
   const auto rows = [&]<Activation Act, class T>() HWY_ATTR {
     parallel_for(k.rows, rows_per_range(2 * k.hidden), [&](int64_t begin, int64_t end) HWY_ATTR {
       for (int64_t r = begin; r < end; ++r)
         gate_row_backward<Act>(row<T>(k.dy, r, k.hidden), row<T>(k.x, r, 2 * k.hidden),
-                               row_out<T>(k.dx, r, 2 * k.hidden), k.hidden);
+                               row_out<T>(k.dx, r, 2 * k.hidden), k.hidden, stream);
+      finish_results(stream);
     });
   };
   visit_activation(k.activation, [&]<Activation Act>() HWY_ATTR {

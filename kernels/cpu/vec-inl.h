@@ -7,8 +7,10 @@
 #define OLM_KERNELS_CPU_VEC_INL_H_
 #endif
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include <olm/kernels/base/types.h>
@@ -22,6 +24,8 @@ struct Full {};
 struct Tail {
   size_t n;
 };
+/// A whole vector at an aligned address, whose result is written past the caches.
+struct Streamed : Full {};
 
 // ---- loads: element type T to lanes of D (float or double) -------------------------------------
 template <class D, class A = hn::TFromD<D>>
@@ -72,7 +76,7 @@ HWY_INLINE void store(D d, hn::Vec<D> v, A* p, Full = {}) {
 }
 /// Rounds to nearest even; NaN stays NaN.
 template <class D>
-HWY_INLINE void store(D, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
+HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> to_bf16(D, hn::Vec<D> v) {
   const hn::RebindToUnsigned<D> du;
   const hn::Rebind<uint16_t, D> dh;
   const auto bits = hn::BitCast(du, v);
@@ -80,7 +84,11 @@ HWY_INLINE void store(D, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
   const auto rounded = hn::Add(hn::Add(bits, hn::Set(du, 0x7fffu)), odd);
   const auto nan = hn::RebindMask(du, hn::IsNaN(v));
   const auto result = hn::IfThenElse(nan, hn::Or(bits, hn::Set(du, 0x400000u)), rounded);
-  hn::StoreU(hn::TruncateTo(dh, hn::ShiftRight<16>(result)), dh, reinterpret_cast<uint16_t*>(p));
+  return hn::TruncateTo(dh, hn::ShiftRight<16>(result));
+}
+template <class D>
+HWY_INLINE void store(D d, hn::Vec<D> v, bfloat16_t* p, Full = {}) {
+  hn::StoreU(to_bf16(d, v), hn::Rebind<uint16_t, D>(), reinterpret_cast<uint16_t*>(p));
 }
 template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> v, float16_t* p, Full = {}) {
@@ -106,6 +114,17 @@ HWY_INLINE void store(D d, hn::Vec<D> v, T* p, Tail tail) {
   }
 }
 
+template <class D, class T>
+HWY_INLINE void store(D d, hn::Vec<D> v, T* p, Streamed) {
+  if constexpr (sizeof(T) == sizeof(hn::TFromD<D>)) {
+    hn::Stream(v, d, p);
+  } else if constexpr (std::is_same_v<T, bfloat16_t> && hn::MaxLanes(D()) >= 8) {
+    hn::Stream(to_bf16(d, v), hn::Rebind<uint16_t, D>(), reinterpret_cast<uint16_t*>(p));
+  } else {
+    store(d, v, p);
+  }
+}
+
 // ---- tails -------------------------------------------------------------------------------------
 /// v with `other` in the lanes past a tail.
 template <class D>
@@ -127,22 +146,104 @@ HWY_INLINE void for_vectors(D d, int64_t n, Body&& body) {
   if (i < n) body(i, Tail{size_t(n - i)});
 }
 
-/// Sum over i of term(i, part), a vector whose lanes past a tail must be zero. Four accumulators
-/// keep the adders busy; the order is fixed.
-template <class D, class Term>
-HWY_INLINE hn::TFromD<D> sum_vectors(D d, int64_t n, Term&& term) {
+/// The same for bodies that write vectors at y + i, past the caches if `stream`: the first vector
+/// is then a part of one, where the others would not be aligned.
+template <class D, class T, class Body>
+HWY_INLINE void for_results(D d, const T* y, int64_t n, bool stream, Body&& body) {
+  if (!stream) return for_vectors(d, n, body);
+  const int64_t lanes = int64_t(hn::Lanes(d)), vector = lanes * int64_t(sizeof(T));
+  const int64_t past = int64_t(reinterpret_cast<uintptr_t>(y) % uintptr_t(vector));
+  int64_t i = past == 0 ? 0 : std::min(n, (vector - past) / int64_t(sizeof(T)));
+  if (i > 0) body(0, Tail{size_t(i)});
+  for (; i + lanes <= n; i += lanes) body(i, Streamed{});
+  if (i < n) body(i, Tail{size_t(n - i)});
+}
+
+/// n elements of x to y, past the caches.
+template <class T>
+HWY_INLINE void copy_results(const T* x, T* y, int64_t n) {
+  using Bits = hwy::UnsignedFromSize<sizeof(T)>;
+  const hn::ScalableTag<Bits> d;
+  const Bits* from = reinterpret_cast<const Bits*>(x);
+  Bits* to = reinterpret_cast<Bits*>(y);
+  for_results(d, to, n, true, [&](int64_t i, auto part) HWY_ATTR {
+    if constexpr (std::is_same_v<decltype(part), Tail>)
+      std::copy_n(from + i, part.n, to + i);
+    else
+      hn::Stream(hn::LoadU(d, from + i), d, to + i);
+  });
+}
+
+/// Asks for memory that is read soon, so that its coming goes on beside the work at hand. It may
+/// lie past the end of what there is to read.
+HWY_INLINE void fetch_ahead(const void* p) { hwy::Prefetch(p); }
+
+/// for_results for long chains of arithmetic and `count` results at once: body(i, part, put) calls
+/// put(j, v) to write v at y[j] + i. Where T is narrower than the lanes, results are computed and
+/// rounded in two loops, which the processor overlaps better than one long one.
+template <size_t count, class D, class T, class Body>
+HWY_INLINE void for_computed(D d, T* const (&y)[count], int64_t n, bool stream, Body&& body) {
+  constexpr int64_t kChunk = 512;
+  using A = hn::TFromD<D>;
+  const bool direct = !stream && sizeof(T) == sizeof(A);
+  HWY_ALIGN A chunk[count][kChunk];
+  int64_t size = 0;
+  for (int64_t begin = 0; begin < n; begin += size) {
+    const auto misplaced = int64_t(reinterpret_cast<uintptr_t>(y[0] + begin) % 64 / sizeof(T));
+    size = std::min(kChunk - misplaced, n - begin);
+    for_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
+      body(begin + i, part, [&](size_t j, hn::Vec<D> v) HWY_ATTR {
+        if (sizeof(T) == sizeof(A) && direct)
+          store(d, v, y[j] + begin + i, part);
+        else
+          store(d, v, chunk[j] + i, part);
+      });
+    });
+    for (size_t j = 0; j < count && !direct; ++j)
+      for_results(d, y[j] + begin, size, stream, [&](int64_t i, auto part) HWY_ATTR {
+        store(d, load(d, chunk[j] + i, part), y[j] + begin + i, part);
+      });
+  }
+}
+
+/// Ends a range of work that wrote past the caches: makes it seen by other threads.
+HWY_INLINE void finish_results(bool stream) {
+  if (stream) hwy::FlushStream();
+}
+
+/// Joins term(i, part) over i, beginning with `start`, which joins without effect and must stand in
+/// the lanes past a tail. Four accumulators keep the processor busy; the order is fixed.
+template <class D, class Term, class Join>
+HWY_INLINE hn::Vec<D> fold_vectors(D d, int64_t n, hn::Vec<D> start, Term&& term, Join&& join) {
   const int64_t lanes = int64_t(hn::Lanes(d));
-  auto a = hn::Zero(d), b = a, c = a, e = a;
+  auto a = start, b = a, c = a, e = a;
   int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    a = hn::Add(a, term(i, Full{}));
-    b = hn::Add(b, term(i + lanes, Full{}));
-    c = hn::Add(c, term(i + 2 * lanes, Full{}));
-    e = hn::Add(e, term(i + 3 * lanes, Full{}));
+    a = join(a, term(i, Full{}));
+    b = join(b, term(i + lanes, Full{}));
+    c = join(c, term(i + 2 * lanes, Full{}));
+    e = join(e, term(i + 3 * lanes, Full{}));
   }
-  for (; i + lanes <= n; i += lanes) a = hn::Add(a, term(i, Full{}));
-  if (i < n) b = hn::Add(b, term(i, Tail{size_t(n - i)}));
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(a, b), hn::Add(c, e))));
+  for (; i + lanes <= n; i += lanes) a = join(a, term(i, Full{}));
+  if (i < n) b = join(b, term(i, Tail{size_t(n - i)}));
+  return join(join(a, b), join(c, e));
+}
+
+/// Sum over i of term(i, part), a vector whose lanes past a tail must be zero.
+template <class D, class Term>
+HWY_INLINE hn::TFromD<D> sum_vectors(D d, int64_t n, Term&& term) {
+  const auto add = [](auto a, auto b) HWY_ATTR { return hn::Add(a, b); };
+  return hn::GetLane(hn::SumOfLanes(d, fold_vectors(d, n, hn::Zero(d), term, add)));
+}
+
+/// The largest of n elements; NaN is passed over; -infinity if there are none.
+template <class D, class T>
+HWY_INLINE hn::TFromD<D> largest(D d, const T* x, int64_t n) {
+  const auto lowest = hn::Neg(hn::Inf(d));
+  const auto term = [&](int64_t i, auto part)
+                        HWY_ATTR { return keep(d, load(d, x + i, part), lowest, part); };
+  const auto max = [](auto a, auto b) HWY_ATTR { return hn::Max(b, a); };
+  return hn::GetLane(hn::MaxOfLanes(d, fold_vectors(d, n, lowest, term, max)));
 }
 
 }  // namespace olm::kernels::HWY_NAMESPACE

@@ -41,21 +41,24 @@ HWY_INLINE void slope_chunk(BinaryOp kind, const float* dy, const float* a, cons
 template <class T>
 void binary_ranges(const Binary& k) {
   const Operand<T> a(k.a, k.rank, k.shape), b(k.b, k.rank, k.shape);
+  const bool stream = writes_past_caches(k.dtype, count(k.rank, k.shape));
   parallel_for(count(k.rank, k.shape), kPointwiseGrain, [&](int64_t begin, int64_t end) {
     ChunkBuffer<T> a_buffer, b_buffer, y_buffer;
     for (int64_t i = begin; i < end; i += kPointwiseChunk) {
       const int64_t n = std::min(kPointwiseChunk, end - i);
       T* y = out<T>(k.y) + i;
-      float* result = result_at(y, y_buffer);
+      float* result = result_at(y, y_buffer, stream);
       binary_chunk(k.op, fetch_wide(a, i, n, a_buffer), fetch_wide(b, i, n, b_buffer), result, n);
-      deliver(result, y, n);
+      deliver(result, y, n, stream);
     }
+    finish_results(stream);
   });
 }
 
 template <class T>
 void binary_backward_ranges(const BinaryBackward& k) {
   const Operand<T> a_all(k.a, k.rank, k.shape), b_all(k.b, k.rank, k.shape);
+  const bool stream = writes_past_caches(k.dtype, count(k.rank, k.shape));
   parallel_for(count(k.rank, k.shape), kPointwiseGrain, [&](int64_t begin, int64_t end) {
     ChunkBuffer<T> a_buffer, b_buffer, dy_buffer, result_buffer;
     for (int64_t i = begin; i < end; i += kPointwiseChunk) {
@@ -64,16 +67,17 @@ void binary_backward_ranges(const BinaryBackward& k) {
       const float* b = fetch_wide(b_all, i, n, b_buffer);
       const float* dy = widen(in<T>(k.dy) + i, n, dy_buffer);
       if (k.da) {
-        float* da = result_at(out<T>(k.da) + i, result_buffer);
+        float* da = result_at(out<T>(k.da) + i, result_buffer, stream);
         slope_chunk(k.op, dy, a, b, da, n, [](auto op, Lanes u, Lanes v) { return op.da(u, v); });
-        deliver(da, out<T>(k.da) + i, n);
+        deliver(da, out<T>(k.da) + i, n, stream);
       }
       if (k.db) {
-        float* db = result_at(out<T>(k.db) + i, result_buffer);
+        float* db = result_at(out<T>(k.db) + i, result_buffer, stream);
         slope_chunk(k.op, dy, a, b, db, n, [](auto op, Lanes u, Lanes v) { return op.db(u, v); });
-        deliver(db, out<T>(k.db) + i, n);
+        deliver(db, out<T>(k.db) + i, n, stream);
       }
     }
+    finish_results(stream);
   });
 }
 

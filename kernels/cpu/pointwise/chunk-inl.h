@@ -7,6 +7,7 @@
 #endif
 
 #include <olm/kernels/cpu/pointwise/operand.h>
+#include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/vec-inl.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -38,21 +39,21 @@ HWY_INLINE const float* fetch_wide(const Operand<T>& x, int64_t begin, int64_t n
   return widen(x.fetch(begin, n, buffer.narrow), n, buffer);
 }
 
-/// Where results that belong at y are computed, and how they get there.
+/// Where results that belong at y are computed, and how they get there: past the caches if
+/// `stream`.
 template <class T>
-HWY_INLINE float* result_at(T* y, ChunkBuffer<T>& buffer) {
+HWY_INLINE float* result_at(T* y, ChunkBuffer<T>& buffer, bool stream) {
   if constexpr (std::is_same_v<T, float>)
-    return y;
+    return stream ? buffer.wide : y;
   else
     return buffer.wide;
 }
 template <class T>
-HWY_INLINE void deliver(const float* from, T* y, int64_t n) {
-  if constexpr (!std::is_same_v<T, float>) {
-    const hn::ScalableTag<float> d;
-    for_vectors(d, n,
-                [&](int64_t i, auto part) { store(d, load(d, from + i, part), y + i, part); });
-  }
+HWY_INLINE void deliver(const float* from, T* y, int64_t n, bool stream) {
+  if (std::is_same_v<T, float> && !stream) return;
+  const hn::ScalableTag<float> d;
+  for_results(d, y, n, stream,
+              [&](int64_t i, auto part) { store(d, load(d, from + i, part), y + i, part); });
 }
 
 /// Calls f.operator()<T>() for the dtypes that are computed in f32.
