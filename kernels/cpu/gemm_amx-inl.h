@@ -8,12 +8,12 @@ namespace olm::kernels::gemm_tiles {
 /// c[32, 32] (+)= strip of A · strip of B, each of 32: four tiles of sums, two of A, two of B. Per
 /// step four loads for four products of 8192 multiplications, so that loads hide behind them.
 template <class Tiles>
-void amx_block(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc, bool add,
-               Ahead& ahead) {
-  const int64_t lines = (ahead.lines + steps - 1) / steps;
+void amx_block(const Rows& rows, const Word* b, int64_t steps, const Sums& sums, Ahead& ahead) {
+  const int64_t lines = (ahead.lines + steps - 1) / steps, ldc = sums.row;
+  float* c = sums.at;
   const Word* a = rows.at;
   const int64_t stride = rows.row * 4;
-  if (add) {
+  if (sums.add) {
     Tiles::template load<0>(c, ldc * 4);
     Tiles::template load<1>(c + 16, ldc * 4);
     Tiles::template load<2>(c + 16 * ldc, ldc * 4);

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include <olm/kernels/base/parallel.h>
+#include <olm/kernels/cpu/streaming.h>
 
 namespace olm::kernels::gemm_tiles {
 namespace {
@@ -37,6 +38,7 @@ struct Panel {
   int64_t outer_tasks = 0, inner_tasks = 0;  // how many lie along them
   int64_t together = 1;                      // outer strips that are packed together
   bool direct = false;                       // sums are kept in C itself
+  bool past_caches = false;                  // they are written past the caches
   bool rows_in_place = false;                // A is read where it lies
   const Word* packed = nullptr;              // the inner operand
   int64_t packed_strip = 0;                  // size of one strip of it
@@ -46,6 +48,12 @@ bool keeps_sums_in_c(const Product& p) {
   const Finish& o = p.out;
   return o.dtype == f32 && o.activation == Activation::none && !o.bias && !o.residual &&
          !o.preactivation && p.alpha == 1;
+}
+
+/// True where C is large and written once: lines that are written whole need not be read first.
+bool goes_past_caches(const Product& p) {
+  const bool whole_lines = reinterpret_cast<uintptr_t>(p.out.c) % 64 == 0 && p.out.ldc % 16 == 0;
+  return whole_lines && !p.out.accumulate && writes_past_caches(f32, p.m * p.n);
 }
 
 /// True where A can be read where it lies: there is nothing to turn, round or fill up, and its rows
@@ -85,20 +93,21 @@ Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
   w.steps = w.depth / step;
   cut_tasks(w);
   w.direct = keeps_sums_in_c(p);
+  w.past_caches = w.direct && w.passes == 1 && goes_past_caches(p);
   w.rows_in_place = can_read_in_place(unit, rows);
   w.packed_strip = cut(p.k, step) * w.inner.step_size();
   return w;
 }
 
 /// A block of sums inside C that does not fill the strips: through a copy.
-void run_edge(const Unit& unit, const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc,
-              int64_t rows, int64_t columns, bool add, Ahead& ahead) {
+void run_edge(const Unit& unit, const Rows& a, const Word* b, int64_t steps, const Sums& c,
+              int64_t rows, int64_t columns, Ahead& ahead) {
   alignas(64) float edge[kLargestBlock] = {};
   const int64_t ld = unit.columns;
-  if (add)
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(c + r * ldc, columns, edge + r * ld);
-  unit.run(a, b, steps, edge, ld, rows, columns, add, ahead);
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * ld, columns, c + r * ldc);
+  if (c.add)
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(c.at + r * c.row, columns, edge + r * ld);
+  unit.run(a, b, steps, {.at = edge, .row = ld, .add = c.add}, rows, columns, ahead);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(edge + r * ld, columns, c.at + r * c.row);
 }
 
 /// Part of the result: rows and columns from `row` and `column` on.
@@ -143,16 +152,18 @@ void run_block(const Panel& w, const Area& at, int64_t pass, const Word* outer, 
   const int64_t steps = std::min(w.steps, cut(w.p.k, step_depth(w.unit.packed)) - pass * w.steps);
   const bool add = pass > 0 || (w.direct && w.p.out.accumulate);
   if (!w.direct) {
-    w.unit.run(a, b, steps, sums, w.unit.columns, at.rows, at.columns, add, ahead);
+    const Sums own{.at = sums, .row = w.unit.columns, .add = add};
+    w.unit.run(a, b, steps, own, at.rows, at.columns, ahead);
     if (pass + 1 == w.passes) finish_block(w, at, sums);
     return;
   }
-  const int64_t ldc = w.p.out.ldc;
-  float* c = out<float>(w.p.out.at(at.row, at.column).c);
-  if (at.columns < w.unit.columns || (w.unit.whole && at.rows < w.unit.rows))
-    run_edge(w.unit, a, b, steps, c, ldc, at.rows, at.columns, add, ahead);
-  else
-    w.unit.run(a, b, steps, c, ldc, at.rows, at.columns, add, ahead);
+  const Sums c{.at = out<float>(w.p.out.at(at.row, at.column).c),
+               .row = w.p.out.ldc,
+               .add = add,
+               .past_caches = w.past_caches};
+  const bool edge = at.columns < w.unit.columns || (w.unit.whole && at.rows < w.unit.rows);
+  if (edge) return run_edge(w.unit, a, b, steps, c, at.rows, at.columns, ahead);
+  w.unit.run(a, b, steps, c, at.rows, at.columns, ahead);
 }
 
 /// The memory that a part of the outer operand is read from, to be asked for over so many blocks.

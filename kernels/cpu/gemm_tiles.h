@@ -24,6 +24,14 @@ struct Rows {
   int64_t row = 16, step = 0;
 };
 
+/// Where a block of the result lies: row r begins at at + r · row. Sums are added to what is there,
+/// or else they may go past the caches; rows are whole lines of memory then.
+struct Sums {
+  float* at = nullptr;
+  int64_t row = 0;
+  bool add = false, past_caches = false;
+};
+
 /// Rows of memory that will be read soon. A unit asks for `lines` of them in each block, spread
 /// over its steps, so that they come to the second nearest cache while it multiplies.
 struct Ahead {
@@ -55,15 +63,15 @@ struct Unit {
   /// Around a task on the thread that runs it; may be null.
   void (*enter)() = nullptr;
   void (*leave)() = nullptr;
-  /// c[rows, columns] = strip of A · strip of B over `steps` steps, or += that where `add`. Columns
-  /// up to the next multiple of 16 may be written too.
-  void (*run)(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
-              int64_t columns, bool add, Ahead& ahead) = nullptr;
+  /// c[rows, columns] (+)= strip of A · strip of B over `steps` steps. Columns up to the next
+  /// multiple of 16 may be written too. What went past the caches is seen by others after `leave`.
+  void (*run)(const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t rows,
+              int64_t columns, Ahead& ahead) = nullptr;
 
   void block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
              int64_t columns, bool add) const {
     Ahead nothing;
-    run(a, b, steps, c, ldc, rows, columns, add, nothing);
+    run(a, b, steps, {.at = c, .row = ldc, .add = add}, rows, columns, nothing);
   }
 };
 

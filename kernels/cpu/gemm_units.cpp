@@ -35,14 +35,15 @@ constexpr int kRows = 6, kVectors = 4;  // of a block in registers: 24 sums, 4 o
 /// R rows by V vectors of columns in registers: per word of the depth V vectors of B, and each of
 /// A's words broadcast against them.
 template <class Multiply, int R, int V>
-OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, float* c, int64_t ldc,
-                              bool add, Ahead& ahead, int64_t lines) {
+OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, const Sums& sums,
+                              Ahead& ahead, int64_t lines) {
   const Word* a = rows.at;
-  const int64_t stride = rows.row;
+  const int64_t stride = rows.row, ldc = sums.row;
+  float* c = sums.at;
   __m512 sum[R][V];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)
-      sum[r][v] = add ? _mm512_loadu_ps(c + r * ldc + 16 * v) : _mm512_setzero_ps();
+      sum[r][v] = sums.add ? _mm512_loadu_ps(c + r * ldc + 16 * v) : _mm512_setzero_ps();
   for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kVectors * kTile) {
     ahead.ask(lines);
     for (int r = 0; r < R; ++r) __builtin_prefetch(a + stride * (R + r));  // of the next rows
@@ -59,41 +60,48 @@ OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, fl
       }
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + r * ldc + 16 * v, sum[r][v]);
+  if (sums.past_caches) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) _mm512_stream_ps(c + r * ldc + 16 * v, sum[r][v]);
+  } else {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) _mm512_storeu_ps(c + r * ldc + 16 * v, sum[r][v]);
+  }
 }
 
 template <class Multiply, int R>
-void multiply_columns(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc,
-                      int64_t columns, bool add, Ahead& ahead, int64_t lines) {
+void multiply_columns(const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t columns,
+                      Ahead& ahead, int64_t lines) {
   const auto multiply = columns > 48   ? multiply_rows<Multiply, R, 4>
                         : columns > 32 ? multiply_rows<Multiply, R, 3>
                         : columns > 16 ? multiply_rows<Multiply, R, 2>
                                        : multiply_rows<Multiply, R, 1>;
-  multiply(a, b, steps, c, ldc, add, ahead, lines);
+  multiply(a, b, steps, c, ahead, lines);
 }
 
 template <class Multiply>
-void vector_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t rows,
-                  int64_t columns, bool add, Ahead& ahead) {
+void vector_block(const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t rows,
+                  int64_t columns, Ahead& ahead) {
   const int64_t all_steps = (rows + kRows - 1) / kRows * steps;
   const int64_t lines = (ahead.lines + all_steps - 1) / all_steps;
-  constexpr auto at = [](const Rows& all, int64_t r) {
-    return Rows{.at = all.at + r * all.row, .row = all.row, .step = all.step};
-  };
   int64_t r = 0;
-  for (; r + kRows <= rows; r += kRows)
-    multiply_columns<Multiply, kRows>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead,
-                                      lines);
-  if (r + 4 <= rows) {
-    multiply_columns<Multiply, 4>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
-    r += 4;
-  }
-  for (; r + 2 <= rows; r += 2)
-    multiply_columns<Multiply, 2>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
-  if (r < rows)
-    multiply_columns<Multiply, 1>(at(a, r), b, steps, c + r * ldc, ldc, columns, add, ahead, lines);
+  const auto run = [&]<int R>() {
+    for (; r + R <= rows; r += R) {
+      Rows from = a;
+      from.at += r * a.row;
+      Sums to = c;
+      to.at += r * c.row;
+      multiply_columns<Multiply, R>(from, b, steps, to, columns, ahead, lines);
+    }
+  };
+  run.template operator()<kRows>();
+  run.template operator()<4>();
+  run.template operator()<2>();
+  run.template operator()<1>();
 }
+
+/// What went past the caches comes before what follows.
+void end_stores() { _mm_sfence(); }
 
 constexpr Unit kF32{.name = "AVX-512",
                     .packed = f32,
@@ -101,6 +109,7 @@ constexpr Unit kF32{.name = "AVX-512",
                     .columns = 16 * kVectors,
                     .depth = 512,
                     .inner = 1024,
+                    .leave = end_stores,
                     .run = vector_block<MultiplyF32>};
 constexpr Unit kDot{.name = "AVX-512 BF16",
                     .packed = bf16,
@@ -108,6 +117,7 @@ constexpr Unit kDot{.name = "AVX-512 BF16",
                     .columns = 16 * kVectors,
                     .depth = 768,
                     .inner = 1024,
+                    .leave = end_stores,
                     .run = vector_block<MultiplyBf16>};
 
 // ---- AMX ----------------------------------------------------------------------------------------
@@ -145,9 +155,9 @@ void enter_tiles() {
 }
 void leave_tiles() { asm volatile("tilerelease"); }
 
-void tile_block(const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t,
-                int64_t, bool add, Ahead& ahead) {
-  amx_block<CpuTiles>(a, b, steps, c, ldc, add, ahead);
+void tile_block(const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t, int64_t,
+                Ahead& ahead) {
+  amx_block<CpuTiles>(a, b, steps, c, ahead);
 }
 
 constexpr Unit kAmx{.name = "AMX",

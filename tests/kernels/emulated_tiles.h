@@ -58,8 +58,7 @@ inline const Unit kEmulated{
     .whole = true,
     .enter = [] { ++entered; },
     .leave = [] { --entered; },
-    .run = [](const Rows& a, const Word* b, int64_t steps, float* c, int64_t ldc, int64_t, int64_t,
-              bool add,
-              Ahead& ahead) { amx_block<EmulatedTiles>(a, b, steps, c, ldc, add, ahead); }};
+    .run = [](const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t, int64_t,
+              Ahead& ahead) { amx_block<EmulatedTiles>(a, b, steps, c, ahead); }};
 
 }  // namespace olm

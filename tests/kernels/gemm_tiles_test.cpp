@@ -154,6 +154,28 @@ TEST_SUITE("kernels/gemm_tiles") {
       }
   }
 
+  TEST_CASE("a large result is the same whether it goes past the caches or not") {
+    const int64_t m = 1601, n = 1040, k = 24;
+    for (const auto& d : kPairs)
+      for (const Unit* unit : units(d[0], d[1])) {
+        Values a(d[0], m * k, 1), b(d[1], k * n, 2);
+        Product p{.a = {a.data(), d[0], k, false}, .b = {b.data(), d[1], n, false}};
+        p.m = m;
+        p.n = n;
+        p.k = k;
+        std::vector<float> memory(size_t(m * n + 17)), results[2];
+        const auto past_line = reinterpret_cast<uintptr_t>(memory.data()) % 64 / sizeof(float);
+        for (const size_t shift : {0, 1}) {  // only whole lines go past the caches
+          const auto c = memory.begin() + ptrdiff_t((16 - past_line) % 16 + shift);
+          p.out = {.c = &*c, .ldc = n};
+          multiply(*unit, p, {});
+          results[shift].assign(c, c + m * n);
+          std::fill(memory.begin(), memory.end(), NAN);
+        }
+        CHECK(results[0] == results[1]);
+      }
+  }
+
   TEST_CASE("every task of a unit that must be entered is entered and left") {
     if (units(bf16, bf16).empty()) return;
     check(kEmulated, {.m = 100, .n = 300, .k = 64});
