@@ -18,7 +18,9 @@ using gemm_internal::Product;
 constexpr int64_t kPanel = 8192;  // most inner items that are packed at a time
 // Tasks: so many along the outer side where there are strips for them, of so many items at most;
 // where they are fewer than kFewest the inner side is cut too, but not into less than kLeastInner.
+// Where the depth takes kManyPasses, the inner operand comes from memory again for each task: kFew.
 constexpr int64_t kTasks = 16, kMostOuter = 256, kFewest = 8, kLeastInner = 128;
+constexpr int64_t kManyPasses = 16, kFew = 4;
 constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
 constexpr int64_t kLargestBlock = 64 * 64;  // of any unit
 
@@ -68,10 +70,13 @@ bool can_read_in_place(const Unit& unit, const Source& rows) {
 /// Tasks of even size, enough of them that threads of unequal speed end together.
 void cut_tasks(Panel& w) {
   const int64_t strip = w.outer.strip, strips = cut(w.outer.items, strip);
-  const int64_t of_task = std::clamp<int64_t>(strips / kTasks, 1, kMostOuter / strip);
+  const bool deep = w.passes >= kManyPasses;
+  const int64_t of_task =
+      std::clamp<int64_t>(strips / (deep ? kFew : kTasks), 1, kMostOuter / strip);
   w.task_outer = of_task * strip;
   w.outer_tasks = cut(strips, of_task);
-  const int64_t wanted = std::min(cut(kFewest, w.outer_tasks), cut(w.inner.items, kLeastInner));
+  const int64_t wanted =
+      std::min(cut(deep ? kFew : kFewest, w.outer_tasks), cut(w.inner.items, kLeastInner));
   const int64_t parts = std::max(wanted, cut(w.inner.items, w.unit.inner));
   w.task_inner = round_up(cut(w.inner.items, parts), w.inner.strip);
   w.inner_tasks = cut(w.inner.items, w.task_inner);
