@@ -4,7 +4,8 @@
 
 namespace olm::tools {
 
-/// The step between two residual blocks, in its two forms.
+/// The step between two residual blocks, in its two forms. The residual gets no gradient: it would
+/// be that of x, copied because both are leaves here, which they are not in a model.
 void add_add_norm(Cases& cases, const Sizes& shape, DType dtype) {
   const int64_t rows = shape[0], cols = shape[1];
   const double n = double(rows * cols), bytes = n * double(size_of(dtype));
@@ -18,16 +19,19 @@ void add_add_norm(Cases& cases, const Sizes& shape, DType dtype) {
                    .make =
                        [=](Generator& rng) {
                          const auto x = [&] { return randn({rows, cols}, rng, {.dtype = dtype}); };
-                         Tensors leaves{x(), x(), randn({cols}, rng)};
+                         const Tensor first = x(), residual = x();
+                         Tensors leaves{first, randn({cols}, rng)};
                          if (centered) leaves.push_back(randn({cols}, rng));
+                         leaves.push_back(residual);
                          return leaves;
                        },
                    .call =
                        [=](const Tensors& x) {
-                         const SumAndNorm r = centered ? add_layer_norm(x[0], x[1], x[2], x[3])
-                                                       : add_rms_norm(x[0], x[1], x[2]);
+                         const SumAndNorm r = centered ? add_layer_norm(x[0], x[3], x[1], x[2])
+                                                       : add_rms_norm(x[0], x[2], x[1]);
                          return Tensors{r.sum, r.y};
-                       }});
+                       },
+                   .fixed = 1});
   }
 }
 

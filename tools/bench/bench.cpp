@@ -72,10 +72,11 @@ std::function<Tensors()> forward_call(const OpCase& op, const Tensors& leaves) {
 }
 
 std::function<Tensors()> both_call(const OpCase& op, const Operands& o) {
-  for (const Tensor& leaf : o.leaves) set_requires_grad(leaf);
-  return [op, o] {
+  const Tensors wanted(o.leaves.begin(), o.leaves.end() - ptrdiff_t(op.fixed));
+  for (const Tensor& leaf : wanted) set_requires_grad(leaf);
+  return [op, o, wanted] {
     const Tensors ys = op.call(o.leaves);
-    Tensors results = gradients(ys, o.dys, o.leaves);
+    Tensors results = gradients(ys, o.dys, wanted);
     for (const Tensor& y : ys) results.push_back(detach(y));
     return results;
   };

@@ -103,8 +103,9 @@ struct OpCase {
   Cost forward = {}, both = {};
   std::function<Tensors(Generator&)> make = {};
   std::function<Tensors(const Tensors& leaves)> call = {};
+  size_t fixed = 0;  ///< how many leaves, the last ones, get no gradient
 };
-/// Adds its forward without recording, and its forward with the gradients of all leaves, which come
+/// Adds its forward without recording, and its forward with the gradients of the leaves, which come
 /// first among the results. In f64 `call` gets leaves of that dtype.
 void add_op(Cases& cases, const OpCase& op);
 
