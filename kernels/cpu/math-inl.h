@@ -54,24 +54,12 @@ HWY_INLINE hn::Vec<D> clamp(D d, hn::Vec<D> x, float low, float high) {
   return hn::Max(hn::Set(d, low), hn::Min(hn::Set(d, high), x));
 }
 
-/// Σ c[i]·x^i, given the powers x, x², x⁴, …: halves are computed side by side.
-template <size_t count, class D>
-HWY_INLINE hn::Vec<D> polynomial(D d, const hn::Vec<D>* powers, const float* c) {
-  if constexpr (count == 1) {
-    return hn::Set(d, c[0]);
-  } else {
-    constexpr size_t low = std::bit_floor(count - 1);
-    return hn::MulAdd(polynomial<count - low>(d, powers, c + low), powers[std::countr_zero(low)],
-                      polynomial<low>(d, powers, c));
-  }
-}
+/// Σ c[i]·x^i, the highest power first: vectors that follow each other hide the wait.
 template <size_t count, class D>
 HWY_INLINE hn::Vec<D> polynomial(D d, hn::Vec<D> x, const float (&c)[count]) {
-  hn::Vec<D> powers[std::bit_width(count - 1)];
-  powers[0] = x;
-  for (size_t i = 1; i < std::bit_width(count - 1); ++i)
-    powers[i] = hn::Mul(powers[i - 1], powers[i - 1]);
-  return polynomial<count>(d, powers, c);
+  auto sum = hn::Set(d, c[count - 1]);
+  for (size_t i = count - 1; i-- > 0;) sum = hn::MulAdd(sum, x, hn::Set(d, c[i]));
+  return sum;
 }
 
 /// v · 2^n for whole n in [-252, 254], rounded once.
