@@ -18,12 +18,28 @@ HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Elements whose maximum is taken before their exponentials: they stay in the first cache, and the
-/// sum before them is scaled to the new maximum.
+/// Elements that are read at a time; they stay in the first cache.
 inline constexpr int64_t kLossChunk = 2048;
 
+/// Σ e^(x - base) of a chunk; `most` becomes its largest element.
+template <class T, class A>
+HWY_INLINE A sum_exponentials(const T* x, int64_t size, A base, A& most) {
+  const hn::ScalableTag<A> d;
+  const auto shift = hn::Set(d, base);
+  const auto lowest = hn::Neg(hn::Inf(d));
+  auto high = lowest;
+  const A sum = sum_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
+    const auto v = load(d, x + i, part);
+    high = hn::Max(high, keep(d, v, lowest, part));
+    return keep(d, exp_above(d, hn::Sub(v, shift), kLeastNormalExp), hn::Zero(d), part);
+  });
+  most = hn::GetLane(hn::MaxOfLanes(d, high));
+  return sum;
+}
+
 /// Returns the loss of a row and sets its logsumexp. Differences from the maximum are taken first,
-/// so that large logits lose no digits of the loss.
+/// so that large logits lose no digits of the loss. A chunk is read with the maximum of those
+/// before it, so that memory and exponentials overlap, and once more where its own is larger.
 template <class T, class A = acc_t<T>>
 A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropyTerms& terms,
                     A& logsumexp) {
@@ -31,15 +47,16 @@ A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropy
   A most = -std::numeric_limits<A>::infinity(), sum = 0;
   for (int64_t begin = 0; begin < cols; begin += kLossChunk) {
     const int64_t size = std::min(kLossChunk, cols - begin);
-    const A before = most;
-    most = std::max(most, largest(d, x + begin, size));
-    const A finite = most == -std::numeric_limits<A>::infinity() ? A(0) : most;
-    const auto shift = hn::Set(d, finite);
-    if (most > before && sum != 0) sum *= std::exp(before - most);
-    sum += sum_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
-      const auto e = exp_above(d, hn::Sub(load(d, x + begin + i, part), shift), kLeastNormalExp);
-      return keep(d, e, hn::Zero(d), part);
-    });
+    A high = std::numeric_limits<A>::infinity(), part = 0;
+    if (sum > 0) part = sum_exponentials(x + begin, size, most, high);
+    if (!(high <= most)) {
+      const A before = most;
+      most = std::max(most, largest(d, x + begin, size));
+      if (most > before && sum != 0) sum *= std::exp(before - most);
+      const A base = most == -std::numeric_limits<A>::infinity() ? A(0) : most;
+      part = sum_exponentials(x + begin, size, base, high);
+    }
+    sum += part;
   }
   const A log_sum = std::log(sum), smoothing = A(terms.label_smoothing);
   logsumexp = most + log_sum;
