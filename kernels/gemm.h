@@ -46,7 +46,8 @@ struct Gemm {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Gemm&);
-/// What multiplies large matrices of this dtype on this CPU: "AVX-512", "AMX", "OpenBLAS".
+/// What multiplies large matrices of this dtype on this CPU: "AVX-512", "AVX-512 BF16", "AMX",
+/// "OpenBLAS".
 OLM_API const char* gemm_kernels(DType dtype);
 OLM_API void run(Cuda, const Gemm&);
 

@@ -39,7 +39,8 @@ HWY_INLINE A sum_exponentials(const T* x, int64_t size, A base, A& most) {
 
 /// Returns the loss of a row and sets its logsumexp. Differences from the maximum are taken first,
 /// so that large logits lose no digits of the loss. A chunk is read with the maximum of those
-/// before it, so that memory and exponentials overlap, and once more where its own is larger.
+/// before it, so that memory and exponentials overlap, and again, from cache, where its own is
+/// larger.
 template <class T, class A = acc_t<T>>
 A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropyTerms& terms,
                     A& logsumexp) {

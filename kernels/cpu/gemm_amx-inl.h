@@ -9,7 +9,7 @@ namespace olm::kernels::gemm_tiles {
 /// step four loads for four products of 8192 multiplications, so that loads hide behind them.
 template <class Tiles>
 void amx_block(const Rows& rows, const Word* b, int64_t steps, const Sums& sums, Ahead& ahead) {
-  const int64_t lines = (ahead.lines + steps - 1) / steps, ldc = sums.row;
+  const int64_t lines = steps > 0 ? (ahead.lines + steps - 1) / steps : 0, ldc = sums.row;
   float* c = sums.at;
   const Word* a = rows.at;
   const int64_t stride = rows.row * 4;

@@ -18,7 +18,8 @@ using gemm_internal::Product;
 constexpr int64_t kPanel = 8192;  // most inner items that are packed at a time
 // Tasks: so many along the outer side where there are strips for them, of so many items at most;
 // where they are fewer than kFewest the inner side is cut too, but not into less than kLeastInner.
-// Where the depth takes kManyPasses, the inner operand comes from memory again for each task: kFew.
+// Where the depth takes kManyPasses, the inner operand comes from memory again for each task: kFew,
+// if that operand has few items.
 constexpr int64_t kTasks = 16, kMostOuter = 256, kFewest = 8, kLeastInner = 128;
 constexpr int64_t kManyPasses = 16, kFew = 4;
 constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
@@ -40,7 +41,7 @@ struct Panel {
   int64_t outer_tasks = 0, inner_tasks = 0;  // how many lie along them
   int64_t together = 1;                      // outer strips that are packed together
   bool direct = false;                       // sums are kept in C itself
-  bool past_caches = false;                  // they are written past the caches
+  bool past_caches = false;                  // a unit that can writes them past the caches
   bool rows_in_place = false;                // A is read where it lies
   const Word* packed = nullptr;              // the inner operand
   int64_t packed_strip = 0;                  // size of one strip of it
@@ -70,7 +71,7 @@ bool can_read_in_place(const Unit& unit, const Source& rows) {
 /// Tasks of even size, enough of them that threads of unequal speed end together.
 void cut_tasks(Panel& w) {
   const int64_t strip = w.outer.strip, strips = cut(w.outer.items, strip);
-  const bool deep = w.passes >= kManyPasses;
+  const bool deep = w.passes >= kManyPasses && w.inner.items <= kMostOuter;
   const int64_t of_task =
       std::clamp<int64_t>(strips / (deep ? kFew : kTasks), 1, kMostOuter / strip);
   w.task_outer = of_task * strip;
@@ -150,7 +151,8 @@ Rows rows_in_place(const Panel& w, int64_t row, int64_t pass) {
 void run_block(const Panel& w, const Area& at, int64_t pass, const Word* outer, float* sums,
                Ahead& ahead) {
   const int64_t inner = (w.outer_is_rows ? at.column : at.row) / w.inner.strip;
-  const Word* other = w.packed + inner * w.packed_strip + pass * w.steps * w.inner.step_size();
+  const int64_t offset = inner * w.packed_strip + pass * w.steps * w.inner.step_size();
+  const Word* other = w.packed ? w.packed + offset : nullptr;
   const Word* b = w.outer_is_rows ? other : outer;
   Rows a{.at = w.outer_is_rows ? outer : other, .step = w.unit.rows * 16};
   if (w.rows_in_place) a = rows_in_place(w, at.row, pass);
@@ -221,7 +223,7 @@ Part group_after(const Panel& w, const Task& t, const Task& next, int64_t o, int
 void run_group(const Panel& w, const Task& t, const Part& group, int64_t pass, const Word* strips,
                float* sums, Ahead ahead) {
   const int64_t height = w.outer.strip, width = w.inner.strip, size = w.steps * w.outer.step_size();
-  const int64_t block = w.passes > 1 ? w.unit.rows * w.unit.columns : 0;
+  const int64_t block = !w.direct && w.passes > 1 ? w.unit.rows * w.unit.columns : 0;
   for (int64_t n = 0; n < group.strips; ++n, strips += size) {
     const int64_t o = group.item + n * height, rest = t.outer0 + t.outer - o;
     for (int64_t i = 0; i < t.inner; i += width, sums += block)
@@ -243,7 +245,7 @@ void run_task(const Panel& w, const Task& t, const Task& next, Word* strips, flo
       if (!(w.rows_in_place && w.outer_is_rows)) pack(w.unit.packed, w.outer, group, size, strips);
       const int64_t blocks = group.strips * across;
       run_group(w, t, group, pass, strips, sums, ahead_of(w.outer, after, w.depth, blocks));
-      if (w.passes > 1) sums += blocks * w.unit.rows * w.unit.columns;
+      if (!w.direct && w.passes > 1) sums += blocks * w.unit.rows * w.unit.columns;
     }
   }
 }

@@ -32,8 +32,8 @@ struct Sums {
   bool add = false, past_caches = false;
 };
 
-/// Rows of memory that will be read soon. A unit asks for `lines` of them in each block, spread
-/// over its steps, so that they come to the second nearest cache while it multiplies.
+/// Rows of memory that will be read soon. A unit asks for `lines` lines of kLine bytes in each
+/// block, spread over its steps, so that they come to the second nearest cache while it multiplies.
 struct Ahead {
   static constexpr int64_t kLine = 64;
   const char* at = nullptr;
@@ -60,7 +60,7 @@ struct Unit {
   int64_t depth = 0;              ///< of a pass: with it a strip stays in the nearest cache
   int64_t inner = 0;   ///< items of a task: so many, over that depth, stay in the next one
   bool whole = false;  ///< a block reads and writes whole strips, whatever it is asked for
-  /// Around a task on the thread that runs it; may be null.
+  /// Around any number of blocks on the thread that runs them; may be null.
   void (*enter)() = nullptr;
   void (*leave)() = nullptr;
   /// c[rows, columns] (+)= strip of A · strip of B over `steps` steps. Columns up to the next

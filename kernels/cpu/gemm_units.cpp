@@ -82,7 +82,7 @@ void multiply_columns(const Rows& a, const Word* b, int64_t steps, const Sums& c
 template <class Multiply>
 void vector_block(const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t rows,
                   int64_t columns, Ahead& ahead) {
-  const int64_t all_steps = (rows + kRows - 1) / kRows * steps;
+  const int64_t all_steps = std::max<int64_t>(1, (rows + kRows - 1) / kRows * steps);
   const int64_t lines = (ahead.lines + all_steps - 1) / all_steps;
   int64_t r = 0;
   const auto run = [&]<int R>() {

@@ -6,9 +6,7 @@
 
 #include <olm/kernels/cpu/gemm_amx-inl.h>
 
-namespace olm {
-using namespace kernels;
-using namespace kernels::gemm_tiles;
+namespace olm::kernels::gemm_tiles {
 
 /// What the tile instructions do, in plain loops.
 struct EmulatedTiles {
@@ -61,4 +59,4 @@ inline const Unit kEmulated{
     .run = [](const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t, int64_t,
               Ahead& ahead) { amx_block<EmulatedTiles>(a, b, steps, c, ahead); }};
 
-}  // namespace olm
+}  // namespace olm::kernels::gemm_tiles

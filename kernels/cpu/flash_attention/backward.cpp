@@ -131,7 +131,7 @@ void finish_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack
     unpack_row(dq + r * n.padded_dim, n.dim, A(a.scale), rows_of<T>(f.dq, b, h, i0 + r));
 }
 
-/// Calls f.operator()<T, Products>() with the element type and what multiplies.
+/// Calls body.operator()<T, Products>() with the element type and what multiplies.
 template <class F>
 void visit_products(const FlashAttentionBackward& f, const BackwardPack& pack, F&& body) {
   if (pack.unit) return body.template operator()<bfloat16_t, PairGradient>();

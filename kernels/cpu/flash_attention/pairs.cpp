@@ -84,7 +84,9 @@ bool is_finite(bfloat16_t x) { return (x.bits & 0x7f80) != 0x7f80; }
 }  // namespace
 
 const Unit* pair_unit(const Attention& a) {
-  if (a.dtype != bf16 || !(a.scale > 0) || !std::isfinite(a.scale)) return nullptr;
+  const float scale = float(a.scale);  // as it is used
+  if (a.dtype != bf16 || !(scale > 0) || !std::isfinite(scale)) return nullptr;
+  if (a.dim == 0 || a.value_dim == 0) return nullptr;
   return gemm_tiles::best_unit(bf16);
 }
 

@@ -13,8 +13,8 @@ using gemm_tiles::Word;
 /// What sizes are padded to: the depth of a step, and columns of sums.
 inline constexpr int64_t kPairPad = 32;
 
-/// The unit for these heads; null where they are not bf16, the CPU has none, or the scale is not a
-/// positive number.
+/// The unit for these heads; null where they are not bf16 or have no elements, the CPU has none, or
+/// the scale is not a positive number.
 const Unit* pair_unit(const Attention& a);
 
 /// Rows of a tile of one head as the caller gave them: row r at data + r · stride.
@@ -36,9 +36,9 @@ void pack_right(const Unit& unit, const PairRows& x, bool turned, Word* to);
 void pair_scores(const Unit& unit, const Region& region, const Word* left, const Word* right,
                  int64_t depth, float* scores);
 
-/// Rounds weights inside the region, zeros outside, to a left operand [queries, keys] and to a
-/// right one. `weights` [kTile, kTile] are set to zero outside the region.
+/// Sets weights [kTile, kTile] outside the region to zero.
 void clear_outside(const Region& region, float* weights);
+/// Rounds such weights to a left operand [queries, keys], and to a right one.
 void round_left(const float* weights, Word* to);
 void round_right(const Unit& unit, const float* weights, Word* to);
 

@@ -36,10 +36,10 @@ struct Sizes {
 /// Tiles that a task packs, and tiles of queries that a task computes against `key_tiles` tiles of
 /// keys: enough for tens of microseconds.
 inline int64_t pack_grain(const Sizes& n) {
-  return std::max<int64_t>(1, 65536 / (kTile * (n.padded_dim + n.padded_value_dim)));
+  return std::max<int64_t>(1, 65536 / (kTile * (n.padded_dim + n.padded_value_dim + 1)));
 }
 inline int64_t tile_grain(const Sizes& n, int64_t key_tiles) {
-  const int64_t tile = 2 * kTile * kTile * (n.padded_dim + n.padded_value_dim);
+  const int64_t tile = 2 * kTile * kTile * (n.padded_dim + n.padded_value_dim + 1);
   return std::max<int64_t>(1, 2000000 / (tile * std::max<int64_t>(key_tiles, 1)));
 }
 
