@@ -19,7 +19,7 @@ namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 /// Elements that are read at a time; they stay in the first cache.
-inline constexpr int64_t kLossChunk = 2048;
+inline constexpr int64_t kLossChunk = 512;
 
 /// Σ e^(x - base) of a chunk; `most` becomes its largest element.
 template <class T, class A>
