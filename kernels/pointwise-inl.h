@@ -25,9 +25,27 @@ template <class V>
 OLM_HD V select(bool condition, V yes, V no) {
   return condition ? yes : no;
 }
+/// The smaller of x and a number, the larger of x and 0; NaN stays.
 template <class V>
-OLM_HD V normal_cdf(V x, V) {
-  return V(0.5) * std::erfc(x * V(-0.70710678118654752));
+OLM_HD V at_most(V x, double most) {
+  return x > V(most) ? V(most) : x;
+}
+template <class V>
+OLM_HD V positive_part(V x) {
+  return x < V(0) ? V(0) : x;
+}
+template <class V>
+OLM_HD V exp_of_negative(V x) {
+  return std::exp(x);
+}
+template <class V>
+OLM_HD V logistic(V x) {
+  return V(1) / (V(1) + std::exp(-x));
+}
+/// Φ(-t), the normal distribution's tail. Others than scalars want e^(-t²/2).
+template <class V>
+OLM_HD V normal_tail(V t, V) {
+  return V(0.5) * std::erfc(t * V(0.70710678118654752));
 }
 #endif
 
@@ -46,7 +64,6 @@ struct AnyConstant : Any {
   static constexpr bool kX = false;
 };
 
-template <class V> OLM_HD V sigmoid_of(V x) { return V(1) / (V(1) + exp(-x)); }
 template <class V> OLM_HD V sign_of(V x) {
   return select(x > V(0), V(1), select(x < V(0), V(-1), x));  // NaN and zero stay
 }
@@ -154,7 +171,7 @@ struct Erf : Real {
   template <class V> OLM_HD V df(V x, V) const { return V(1.1283791670955126) * exp(-(x * x)); }
 };
 struct Sigmoid : RealOfY {
-  template <class V> OLM_HD V f(V x) const { return sigmoid_of(x); }
+  template <class V> OLM_HD V f(V x) const { return logistic(x); }
   template <class V> OLM_HD V df(V, V y) const { return y * (V(1) - y); }
 };
 struct ReluSquared : Real {
@@ -181,19 +198,25 @@ struct Selu : Real {
     return V(kScale) * select(x > V(0), V(1), V(kAlpha) * exp(x));
   }
 };
-/// x · Φ(x). Hendrycks & Gimpel 2016, arXiv:1606.08415.
+/// x · Φ(x), written with |x| and the tail Φ(-|x|), of which no digit is lost far below 0.
+/// Hendrycks & Gimpel 2016, arXiv:1606.08415.
 struct Gelu : Real {
-  template <class V> OLM_HD V f(V x) const { return x * normal_cdf(x, exp(V(-0.5) * x * x)); }
+  static constexpr double kFar = 40;  // there the tail is 0
+  template <class V> OLM_HD V f(V x) const {
+    const V t = at_most(abs(x), kFar);
+    return positive_part(x) - t * normal_tail(t, exp_of_negative(V(-0.5) * t * t));
+  }
   template <class V> OLM_HD V df(V x, V) const {
-    const V gauss = exp(V(-0.5) * x * x);
-    return normal_cdf(x, gauss) + x * (V(0.3989422804014327) * gauss);
+    const V t = at_most(abs(x), kFar), gauss = exp_of_negative(V(-0.5) * t * t);
+    const V bulge = V(0.3989422804014327) * t * gauss - normal_tail(t, gauss);
+    return select(x < V(0), -bulge, V(1) + bulge);
   }
 };
 /// x · (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2, written with the logistic function.
 struct GeluTanh : Real {
   static constexpr double kScale = 2 * 0.7978845608028654;
   template <class V> OLM_HD static V gate(V x) {
-    return sigmoid_of(V(kScale) * x * (V(1) + V(0.044715) * x * x));
+    return logistic(V(kScale) * x * (V(1) + V(0.044715) * x * x));
   }
   template <class V> OLM_HD V f(V x) const { return x * gate(x); }
   template <class V> OLM_HD V df(V x, V) const {
@@ -202,9 +225,9 @@ struct GeluTanh : Real {
   }
 };
 struct Silu : Real {
-  template <class V> OLM_HD V f(V x) const { return x * sigmoid_of(x); }
+  template <class V> OLM_HD V f(V x) const { return x * logistic(x); }
   template <class V> OLM_HD V df(V x, V) const {
-    const V s = sigmoid_of(x);
+    const V s = logistic(x);
     return s * (V(1) + x * (V(1) - s));
   }
 };
@@ -218,7 +241,7 @@ struct Mish : Real {
   template <class V> OLM_HD V f(V x) const { const V m = n(x); return x * (m / (m + V(2))); }
   template <class V> OLM_HD V df(V x, V) const {
     const V m = n(x), sum = m + V(2);
-    const V inner = m / sum + x * sigmoid_of(x) * (V(4) * (m + V(1)) / (sum * sum));
+    const V inner = m / sum + x * logistic(x) * (V(4) * (m + V(1)) / (sum * sum));
     return select(x > V(20), V(1), inner);
   }
 };
@@ -231,7 +254,7 @@ struct Softplus : Real {
   }
   template <class V> OLM_HD V df(V x, V) const {
     const V z = V(beta) * x;
-    return select(z > V(threshold), V(1), sigmoid_of(z));
+    return select(z > V(threshold), V(1), logistic(z));
   }
 };
 

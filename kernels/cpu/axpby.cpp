@@ -57,8 +57,10 @@ HWY_ATTR bool nonfinite(const FindNonfinite& k, int64_t begin, int64_t end) {
 
 HWY_ATTR void f32_to_bf16(const float* x, bfloat16_t* y, int64_t n) {
   const hn::ScalableTag<float> d;
-  for_vectors(d, n,
-              [&](int64_t i, auto part) HWY_ATTR { store(d, load(d, x + i, part), y + i, part); });
+  const hn::Rebind<uint16_t, decltype(d)> dh;
+  for_vectors(d, n, [&](int64_t i, auto part) HWY_ATTR {
+    store(dh, to_bf16_exactly(d, load(d, x + i, part)), reinterpret_cast<uint16_t*>(y) + i, part);
+  });
 }
 
 HWY_ATTR void bf16_to_f32(const bfloat16_t* x, float* y, int64_t n) {

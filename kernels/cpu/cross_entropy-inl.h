@@ -31,7 +31,9 @@ HWY_INLINE A sum_exponentials(const T* x, int64_t size, A base, A& most) {
   const A sum = sum_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
     const auto v = load(d, x + i, part);
     high = hn::Max(high, keep(d, v, lowest, part));
-    return keep(d, exp_above(d, hn::Sub(v, shift), kLeastNormalExp), hn::Zero(d), part);
+    // Where a term is not tiny the product is rounded by less than 1e-7 of the sum.
+    const auto term = exp2_of_term(d, hn::Mul(hn::Sub(v, shift), hn::Set(d, A(kLog2E))));
+    return keep(d, term, hn::Zero(d), part);
   });
   most = hn::GetLane(hn::MaxOfLanes(d, high));
   return sum;
@@ -92,7 +94,9 @@ void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
   const auto one = hn::Set(d, A(1));
   for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
     const auto v = load(d, x + i, part);
-    auto g = hn::MulSub(exp_above(d, hn::Sub(v, lse), kLeastLogProbability), scale, offset);
+    const auto log_probability = hn::Sub(v, lse);
+    auto g = exp_above<accuracy_for<Out>>(d, log_probability, kLeastLogProbability);
+    g = hn::MulSub(g, scale, offset);
     if (softcap != 0) {
       const auto ratio = hn::Mul(v, inverse);
       g = hn::Mul(g, hn::NegMulAdd(ratio, ratio, one));

@@ -30,7 +30,7 @@ HWY_INLINE void finish_row(const Finish& f, int64_t r) {
     auto z = load(d, source + c, part);
     if (bias) z = hn::Add(z, load(d, bias + c, part));
     if (z_out) store(d, z, z_out + c, part);
-    auto v = activate<Act>(d, z);
+    auto v = activate<Act, T>(d, z);
     if (residual) v = hn::Add(v, load(d, residual + c, part));
     if (f.accumulate) v = hn::Add(v, load(d, y + c, part));
     store(d, v, y + c, part);
@@ -76,7 +76,7 @@ HWY_INLINE void backward_rows(const GemmEpilogueBackward& k, int64_t begin, int6
     for_vectors(d, k.cols, [&](int64_t c, auto part) HWY_ATTR {
       auto g = load(d, dy + c, part);
       if constexpr (Act != Activation::none)
-        g = hn::Mul(g, activate_gradient<Act>(d, load(d, z + c, part)));
+        g = hn::Mul(g, activate_gradient<Act, T>(d, load(d, z + c, part)));
       if (dz) store(d, g, dz + c, part);
       if (partial) store(d, hn::Add(g, load(d, partial + c, part)), partial + c, part);
     });

@@ -172,10 +172,6 @@ constexpr Unit kAmx{.name = "AMX",
                     .run = tile_block};
 
 // ---- choice -------------------------------------------------------------------------------------
-struct Features {
-  bool dot = false, amx = false;
-};
-
 /// Linux gives the use of tiles to processes that ask (arch_prctl, ARCH_REQ_XCOMP_PERM of
 /// TILEDATA).
 bool tiles_permitted() {
@@ -183,14 +179,10 @@ bool tiles_permitted() {
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 
-Features detect() {
+bool has_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  Features f;
-  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return f;
-  f.dot = (a >> 5) & 1;
-  __get_cpuid_count(7, 0, &a, &b, &c, &d);
-  f.amx = f.dot && ((d >> 22) & 1) && ((d >> 24) & 1) && tiles_permitted();
-  return f;
+  if (!kHasAvx512Bf16 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  return ((d >> 22) & 1) && ((d >> 24) & 1) && tiles_permitted();
 }
 
 }  // namespace
@@ -198,8 +190,8 @@ Features detect() {
 const Unit* best_unit(DType packed) {
   if (instruction_set() < InstructionSet::avx512) return nullptr;
   if (packed == f32) return &kF32;
-  static const Features features = detect();
-  return features.amx ? &kAmx : features.dot ? &kDot : nullptr;
+  static const bool tiles = has_tiles();
+  return tiles ? &kAmx : kHasAvx512Bf16 ? &kDot : nullptr;
 }
 
 }  // namespace olm::kernels::gemm_tiles

@@ -23,7 +23,7 @@ void softcap_row(A* x, int64_t cols, A cap) {
   const hn::ScalableTag<A> d;
   const auto scale = hn::Set(d, cap), inverse = hn::Set(d, 1 / cap);
   for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    const auto t = activate<Activation::tanh>(d, hn::Mul(load(d, x + i, part), inverse));
+    const auto t = activate<Activation::tanh, A>(d, hn::Mul(load(d, x + i, part), inverse));
     store(d, hn::Mul(t, scale), x + i, part);
   });
 }

@@ -41,7 +41,8 @@ void softmax_row(const T* x, T* y, int64_t cols, A* powers, bool stream) {
   if (most == -std::numeric_limits<A>::infinity()) return fill_empty_row(d, x, A(0), y, cols);
   const auto shift = hn::Set(d, most);
   const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    const auto e = exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp);
+    const auto below = hn::Sub(load(d, x + i, part), shift);
+    const auto e = exp_above<accuracy_for<T>>(d, below, kLeastNormalExp);
     store(d, e, powers + i, part);
     return keep(d, e, hn::Zero(d), part);
   });
@@ -90,7 +91,7 @@ void log_softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols, bool
                              return load(d, dy + i, part);
                            }));
   for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
-    const auto probability = exp_above(d, load(d, y + i, part), kLeastNormalExp);
+    const auto probability = exp_above<accuracy_for<T>>(d, load(d, y + i, part), kLeastNormalExp);
     put(0, hn::NegMulAdd(probability, sum, load(d, dy + i, part)));
   });
 }

@@ -21,7 +21,7 @@ void gate_row(const T* x, T* y, int64_t hidden, bool stream) {
   for_computed(d, {y}, hidden, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
     fetch_ahead(next + i);
     fetch_ahead(next + hidden + i);
-    const auto gate = activate<Act>(d, load(d, x + hidden + i, part));
+    const auto gate = activate<Act, T>(d, load(d, x + hidden + i, part));
     put(0, hn::Mul(load(d, x + i, part), gate));
   });
 }
@@ -35,8 +35,8 @@ void gate_row_backward(const T* dy, const T* x, T* dx, int64_t hidden, bool stre
     fetch_ahead(next + hidden + i);
     const auto g = load(d, dy + i, part), value = load(d, x + i, part);
     const auto gate = load(d, x + hidden + i, part);
-    put(0, hn::Mul(g, activate<Act>(d, gate)));
-    put(1, hn::Mul(g, hn::Mul(value, activate_gradient<Act>(d, gate))));
+    put(0, hn::Mul(g, activate<Act, T>(d, gate)));
+    put(1, hn::Mul(g, hn::Mul(value, activate_gradient<Act, T>(d, gate))));
   });
 }
 

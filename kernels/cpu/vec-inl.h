@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/base/types.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -76,7 +77,7 @@ HWY_INLINE void store(D d, hn::Vec<D> v, A* p, Full = {}) {
 }
 /// Rounds to nearest even; NaN stays NaN.
 template <class D>
-HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> to_bf16(D, hn::Vec<D> v) {
+HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> to_bf16_exactly(D, hn::Vec<D> v) {
   const hn::RebindToUnsigned<D> du;
   const hn::Rebind<uint16_t, D> dh;
   const auto bits = hn::BitCast(du, v);
@@ -85,6 +86,22 @@ HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> to_bf16(D, hn::Vec<D> v) {
   const auto nan = hn::RebindMask(du, hn::IsNaN(v));
   const auto result = hn::IfThenElse(nan, hn::Or(bits, hn::Set(du, 0x400000u)), rounded);
   return hn::TruncateTo(dh, hn::ShiftRight<16>(result));
+}
+/// The same, but where the processor rounds by itself it makes 0 of numbers below the normal ones
+/// (1.2e-38): good for what was computed, not for conversions.
+template <class D>
+HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> to_bf16(D d, hn::Vec<D> v) {
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
+  if constexpr (hn::MaxLanes(D()) == 16) {
+    if (HWY_LIKELY(kHasAvx512Bf16)) {
+      hn::Vec<hn::Rebind<uint16_t, D>> rounded;
+      // By name: the intrinsic wants all of the kernel to be compiled for AVX512_BF16.
+      asm("vcvtneps2bf16 %1, %0" : "=v"(rounded.raw) : "v"(v.raw));
+      return rounded;
+    }
+  }
+#endif
+  return to_bf16_exactly(d, v);
 }
 template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> v, bfloat16_t* p, Full = {}) {

@@ -53,7 +53,8 @@ TEST_SUITE("kernels/gemm_epilogue") {
                 if (!none)
                   worst = std::max(worst, std::fabs(got[at] - want) / (1 + std::fabs(want)));
               }
-              CHECK(sums[size_t(c)] == doctest::Approx(sum).epsilon(2e-5).scale(30));
+              const double rough = t == bf16 ? 0x1p-12 : 0;  // of slopes that bf16 asks for
+              CHECK(sums[size_t(c)] == doctest::Approx(sum).epsilon(2e-5 + rough).scale(30));
             }
             CHECK(worst < 2 * epsilon(t) + 1e-6 * (t != f64) + 1e-9);
           }

@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <limits>
+
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/cast.h>
 #include <olm/autograd/ops/pointwise.h>
@@ -50,6 +53,25 @@ TEST_SUITE("ops/cast") {
     CHECK(cast(x, f32).is_same(x));
     CHECK(contiguous(x).is_same(x));
     CHECK(contiguous(raw::transpose(x, 0, 1)).is_contiguous());
+  }
+
+  TEST_CASE("bf16 of numbers below the normal ones, of ties and of NaN is exact") {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const std::vector<float> v = {0x1p-130f, -0x1p-133f, 0x1.01p0f, 0x1.03p0f, 0x1p-134f, nan};
+    const std::vector<float> want = {0x1p-130f, -0x1p-133f, 1, 0x1.04p0f, 0};
+    for_each_target([&](const std::string& target) {
+      CAPTURE(target);
+      std::vector<float> many, got;
+      for (int i = 0; i < 7; ++i) many.insert(many.end(), v.begin(), v.end());
+      got = to_host<float>(cast(from_host(many, {int64_t(many.size())}), bf16));
+      for (size_t i = 0; i < got.size(); ++i) {
+        CAPTURE(i % v.size());
+        if (i % v.size() == 5)
+          CHECK(std::isnan(got[i]));
+        else
+          CHECK(got[i] == want[i % v.size()]);
+      }
+    });
   }
 
   TEST_CASE("whole numbers beyond 2^53 are rounded once") {

@@ -88,7 +88,7 @@ HWY_INLINE void weigh_row(A* row, Span block, A unit, A base, A* sums) {
   const auto factor = hn::Set(d, unit), origin = hn::Set(d, base);
   auto sum = hn::Load(d, sums);
   for (int64_t c = block.begin; c < block.end; c += lanes) {
-    const auto w = exp2_score(d, hn::MulSub(hn::LoadU(d, row + c), factor, origin));
+    const auto w = exp2_of_term(d, hn::MulSub(hn::LoadU(d, row + c), factor, origin));
     hn::StoreU(w, d, row + c);
     sum = hn::Add(sum, w);
   }

@@ -44,7 +44,7 @@ HWY_INLINE void gradient_row(Span block, Span keys, A unit, A logsumexp, A delta
   for (int64_t c = block.begin; c < block.end; c += int64_t(hn::Lanes(d))) {
     auto s = hn::LoadU(d, weights + c);
     if (!whole) s = inside(d, s, keys, c);
-    auto w = exp2_score(d, hn::MulSub(s, per_score, base));
+    auto w = exp2_of_term(d, hn::MulSub(s, per_score, base));
     w = hn::IfThenZeroElse(hn::Eq(s, never), w);
     const auto none = hn::Eq(w, hn::Zero(d));
     auto dw = hn::LoadU(d, grads + c);

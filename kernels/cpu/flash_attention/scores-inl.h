@@ -24,33 +24,11 @@ using attention::Place;
 
 template <class A>
 constexpr A kMinusInfinity = -std::numeric_limits<A>::infinity();
-constexpr double kLog2E = 1.4426950408889634074;
 
-/// 2^t for t <= 0 or so: exactly 0 below the normal numbers, NaN stays. f32 takes a polynomial of
-/// degree 5 on the fraction, relative error 1e-7; f64 asks the standard library.
-template <class D>
-HWY_INLINE hn::Vec<D> exp2_score(D d, hn::Vec<D> t) {
-  if constexpr (sizeof(hn::TFromD<D>) == 8) {
-    return by_lane(d, t, [](double v) { return std::exp2(v); });
-  } else {
-    const hn::RebindToSigned<D> di;
-    const auto whole = hn::Round(t);
-    const auto x = hn::Sub(t, whole);
-    auto p = hn::Set(d, 0.0013264727f);
-    p = hn::MulAdd(p, x, hn::Set(d, 0.00967151276f));
-    p = hn::MulAdd(p, x, hn::Set(d, 0.0555073374f));
-    p = hn::MulAdd(p, x, hn::Set(d, 0.240222421f));
-    p = hn::MulAdd(p, x, hn::Set(d, 0.693146978f));
-    p = hn::MulAdd(p, x, hn::Set(d, 1.0f));
-    const auto exponent = hn::Add(hn::ConvertTo(di, whole), hn::Set(di, 127));
-    const auto power = hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(exponent)));
-    return hn::IfThenZeroElse(hn::Lt(t, hn::Set(d, -126.0f)), power);
-  }
-}
 template <class A>
 HWY_INLINE A exp2_scalar(A t) {
   const hn::CappedTag<A, 4> d;
-  return hn::GetLane(exp2_score(d, hn::Set(d, t)));
+  return hn::GetLane(exp2_of_term(d, hn::Set(d, t)));
 }
 
 /// True where scores need more than the product and its scale.

@@ -17,7 +17,7 @@ namespace olm::kernels::HWY_NAMESPACE {
 namespace {
 
 void binary_chunk(BinaryOp kind, const float* a, const float* b, float* y, int64_t n) {
-  const Lanes::D d;
+  const hn::ScalableTag<float> d;
   visit_binary(kind, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
       store(d, op.f(Lanes(load(d, a + i, part)), Lanes(load(d, b + i, part))).v, y + i, part);
@@ -29,7 +29,7 @@ void binary_chunk(BinaryOp kind, const float* a, const float* b, float* y, int64
 template <class Slope>
 HWY_INLINE void slope_chunk(BinaryOp kind, const float* dy, const float* a, const float* b,
                             float* result, int64_t n, Slope&& slope) {
-  const Lanes::D d;
+  const hn::ScalableTag<float> d;
   visit_binary(kind, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
       const Lanes s = slope(op, Lanes(load(d, a + i, part)), Lanes(load(d, b + i, part)));

@@ -1,5 +1,6 @@
 // Unary ops in f32 vectors, a chunk at a time so that each formula is compiled once per instruction
-// set whatever the storage type. Traffic: x once, y once. Work is handed out by ranges of elements.
+// set and accuracy, whatever the storage type. Traffic: x once, y once. Work is handed out by
+// ranges of elements.
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/cpu/pointwise/exact.h>
 
@@ -15,11 +16,14 @@ HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace {
 
+template <Accuracy accuracy>
 void unary_chunk(const Unary& k, const float* x, float* y, int64_t n) {
-  const Lanes::D d;
+  using D = hn::ScalableTag<float>;
+  using Number = LanesOf<D, accuracy>;
+  const D d;
   visit_unary(k.op, k.a, k.b, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
-      store(d, op.f(Lanes(load(d, x + i, part))).v, y + i, part);
+      store(d, op.f(Number(load(d, x + i, part))).v, y + i, part);
     });
   });
 }
@@ -31,7 +35,7 @@ void unary_range(const Unary& k, bool stream, int64_t begin, int64_t end) {
     const int64_t n = std::min(kPointwiseChunk, end - i);
     T* y = out<T>(k.y) + i;
     float* result = result_at(y, y_buffer, stream);
-    unary_chunk(k, widen(in<T>(k.x) + i, n, x_buffer), result, n);
+    unary_chunk<accuracy_for<T>>(k, widen(in<T>(k.x) + i, n, x_buffer), result, n);
     deliver(result, y, n, stream);
   }
   finish_results(stream);

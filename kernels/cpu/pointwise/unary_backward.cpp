@@ -15,13 +15,16 @@ namespace olm::kernels::HWY_NAMESPACE {
 namespace {
 
 /// dx = dy · df(x, y); where an op does not read x or y they point to dy.
+template <Accuracy accuracy>
 void unary_backward_chunk(const UnaryBackward& k, const float* dy, const float* x, const float* y,
                           float* dx, int64_t n) {
-  const Lanes::D d;
+  using D = hn::ScalableTag<float>;
+  using Number = LanesOf<D, accuracy>;
+  const D d;
   visit_unary(k.op, k.a, k.b, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
-      const Lanes slope = op.df(Lanes(load(d, x + i, part)), Lanes(load(d, y + i, part)));
-      store(d, (Lanes(load(d, dy + i, part)) * slope).v, dx + i, part);
+      const Number slope = op.df(Number(load(d, x + i, part)), Number(load(d, y + i, part)));
+      store(d, (Number(load(d, dy + i, part)) * slope).v, dx + i, part);
     });
   });
 }
@@ -37,7 +40,7 @@ void unary_backward_range(const UnaryBackward& k, Needs needs, bool stream, int6
     const float* y = needs.y ? widen(in<T>(k.y) + i, n, y_buffer) : dy;
     T* dx = out<T>(k.dx) + i;
     float* result = result_at(dx, dx_buffer, stream);
-    unary_backward_chunk(k, dy, x, y, result, n);
+    unary_backward_chunk<accuracy_for<T>>(k, dy, x, y, result, n);
     deliver(result, dx, n, stream);
   }
   finish_results(stream);
