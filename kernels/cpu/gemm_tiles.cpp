@@ -16,11 +16,11 @@ using gemm_internal::Finish;
 using gemm_internal::Product;
 
 constexpr int64_t kPanel = 8192;  // most inner items that are packed at a time
-// Tasks: so many along the outer side where there are strips for them, of so many items at most;
-// where they are fewer than kFewest the inner side is cut too, but not into less than kLeastInner.
-// Where the depth takes kManyPasses, the inner operand comes from memory again for each task: kFew,
-// if that operand has few items.
-constexpr int64_t kTasks = 16, kMostOuter = 256, kFewest = 8, kLeastInner = 128;
+// Tasks: a multiple of so many along the outer side where there are strips for them, of so many
+// items at most; where they are fewer than kFewest the inner side is cut too, but not into less
+// than kLeastInner. Where the depth takes kManyPasses, the inner operand comes from memory again
+// for each task: kFew, if that operand has few items.
+constexpr int64_t kTasks = 16, kMostOuter = 256, kFewest = 16, kLeastInner = 128;
 constexpr int64_t kManyPasses = 16, kFew = 4;
 constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
 constexpr int64_t kLargestBlock = 64 * 64;  // of any unit
@@ -37,7 +37,7 @@ struct Panel {
   bool outer_is_rows = true;
   Source outer = {}, inner = {};
   int64_t passes = 0, depth = 0, steps = 0;  // depth and steps of a pass
-  int64_t task_outer = 0, task_inner = 0;    // sizes of a task along the two sides
+  int64_t task_outer = 0, task_inner = 0;    // most items of a task along the two sides
   int64_t outer_tasks = 0, inner_tasks = 0;  // how many lie along them
   int64_t together = 1;                      // outer strips that are packed together
   bool direct = false;                       // sums are kept in C itself
@@ -60,22 +60,22 @@ bool goes_past_caches(const Product& p) {
 }
 
 /// True where A can be read where it lies: there is nothing to turn, round or fill up, and its rows
-/// do not compete for the same few sets of the nearest cache (64 sets of lines of 64 bytes).
+/// do not compete for one set of the nearest cache, as rows of whole 4 KiB would.
 bool can_read_in_place(const Unit& unit, const Source& rows) {
   const int64_t bytes = rows.matrix.ld * int64_t(size_of(unit.packed));
   return rows.runs_along_depth() && rows.matrix.dtype == unit.packed &&
-         rows.depth % step_depth(unit.packed) == 0 && bytes % 4 == 0 && bytes / 64 % 16 != 0 &&
+         rows.depth % step_depth(unit.packed) == 0 && bytes % 4 == 0 && bytes / 64 % 64 != 0 &&
          (!unit.whole || rows.items % rows.strip == 0);
 }
 
-/// Tasks of even size, enough of them that threads of unequal speed end together.
+/// Tasks that differ by one strip at most, enough of them that threads of unequal speed end
+/// together.
 void cut_tasks(Panel& w) {
   const int64_t strip = w.outer.strip, strips = cut(w.outer.items, strip);
   const bool deep = w.passes >= kManyPasses && w.inner.items <= kMostOuter;
-  const int64_t of_task =
-      std::clamp<int64_t>(strips / (deep ? kFew : kTasks), 1, kMostOuter / strip);
-  w.task_outer = of_task * strip;
-  w.outer_tasks = cut(strips, of_task);
+  const int64_t tasks = deep ? kFew : kTasks;
+  w.outer_tasks = std::min(strips, round_up(cut(w.outer.items, kMostOuter), tasks));
+  w.task_outer = cut(strips, w.outer_tasks) * strip;
   const int64_t wanted =
       std::min(cut(deep ? kFew : kFewest, w.outer_tasks), cut(w.inner.items, kLeastInner));
   const int64_t parts = std::max(wanted, cut(w.inner.items, w.unit.inner));
@@ -197,9 +197,11 @@ struct Task {
 };
 
 Task task_of(const Panel& w, int64_t index) {
-  const int64_t outer0 = index % w.outer_tasks * w.task_outer;
+  const int64_t strips = cut(w.outer.items, w.outer.strip), outer = index % w.outer_tasks;
+  const int64_t outer0 = outer * strips / w.outer_tasks * w.outer.strip;
+  const int64_t outer1 = (outer + 1) * strips / w.outer_tasks * w.outer.strip;
   const int64_t inner0 = index / w.outer_tasks * w.task_inner;
-  return {outer0, inner0, std::min(w.task_outer, w.outer.items - outer0),
+  return {outer0, inner0, std::min(outer1, w.outer.items) - outer0,
           std::min(w.task_inner, w.inner.items - inner0)};
 }
 
