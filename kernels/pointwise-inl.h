@@ -198,7 +198,7 @@ struct Selu : Real {
     return V(kScale) * select(x > V(0), V(1), V(kAlpha) * exp(x));
   }
 };
-/// x · Φ(x), written with |x| and the tail Φ(-|x|), of which no digit is lost far below 0.
+/// x · Φ(x), written with |x| and the tail Φ(-|x|), so that nothing cancels far below 0.
 /// Hendrycks & Gimpel 2016, arXiv:1606.08415.
 struct Gelu : Real {
   static constexpr double kFar = 40;  // there the tail is 0

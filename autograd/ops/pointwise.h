@@ -3,8 +3,9 @@
 
 namespace olm {
 
-// Functions of each element, y = f(x), of x's shape and dtype. bf16 and f16 are computed in f32. x
-// must be of a float dtype; neg, abs, sign, square, relu and clamp also take i32 and i64.
+// Functions of each element, y = f(x), of x's shape and dtype. bf16 and f16 are computed in f32,
+// for bf16 to the accuracy that rounding leaves; results below 1.2e-38 may become 0 there. x must
+// be of a float dtype; neg, abs, sign, square, relu and clamp also take i32 and i64.
 
 OLM_API Tensor neg(const Tensor& x);
 OLM_API Tensor abs(const Tensor& x);

@@ -6,8 +6,8 @@ namespace olm {
 /// Gated units: the last axis of x [..., 2h] holds values a, then gates b, and y [..., h] is
 ///   swiglu: a · silu(b)   geglu: a · gelu(b), exact   reglu: a · relu(b)   liglu: a · b
 ///   glu: a · sigmoid(b)
-/// computed in f32 (f64 for f64). Throws where the last axis is odd.
-/// Shazeer 2020, arXiv:2002.05202.
+/// computed in f32 (f64 for f64; bf16 to the accuracy that rounding leaves). Throws where the last
+/// axis is odd. Shazeer 2020, arXiv:2002.05202.
 OLM_API Tensor swiglu(const Tensor& x);
 OLM_API Tensor geglu(const Tensor& x);
 OLM_API Tensor reglu(const Tensor& x);

@@ -12,7 +12,5 @@ enum class InstructionSet : uint8_t { baseline, sse4, avx2, avx512 };
 OLM_API const char* name_of(InstructionSet set);
 /// The widest one that both this build and this processor have.
 OLM_API InstructionSet instruction_set();
-/// True where the processor has AVX512_BF16: products of pairs of bf16, and rounding to it.
-extern const bool kHasAvx512Bf16;
 
 }  // namespace olm::kernels

@@ -43,7 +43,9 @@ HWY_INLINE hn::Vec<D> activate_gradient(D d, hn::Vec<D> x) {
     return hn::Set(d, hn::TFromD<D>(1));
   } else {
     constexpr auto op = functor_of<act>();
-    const LanesOf<D, accuracy_for<T>> v(x);
+    // A derivative written in y may take differences of it that ask for all its digits.
+    constexpr Accuracy accuracy = op.kY ? Accuracy::f32 : accuracy_for<T>;
+    const LanesOf<D, accuracy> v(x);
     return op.df(v, op.kY ? op.f(v) : v).v;
   }
 }

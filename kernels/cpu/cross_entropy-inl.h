@@ -31,7 +31,7 @@ HWY_INLINE A sum_exponentials(const T* x, int64_t size, A base, A& most) {
   const A sum = sum_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
     const auto v = load(d, x + i, part);
     high = hn::Max(high, keep(d, v, lowest, part));
-    // Where a term is not tiny the product is rounded by less than 1e-7 of the sum.
+    // Rounding the product moves terms that matter by less than 1e-6.
     const auto term = exp2_of_term(d, hn::Mul(hn::Sub(v, shift), hn::Set(d, A(kLog2E))));
     return keep(d, term, hn::Zero(d), part);
   });

@@ -16,10 +16,10 @@ using gemm_internal::Finish;
 using gemm_internal::Product;
 
 constexpr int64_t kPanel = 8192;  // most inner items that are packed at a time
-// Tasks: a multiple of so many along the outer side where there are strips for them, of so many
-// items at most; where they are fewer than kFewest the inner side is cut too, but not into less
-// than kLeastInner. Where the depth takes kManyPasses, the inner operand comes from memory again
-// for each task: kFew, if that operand has few items.
+// Tasks: a multiple of so many along the outer side where there are strips for them, of about so
+// many items at most; where they are fewer than kFewest the inner side is cut too, but not into
+// less than kLeastInner. Where the depth takes kManyPasses, the inner operand comes from memory
+// again for each task: kFew, if that operand has few items.
 constexpr int64_t kTasks = 16, kMostOuter = 256, kFewest = 16, kLeastInner = 128;
 constexpr int64_t kManyPasses = 16, kFew = 4;
 constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
@@ -60,12 +60,13 @@ bool goes_past_caches(const Product& p) {
 }
 
 /// True where A can be read where it lies: there is nothing to turn, round or fill up, and its rows
-/// do not compete for one set of the nearest cache, as rows of whole 4 KiB would.
+/// do not compete for a few sets of the nearest cache, as rows of whole 4 KiB would, and where a
+/// unit reads whole strips at once those of whole 1 KiB.
 bool can_read_in_place(const Unit& unit, const Source& rows) {
   const int64_t bytes = rows.matrix.ld * int64_t(size_of(unit.packed));
   return rows.runs_along_depth() && rows.matrix.dtype == unit.packed &&
-         rows.depth % step_depth(unit.packed) == 0 && bytes % 4 == 0 && bytes / 64 % 64 != 0 &&
-         (!unit.whole || rows.items % rows.strip == 0);
+         rows.depth % step_depth(unit.packed) == 0 && bytes % 4 == 0 &&
+         bytes / 64 % (unit.whole ? 16 : 64) != 0 && (!unit.whole || rows.items % rows.strip == 0);
 }
 
 /// Tasks that differ by one strip at most, enough of them that threads of unequal speed end

@@ -57,8 +57,8 @@ struct Unit {
   const char* name = "";
   DType packed = f32;             ///< of the elements in the tiles: f32 or bf16
   int64_t rows = 0, columns = 0;  ///< of strips of A and B, multiples of 16
-  int64_t depth = 0;              ///< of a pass: with it a strip stays in the nearest cache
-  int64_t inner = 0;   ///< items of a task: so many, over that depth, stay in the next one
+  int64_t depth = 0;   ///< of a pass: long, but a strip stays in the second nearest cache
+  int64_t inner = 0;   ///< most inner items of a task
   bool whole = false;  ///< a block reads and writes whole strips, whatever it is asked for
   /// Around any number of blocks on the thread that runs them; may be null.
   void (*enter)() = nullptr;

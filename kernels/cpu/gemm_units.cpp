@@ -1,5 +1,6 @@
 // The units that multiply packed tiles, and which of them this CPU has, by its feature bits.
 #include <olm/kernels/base/instruction_set.h>
+#include <olm/kernels/cpu/bf16_instructions.h>
 #include <olm/kernels/cpu/gemm_amx-inl.h>
 
 #include <algorithm>
@@ -181,7 +182,7 @@ bool tiles_permitted() {
 
 bool has_tiles() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!kHasAvx512Bf16 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   return ((d >> 22) & 1) && ((d >> 24) & 1) && tiles_permitted();
 }
 
@@ -191,7 +192,7 @@ const Unit* best_unit(DType packed) {
   if (instruction_set() < InstructionSet::avx512) return nullptr;
   if (packed == f32) return &kF32;
   static const bool tiles = has_tiles();
-  return tiles ? &kAmx : kHasAvx512Bf16 ? &kDot : nullptr;
+  return tiles ? &kAmx : has_avx512_bf16() ? &kDot : nullptr;
 }
 
 }  // namespace olm::kernels::gemm_tiles

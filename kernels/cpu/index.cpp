@@ -9,6 +9,7 @@
 
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
+#include <olm/kernels/cpu/convert.h>
 #include <olm/kernels/cpu/vec-inl.h>
 #include <olm/kernels/index.h>
 
@@ -23,6 +24,8 @@ void convert(const From* x, To* y, int64_t n) {
   if constexpr (std::is_same_v<From, double> || std::is_same_v<To, double>) {
     for (int64_t i = 0; i < n; ++i)
       y[i] = To(static_cast<acc_t<To>>(static_cast<acc_t<From>>(x[i])));
+  } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, bfloat16_t>) {
+    olm::kernels::to_bf16(x, y, n);
   } else {
     const hn::ScalableTag<float> d;
     for_vectors(d, n, [&](int64_t i, auto part) { store(d, load(d, x + i, part), y + i, part); });

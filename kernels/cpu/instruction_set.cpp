@@ -22,6 +22,7 @@ InstructionSet compiled_for() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include <olm/kernels/cpu/bf16_instructions.h>
 #if HWY_ARCH_X86
 #include <cpuid.h>
 #endif
@@ -29,17 +30,18 @@ HWY_AFTER_NAMESPACE();
 namespace olm::kernels {
 HWY_EXPORT(compiled_for);
 
-namespace {
 bool has_avx512_bf16() {
 #if HWY_ARCH_X86
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && ((a >> 5) & 1);
+  static const bool has = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && ((a >> 5) & 1);
+  }();
+  return has;
 #else
   return false;
 #endif
 }
-}  // namespace
-const bool kHasAvx512Bf16 = has_avx512_bf16();
+const bool kRoundsToBf16 = has_avx512_bf16();
 
 InstructionSet instruction_set() { return HWY_DYNAMIC_DISPATCH(compiled_for)(); }
 

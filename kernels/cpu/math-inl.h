@@ -1,5 +1,6 @@
 // Elementary functions on Highway vectors, total: NaN stays NaN and infinities go where they
-// should. f32 is accurate to a few units in the last place; f64 goes lane by lane through the
+// should. f32 is accurate to a few units in the last place unless
+// less is asked for; f64 goes lane by lane through the
 // standard library. Included once per instruction set.
 #if defined(OLM_KERNELS_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef OLM_KERNELS_CPU_MATH_INL_H_

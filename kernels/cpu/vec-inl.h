@@ -13,8 +13,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/base/types.h>
+#include <olm/kernels/cpu/bf16_instructions.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
@@ -55,7 +55,7 @@ HWY_INLINE hn::Vec<D> load(D d, const float16_t* p, Full = {}) {
   const auto bits = hn::LoadU(du, reinterpret_cast<const uint16_t*>(p));
   return hn::PromoteTo(d, hn::BitCast(dh, bits));
 }
-/// From AVX2 on, masked loads and stores of 32 and 64 bit lanes touch no memory past the tail.
+/// From AVX2 on, masked loads and stores touch no memory past the tail.
 inline constexpr bool kMasksMemory = HWY_TARGET <= HWY_AVX2;
 /// The lanes past the tail are zero.
 template <class D, class T>
@@ -93,7 +93,7 @@ template <class D>
 HWY_INLINE hn::Vec<hn::Rebind<uint16_t, D>> to_bf16(D d, hn::Vec<D> v) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   if constexpr (hn::MaxLanes(D()) == 16) {
-    if (HWY_LIKELY(kHasAvx512Bf16)) {
+    if (HWY_LIKELY(kRoundsToBf16)) {
       hn::Vec<hn::Rebind<uint16_t, D>> rounded;
       // By name: the intrinsic wants all of the kernel to be compiled for AVX512_BF16.
       asm("vcvtneps2bf16 %1, %0" : "=v"(rounded.raw) : "v"(v.raw));

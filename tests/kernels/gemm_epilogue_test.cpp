@@ -20,6 +20,24 @@ TEST_SUITE("kernels/gemm_epilogue") {
     }
   }
 
+  TEST_CASE("slopes in the tails of activations keep their digits in bf16") {
+    for (const Activation act : {Activation::sigmoid, Activation::silu, Activation::gelu_tanh}) {
+      bfloat16_t dy[16], z[16], dz[16];
+      for (int i = 0; i < 16; ++i) {
+        dy[i] = bfloat16_t(1.0f);
+        z[i] = bfloat16_t(float(i) - 4);
+      }
+      run(Cpu{},
+          GemmEpilogueBackward{
+              .dtype = bf16, .dy = dy, .z = z, .dz = dz, .rows = 1, .cols = 16, .activation = act});
+      for (int i = 0; i < 16; ++i) {
+        const double x = i - 4, h = 1e-4;
+        const double slope = (activated(act, x + h) - activated(act, x - h)) / (2 * h);
+        CHECK(double(float(dz[i])) == doctest::Approx(slope).epsilon(0x1p-8 + 0x1p-9).scale(0));
+      }
+    }
+  }
+
   TEST_CASE("backward of the epilogue") {
     for (const DType t : {f64, f32, bf16, f16})
       for (const Activation act : kActivations)

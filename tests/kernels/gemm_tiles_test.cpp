@@ -134,7 +134,7 @@ TEST_SUITE("kernels/gemm_tiles") {
             for (const double alpha : {1.0, 0.5})
               check(*unit, {.m = longer ? 300 : 70,
                             .n = longer ? 70 : 300,
-                            .k = 1111,
+                            .k = 2 * unit->depth + 39,
                             .tb = true,
                             .a = d[0],
                             .b = d[1],

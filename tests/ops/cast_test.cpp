@@ -5,6 +5,7 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/cast.h>
+#include <olm/autograd/ops/embedding.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/view.h>
 #include <tests/support/op_case.h>
@@ -71,6 +72,10 @@ TEST_SUITE("ops/cast") {
         else
           CHECK(got[i] == want[i % v.size()]);
       }
+      const Tensor table = from_host(many, {1, int64_t(many.size())});
+      const Tensor row = embedding(from_host<int64_t>({0}, {1}), table, {.dtype = bf16});
+      CHECK(to_host<float>(row)[0] == want[0]);
+      CHECK(to_host<float>(row)[1] == want[1]);
     });
   }
 
