@@ -286,18 +286,38 @@ void run_panel(Panel w) {
   run_tasks(w);
 }
 
+/// Cuts a deep product along the depth where C keeps its sums: what is packed of a slice stays in
+/// the last cache while all tasks read it.
+template <class Run>
+void for_slices(const Unit& unit, const Product& product, Run&& run) {
+  const int64_t most = keeps_sums_in_c(product) ? unit.depth : product.k;
+  const int64_t slices = std::max<int64_t>(1, cut(product.k, std::max<int64_t>(1, most)));
+  const int64_t depth = round_up(cut(product.k, slices), step_depth(unit.packed));
+  for (int64_t i = 0; i < slices; ++i) {
+    const int64_t at = i * depth;
+    Product p = product;
+    p.a = product.a.at(0, at);
+    p.b = product.b.at(at, 0);
+    p.k = std::min(depth, product.k - at);
+    p.out.accumulate = at > 0 || product.out.accumulate;
+    run(p);
+  }
+}
+
 }  // namespace
 
 void multiply(const Unit& unit, const Product& product, const Stream& stream) {
-  const bool cut_rows = product.m < product.n;
-  const int64_t inner = std::min(product.m, product.n);
-  for (int64_t at = 0; at < inner; at += kPanel) {
-    Product p = product;
-    (cut_rows ? p.m : p.n) = std::min(kPanel, inner - at);
-    (cut_rows ? p.a : p.b) = cut_rows ? product.a.at(at, 0) : product.b.at(0, at);
-    p.out = cut_rows ? product.out.at(at, 0) : product.out.at(0, at);
-    run_panel(panel_of(unit, p, stream));
-  }
+  for_slices(unit, product, [&](const Product& slice) {
+    const bool cut_rows = slice.m < slice.n;
+    const int64_t inner = std::min(slice.m, slice.n);
+    for (int64_t at = 0; at < inner; at += kPanel) {
+      Product p = slice;
+      (cut_rows ? p.m : p.n) = std::min(kPanel, inner - at);
+      (cut_rows ? p.a : p.b) = cut_rows ? slice.a.at(at, 0) : slice.b.at(0, at);
+      p.out = cut_rows ? slice.out.at(at, 0) : slice.out.at(0, at);
+      run_panel(panel_of(unit, p, stream));
+    }
+  });
 }
 
 }  // namespace olm::kernels::gemm_tiles
