@@ -26,7 +26,7 @@ HWY_INLINE void finish_row(const Finish& f, int64_t r) {
   const A* bias = in<A>(f.bias);
   T* z_out = f.preactivation ? row_out<T>(f.preactivation, r, f.ldc) : nullptr;
   const T* residual = f.residual ? row<T>(f.residual, r, f.ldc) : nullptr;
-  for_vectors(d, f.cols, [&](int64_t c, auto part) HWY_ATTR {
+  for_results(d, y, f.cols, f.past_caches, [&](int64_t c, auto part) HWY_ATTR {
     auto z = load(d, source + c, part);
     if (bias) z = hn::Add(z, load(d, bias + c, part));
     if (z_out) store(d, z, z_out + c, part);

@@ -39,6 +39,7 @@ struct Finish {
   int64_t rows = 0, cols = 0, ldc = 0;
   Activation activation = Activation::none;
   bool accumulate = false;
+  bool past_caches = false;  // c and preactivation are written so: whole lines, and a fence later
 
   /// Rows [row, …) and columns [col, …) of the result.
   Finish at(int64_t row, int64_t col) const {

@@ -1,7 +1,7 @@
 // Packing of tiles. Sixteen vectors of sixteen words are read, turned where the stored order is not
-// the tile's, and written; f32 is rounded to bf16 on the way where that is packed. Where the depth
-// runs along memory a vector is one item's run; else it is one word of the depth for 16 items, for
-// bf16 two rows interleaved.
+// the tile's, and written; f32 is rounded to bf16 on the way where that is packed, or bf16 widened.
+// Where the depth runs along memory a vector is one item's run; else it is one word of the depth
+// for 16 items, for tiles of bf16 two rows interleaved.
 #include <olm/kernels/cpu/gemm_tiles.h>
 
 #if defined(__x86_64__)
@@ -82,7 +82,21 @@ struct Words<float, bf16> {
   }
 };
 
-/// Rows become columns: 16 x 16 pairs.
+/// Sixteen bf16 as f32.
+OLM_AVX512 __m512i widened(__m256i x) { return _mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16); }
+
+template <>
+struct Words<bfloat16_t, f32> {
+  static constexpr int64_t kPerWord = 1;
+  OLM_AVX512 static __m512i run(const bfloat16_t* p, int64_t n) {
+    return widened(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), p));
+  }
+  OLM_AVX512 static __m512i across(const bfloat16_t* p, const bfloat16_t*, int64_t n) {
+    return run(p, n);
+  }
+};
+
+/// Rows become columns: 16 x 16 words.
 OLM_AVX512 void transpose(__m512i (&v)[16]) {
   __m512i t[16];
   for (int i = 0; i < 16; i += 2) {
@@ -193,9 +207,11 @@ void pack_as(const Source& s, const Part& at, int64_t strip_size, Word* to) {
 }  // namespace
 
 void pack(DType packed, const Source& source, const Part& at, int64_t strip_size, Word* to) {
-  if (packed == f32) return pack_as<float, f32>(source, at, strip_size, to);
-  if (source.matrix.dtype == f32) return pack_as<float, bf16>(source, at, strip_size, to);
-  pack_as<bfloat16_t, bf16>(source, at, strip_size, to);
+  const bool wide = source.matrix.dtype == f32;
+  const auto pack = packed == f32 ? wide ? pack_as<float, f32> : pack_as<bfloat16_t, f32>
+                    : wide ? pack_as<float, bf16>
+                                  : pack_as<bfloat16_t, bf16>;
+  pack(source, at, strip_size, to);
 }
 
 }  // namespace olm::kernels::gemm_tiles

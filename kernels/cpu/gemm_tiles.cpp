@@ -4,6 +4,8 @@
 // into C while they are in the cache.
 #include <olm/kernels/cpu/gemm_tiles.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include <olm/kernels/base/parallel.h>
@@ -25,6 +27,17 @@ constexpr int64_t kManyPasses = 16, kFew = 4;
 constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
 constexpr int64_t kLargestBlock = 64 * 64;  // of any unit
 
+constexpr int64_t kGroups = 4;  // of outer strips that would fill the second cache
+
+/// Bytes of the second nearest cache of a core.
+int64_t second_cache() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (size > 0) return size;
+#endif
+  return int64_t(1) << 20;
+}
+
 int64_t cut(int64_t n, int64_t size) { return (n + size - 1) / size; }
 int64_t round_up(int64_t n, int64_t to) { return cut(n, to) * to; }
 
@@ -41,7 +54,7 @@ struct Panel {
   int64_t outer_tasks = 0, inner_tasks = 0;  // how many lie along them
   int64_t together = 1;                      // outer strips that are packed together
   bool direct = false;                       // sums are kept in C itself
-  bool past_caches = false;                  // a unit that can writes them past the caches
+  bool past_caches = false;                  // results are written past the caches
   bool rows_in_place = false;                // A is read where it lies
   const Word* packed = nullptr;              // the inner operand
   int64_t packed_strip = 0;                  // size of one strip of it
@@ -55,8 +68,11 @@ bool keeps_sums_in_c(const Product& p) {
 
 /// True where C is large and written once: lines that are written whole need not be read first.
 bool goes_past_caches(const Product& p) {
-  const bool whole_lines = reinterpret_cast<uintptr_t>(p.out.c) % 64 == 0 && p.out.ldc % 16 == 0;
-  return whole_lines && !p.out.accumulate && writes_past_caches(f32, p.m * p.n);
+  const Finish& o = p.out;
+  const auto on_line = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 64 == 0; };
+  const bool whole_lines =
+      on_line(o.c) && on_line(o.preactivation) && o.ldc * int64_t(size_of(o.dtype)) % 64 == 0;
+  return whole_lines && !o.accumulate && writes_past_caches(o.dtype, p.m * p.n);
 }
 
 /// True where A can be read where it lies: there is nothing to turn, round or fill up, and its rows
@@ -84,6 +100,8 @@ void cut_tasks(Panel& w) {
   w.inner_tasks = cut(w.inner.items, w.task_inner);
   const int64_t run = strip * int64_t(size_of(w.outer.matrix.dtype));
   w.together = w.outer.runs_along_depth() ? 1 : cut(kRun, run);
+  const int64_t bytes = w.depth * strip * int64_t(size_of(w.unit.packed));
+  w.together = std::max(w.together, second_cache() / kGroups / std::max<int64_t>(1, bytes));
 }
 
 Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
@@ -100,7 +118,7 @@ Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
   w.steps = w.depth / step;
   cut_tasks(w);
   w.direct = keeps_sums_in_c(p);
-  w.past_caches = w.direct && w.passes == 1 && goes_past_caches(p);
+  w.past_caches = (!w.direct || w.passes == 1) && goes_past_caches(p);
   w.rows_in_place = can_read_in_place(unit, rows);
   w.packed_strip = cut(p.k, step) * w.inner.step_size();
   return w;
@@ -138,6 +156,7 @@ void finish_block(const Panel& w, const Area& at, float* sums) {
   f.source_ld = ld;
   f.rows = at.rows;
   f.cols = at.columns;
+  f.past_caches = w.past_caches;
   gemm_internal::finish(f);
 }
 
@@ -222,18 +241,19 @@ Part group_after(const Panel& w, const Task& t, const Task& next, int64_t o, int
   return group_of(w, next, 0, 0);
 }
 
-/// A group of strips of the outer operand over the inner strips of a task.
+/// A group of strips of the outer operand over the inner strips of a task: each of these comes to
+/// the second nearest cache once for the group.
 void run_group(const Panel& w, const Task& t, const Part& group, int64_t pass, const Word* strips,
                float* sums, Ahead ahead) {
   const int64_t height = w.outer.strip, width = w.inner.strip, size = w.steps * w.outer.step_size();
   const int64_t block = !w.direct && w.passes > 1 ? w.unit.rows * w.unit.columns : 0;
-  for (int64_t n = 0; n < group.strips; ++n, strips += size) {
-    const int64_t o = group.item + n * height, rest = t.outer0 + t.outer - o;
-    for (int64_t i = 0; i < t.inner; i += width, sums += block)
+  for (int64_t i = 0; i < t.inner; i += width)
+    for (int64_t n = 0; n < group.strips; ++n, sums += block) {
+      const int64_t o = group.item + n * height, rest = t.outer0 + t.outer - o;
       run_block(w,
                 area_of(w, o, t.inner0 + i, std::min(height, rest), std::min(width, t.inner - i)),
-                pass, strips, sums, ahead);
-  }
+                pass, strips + n * size, sums, ahead);
+    }
 }
 
 /// Passes along the depth, groups of outer strips within. While a group is multiplied the next

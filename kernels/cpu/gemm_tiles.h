@@ -75,12 +75,16 @@ struct Unit {
   }
 };
 
-/// The best unit of this CPU for tiles of f32 or bf16; null where there is none. The first call for
-/// bf16 asks the system for the permission to use AMX tiles, which then holds for the process.
-const Unit* best_unit(DType packed);
+/// The best unit of this CPU that multiplies pairs of bf16; null where there is none. The first
+/// call asks the system for the permission to use AMX tiles, which then holds for the process.
+const Unit* pair_unit();
 
-/// The best unit of this CPU for the product: f32 for f32 operands, bf16 where one of them is bf16;
-/// null where there is none or the product would not gain.
+/// The best unit of this CPU for operands of f32 or bf16; null where there is none. It may widen
+/// bf16 to tiles of f32, where those are multiplied faster.
+const Unit* best_unit(DType operands);
+
+/// The best unit of this CPU for the product, that for bf16 where one of its operands is bf16; null
+/// where there is none or the product would not gain.
 const Unit* unit_for(const gemm_internal::Product& p);
 
 /// The whole product. Tasks depend on its shape and the unit alone.

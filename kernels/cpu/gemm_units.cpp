@@ -45,6 +45,11 @@ OLM_AVX512 void multiply_rows(const Rows& rows, const Word* b, int64_t steps, co
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)
       sum[r][v] = sums.add ? _mm512_loadu_ps(c + r * ldc + 16 * v) : _mm512_setzero_ps();
+  if (!sums.past_caches) {
+    const float* soon = sums.add ? c + R * ldc : c;
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) __builtin_prefetch(soon + r * ldc + v * 16, 0, 2);
+  }
   for (int64_t q = 0; q < steps; ++q, a += rows.step, b += kVectors * kTile) {
     ahead.ask(lines);
     for (int r = 0; r < R; ++r) __builtin_prefetch(a + stride * (R + r));  // of the next rows
@@ -154,7 +159,10 @@ void enter_tiles() {
   std::fill_n(config.rows, 8, uint8_t(16));
   asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
 }
-void leave_tiles() { asm volatile("tilerelease"); }
+void leave_tiles() {
+  asm volatile("tilerelease");
+  end_stores();
+}
 
 void tile_block(const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t, int64_t,
                 Ahead& ahead) {
@@ -180,24 +188,49 @@ bool tiles_permitted() {
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
 
-bool has_tiles() {
+/// Bits of CPUID's leaf 7 that say what multiplies bf16.
+struct Features {
+  bool tiles = false;       // AMX-TILE and AMX-BF16
+  bool slow_pairs = false;  // f32 FMA is faster than products of pairs in vectors
+};
+
+/// Intel's cores with AVX512_FP16, from Sapphire to Granite Rapids, leave bf16 to AMX: where a
+/// system hides that, a vector's products of pairs take two cycles, in which FMA does twice as many
+/// of f32. Later cores of both makers have AVX-NE-CONVERT too. Bits, and no measurement, decide, so
+/// that results are the same in every run.
+Features features() {
+  Features f;
   unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  return ((d >> 22) & 1) && ((d >> 24) & 1) && tiles_permitted();
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+  f.tiles = ((d >> 22) & 1) && ((d >> 24) & 1);
+  const bool fp16 = (d >> 23) & 1;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d)) return f;
+  f.slow_pairs = fp16 && !((d >> 5) & 1);
+  return f;
 }
 
 }  // namespace
 
-const Unit* best_unit(DType packed) {
+const Unit* pair_unit() {
+  if (instruction_set() < InstructionSet::avx512 || !has_avx512_bf16()) return nullptr;
+  static const bool tiles = features().tiles && tiles_permitted();
+  return tiles ? &kAmx : &kDot;
+}
+
+const Unit* best_unit(DType operands) {
   if (instruction_set() < InstructionSet::avx512) return nullptr;
-  if (packed == f32) return &kF32;
-  static const bool tiles = has_tiles();
-  return tiles ? &kAmx : has_avx512_bf16() ? &kDot : nullptr;
+  if (operands == f32) return &kF32;
+  static const bool slow_pairs = features().slow_pairs;
+  const Unit* pairs = pair_unit();
+  return !pairs || (pairs == &kDot && slow_pairs) ? &kF32 : pairs;
 }
 
 }  // namespace olm::kernels::gemm_tiles
 #else
-const olm::kernels::gemm_tiles::Unit* olm::kernels::gemm_tiles::best_unit(DType) { return nullptr; }
+namespace olm::kernels::gemm_tiles {
+const Unit* pair_unit() { return nullptr; }
+const Unit* best_unit(DType) { return nullptr; }
+}  // namespace olm::kernels::gemm_tiles
 #endif  // x86
 
 const olm::kernels::gemm_tiles::Unit* olm::kernels::gemm_tiles::unit_for(

@@ -107,9 +107,9 @@ Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* u
   return {wide(y), lse, wide(dq), wide(dk), wide(dv), dmask, dsink};
 }
 
-/// The unit for bf16, where this CPU has one, and with it AMX's emulation, which packs as it does.
+/// The unit for pairs, where this CPU has one, and with it AMX's emulation, which packs as it does.
 std::vector<const attention::Unit*> units() {
-  const auto* unit = gemm_tiles::best_unit(bf16);
+  const auto* unit = gemm_tiles::pair_unit();
   return unit ? std::vector{unit, &kEmulated} : std::vector<const attention::Unit*>{};
 }
 

@@ -87,7 +87,8 @@ const Unit* pair_unit(const Attention& a) {
   const float scale = float(a.scale);  // as it is used
   if (a.dtype != bf16 || !(scale > 0) || !std::isfinite(scale)) return nullptr;
   if (a.dim == 0 || a.value_dim == 0) return nullptr;
-  return gemm_tiles::best_unit(bf16);
+  const Unit* unit = gemm_tiles::best_unit(bf16);
+  return unit && unit->packed == bf16 ? unit : nullptr;
 }
 
 int64_t left_words(int64_t items, int64_t depth) {
