@@ -26,8 +26,7 @@ constexpr int64_t kTasks = 16, kMostOuter = 256, kFewest = 16, kLeastInner = 128
 constexpr int64_t kManyPasses = 16, kFew = 4;
 constexpr int64_t kRun = 256;               // bytes of a row of memory to read at once
 constexpr int64_t kLargestBlock = 64 * 64;  // of any unit
-
-constexpr int64_t kGroups = 4;  // of outer strips that would fill the second cache
+constexpr int64_t kGroups = 4;              // of outer strips that would fill the second cache
 
 /// Bytes of the second nearest cache of a core.
 int64_t second_cache() {
@@ -101,7 +100,8 @@ void cut_tasks(Panel& w) {
   const int64_t run = strip * int64_t(size_of(w.outer.matrix.dtype));
   w.together = w.outer.runs_along_depth() ? 1 : cut(kRun, run);
   const int64_t bytes = w.depth * strip * int64_t(size_of(w.unit.packed));
-  w.together = std::max(w.together, second_cache() / kGroups / std::max<int64_t>(1, bytes));
+  const int64_t group = std::min(second_cache() / kGroups / bytes, w.task_outer / strip);
+  w.together = std::max(w.together, group);
 }
 
 Panel panel_of(const Unit& unit, const Product& p, const Stream& stream) {
