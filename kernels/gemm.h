@@ -14,12 +14,12 @@ OLM_API const char* name_of(Activation activation);
 ///   Z = alpha · op(A) · op(B) + bias        C = act(Z) + residual   (+ C where `accumulate`)
 /// op(A): [m, k], op(B): [k, n], C, Z, residual: [m, n] with `ldc`; op transposes what is stored.
 /// a_dtype, b_dtype and c_dtype are any floats, but f64 goes only with f64. Sums are kept in
-/// acc_dtype. Beside a bf16 operand an f32 one is rounded to bf16 where the processor multiplies
-/// bf16. Z is stored, in c_dtype, where `preactivation` is given. A leading dimension of 0 means
-/// tight: as long as a stored row, over all groups where there are some.
-/// Members of the batch lie at multiples of the batch strides (0 repeats one), or, where the
-/// pointer list of an operand is given, where its entries say (lists and offsets are read on the
-/// host). `m_offsets` or `k_offsets`, [batch + 1], cut rows into groups: member i then takes
+/// acc_dtype. Beside a bf16 operand an f32 one is rounded to bf16 where pairs of bf16 are
+/// multiplied, not where they are widened to f32. Z is stored, in c_dtype, where `preactivation` is
+/// given. A leading dimension of 0 means tight: as long as a stored row, over all groups where
+/// there are some. Members of the batch lie at multiples of the batch strides (0 repeats one), or,
+/// where the pointer list of an operand is given, where its entries say (lists and offsets are read
+/// on the host). `m_offsets` or `k_offsets`, [batch + 1], cut rows into groups: member i then takes
 /// rows [offsets[i], offsets[i+1]) of A and C (m), or of the stored depth of A and B (k), counted
 /// from the pointers of that member, and `m` (`k`) is ignored. Offsets never fall. Throws where
 /// sizes, offsets or leading dimensions cannot be.

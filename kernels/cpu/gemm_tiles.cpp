@@ -40,8 +40,9 @@ int64_t second_cache() {
 int64_t cut(int64_t n, int64_t size) { return (n + size - 1) / size; }
 int64_t round_up(int64_t n, int64_t to) { return cut(n, to) * to; }
 
-/// A panel of the product, and how it is divided: by its shape and the unit alone. Its outer side
-/// is rows or columns, whichever are more; strips along it are packed by the tasks.
+/// A panel of the product, and how it is divided: by its shape and the unit alone; only the order
+/// in which blocks are met depends on the caches. Its outer side is rows or columns, whichever are
+/// more; strips along it are packed by the tasks.
 struct Panel {
   const Unit& unit;
   Product p;

@@ -13,8 +13,8 @@ using gemm_tiles::Word;
 /// What sizes are padded to: the depth of a step, and columns of sums.
 inline constexpr int64_t kPairPad = 32;
 
-/// The unit for these heads; null where they are not bf16 or have no elements, the CPU has none, or
-/// the scale is not a positive number.
+/// The unit for these heads; null where they are not bf16 or have no elements, the CPU has none
+/// that is faster than f32, or the scale is not a positive number.
 const Unit* pair_unit(const Attention& a);
 
 /// Rows of a tile of one head as the caller gave them: row r at data + r · stride.
