@@ -207,11 +207,12 @@ void pack_as(const Source& s, const Part& at, int64_t strip_size, Word* to) {
 }  // namespace
 
 void pack(DType packed, const Source& source, const Part& at, int64_t strip_size, Word* to) {
-  const bool wide = source.matrix.dtype == f32;
-  const auto pack = packed == f32 ? wide ? pack_as<float, f32> : pack_as<bfloat16_t, f32>
-                    : wide ? pack_as<float, bf16>
-                                  : pack_as<bfloat16_t, bf16>;
-  pack(source, at, strip_size, to);
+  const auto pack_from = [&]<class T>() {
+    const auto pack = packed == f32 ? pack_as<T, f32> : pack_as<T, bf16>;
+    pack(source, at, strip_size, to);
+  };
+  if (source.matrix.dtype == f32) return pack_from.operator()<float>();
+  pack_from.operator()<bfloat16_t>();
 }
 
 }  // namespace olm::kernels::gemm_tiles
