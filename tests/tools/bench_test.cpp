@@ -44,7 +44,7 @@ TEST_SUITE("tools/bench") {
       CHECK(j.at("step_ms").as_double() <= j.at("max_ms").as_double());
       // 3 · 32 tokens · (2 · weights in products + 4 · layers · T · d)
       const double flop = 3.0 * 32 * (2 * (2 * 12 * 32 * 32 + 65 * 32) + 4 * 2 * 16 * 32);
-      CHECK(std::abs(j.at("model_gflop").as_double() - flop / 1e9) < 0.006);
+      CHECK(j.at("model_gflop").as_double() == doctest::Approx(flop / 1e9).epsilon(1e-5));
       CHECK(j.at("loss_last").as_double() < j.at("loss_first").as_double());
       CHECK(std::abs(j.at("loss_first").as_double() - std::log(65.0)) < 0.2);
     }
@@ -83,6 +83,8 @@ TEST_SUITE("tools/bench") {
         CHECK(c.at("shape").as_string() == t.shape);
         CHECK(c.at("us").as_double() > 0);
         CHECK(c.at("gbps").as_double() > 0);
+        const double bytes = 1e3 * c.at("gbps").as_double() * c.at("us").as_double();
+        CHECK(bytes == doctest::Approx(std::round(bytes)).epsilon(1e-5));  // small rates are whole
         CHECK_FALSE(c.contains("roof"));
       }
     }

@@ -21,9 +21,12 @@ Spread spread_of(std::vector<double> values) {
           .max = values.back()};
 }
 
-double rounded(double value, int places) {
-  const double scale = std::pow(10.0, places);
-  return std::round(value * scale) / scale;
+double rounded(double value) {
+  if (value == 0 || !std::isfinite(value)) return value;
+  const int places = 5 - int(std::floor(std::log10(std::abs(value))));
+  // A whole scale, so that the result prints short.
+  const double scale = std::pow(10.0, std::abs(places));
+  return places >= 0 ? std::round(value * scale) / scale : std::round(value / scale) * scale;
 }
 
 DType bench_dtype(const std::string& name) {

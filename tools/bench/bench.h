@@ -20,8 +20,8 @@ struct Spread {
 /// Throws for an empty series.
 Spread spread_of(std::vector<double> values);
 
-/// To so many decimal places: what JSON shows of measured numbers.
-double rounded(double value, int places);
+/// To six significant digits, so that a small rate is never 0: what JSON shows of measured numbers.
+double rounded(double value);
 
 /// Flags as they came: f32 or bf16; 0 threads is what the library uses by itself.
 DType bench_dtype(const std::string& name);

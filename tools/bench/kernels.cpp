@@ -149,15 +149,15 @@ Json json_of(const Case& c, const Measured& m, int threads) {
   j["dtype"] = name_of(c.dtype);
   j["pass"] = c.pass;
   j["cold"] = m.cold;
-  j["us"] = rounded(m.us.median, 3);
-  j["min_us"] = rounded(m.us.min, 3);
-  j["max_us"] = rounded(m.us.max, 3);
-  j["gflops"] = rounded(c.cost.flop / m.us.median / 1e3, 2);
-  j["gbps"] = rounded(c.cost.bytes / m.us.median / 1e3, 2);
-  if (c.cost.tokens > 0) j["tokens_per_s"] = rounded(c.cost.tokens / m.us.median * 1e6, 1);
+  j["us"] = rounded(m.us.median);
+  j["min_us"] = rounded(m.us.min);
+  j["max_us"] = rounded(m.us.max);
+  j["gflops"] = rounded(c.cost.flop / m.us.median / 1e3);
+  j["gbps"] = rounded(c.cost.bytes / m.us.median / 1e3);
+  if (c.cost.tokens > 0) j["tokens_per_s"] = rounded(c.cost.tokens / m.us.median * 1e6);
   if (m.roof.rate > 0) {
     j["roof"] = m.roof.name;
-    j["percent_of_roof"] = rounded(m.percent, 1);
+    j["percent_of_roof"] = rounded(m.percent);
   }
   j["kept"] = m.kept;
   j["samples"] = m.taken;

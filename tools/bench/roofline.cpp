@@ -202,12 +202,12 @@ Roof Roofs::memory(Traffic traffic, double bytes, bool cold) const {
 
 Json Roofs::json() const {
   Json j = Json::object();
-  j["f32_fma_gflops"] = rounded(f32_fma, 1);
-  j["bf16_dot_gflops"] = rounded(bf16_dot, 1);
-  j["bf16_amx_gflops"] = rounded(bf16_amx, 1);
+  j["f32_fma_gflops"] = rounded(f32_fma);
+  j["bf16_dot_gflops"] = rounded(bf16_dot);
+  j["bf16_amx_gflops"] = rounded(bf16_amx);
   for (const Traffic t : {Traffic::read, Traffic::copy, Traffic::axpy, Traffic::update}) {
-    j[fmt::format("dram_{}_gbps", name_of(t))] = rounded(dram.at(t), 2);
-    j[fmt::format("llc_{}_gbps", name_of(t))] = rounded(llc.at(t), 2);
+    j[fmt::format("dram_{}_gbps", name_of(t))] = rounded(dram.at(t));
+    j[fmt::format("llc_{}_gbps", name_of(t))] = rounded(llc.at(t));
   }
   j["llc_bytes"] = llc_bytes;
   return j;

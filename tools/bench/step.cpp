@@ -154,20 +154,20 @@ Json describe(const BenchStepArgs& args, const Preset& p, int threads, int64_t p
 
 void add_figures(Json& json, const Preset& p, const Kept<Step>& kept) {
   const auto part = [&](double (*value)(const Step&)) {
-    return rounded(1e3 * spread_over(kept.values, value).median, 2);
+    return rounded(1e3 * spread_over(kept.values, value).median);
   };
   const Spread whole = spread_over(kept.values, [](const Step& s) { return s.seconds(); });
   const double tokens = double(p.batch * p.tokens);
-  json["step_ms"] = rounded(1e3 * whole.median, 2);
-  json["min_ms"] = rounded(1e3 * whole.min, 2);
-  json["max_ms"] = rounded(1e3 * whole.max, 2);
-  json["tokens_per_s"] = rounded(tokens / whole.median, 1);
-  json["best_tokens_per_s"] = rounded(tokens / whole.min, 1);
+  json["step_ms"] = rounded(1e3 * whole.median);
+  json["min_ms"] = rounded(1e3 * whole.min);
+  json["max_ms"] = rounded(1e3 * whole.max);
+  json["tokens_per_s"] = rounded(tokens / whole.median);
+  json["best_tokens_per_s"] = rounded(tokens / whole.min);
   json["forward_ms"] = part([](const Step& s) { return s.forward; });
   json["backward_ms"] = part([](const Step& s) { return s.backward; });
   json["optimizer_ms"] = part([](const Step& s) { return s.optimizer; });
-  json["model_gflop"] = rounded(model_flop(p) / 1e9, 2);
-  json["model_gflops"] = rounded(model_flop(p) / whole.median / 1e9, 1);
+  json["model_gflop"] = rounded(model_flop(p) / 1e9);
+  json["model_gflops"] = rounded(model_flop(p) / whole.median / 1e9);
   json["faults_per_step"] =
       int64_t(spread_over(kept.values, [](const Step& s) { return double(s.faults); }).median);
   json["peak_rss_mib"] = int64_t(usage().ru_maxrss / 1024);
@@ -211,8 +211,8 @@ int bench_step(const BenchStepArgs& args) {
   };
   const Kept<Step> kept = sample_series(gate, {.least = args.steps, .budget = args.budget}, take);
   add_figures(json, preset, kept);
-  json["loss_first"] = rounded(first, 4);
-  json["loss_last"] = rounded(last, 4);
+  json["loss_first"] = rounded(first);
+  json["loss_last"] = rounded(last);
   put_text(args.json, line_of(json));
   put_json(args.json, json);
   return 0;
