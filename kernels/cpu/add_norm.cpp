@@ -29,7 +29,8 @@ HWY_INLINE hn::Vec<D> load_or(D d, const A* p, int64_t i, A otherwise, Part part
 template <class D, class T>
 HWY_INLINE void add_row(D d, const T* x, const T* residual, T* sum, int64_t cols) {
   for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    store(d, hn::Add(load(d, x + i, part), load(d, residual + i, part)), sum + i, part);
+    const auto v = hn::Add(load_ahead(d, x + i, part), load_ahead(d, residual + i, part));
+    store(d, v, sum + i, part);
   });
 }
 
@@ -56,6 +57,7 @@ void norm_forward_rows(const AddNormForward& k, bool stream, int64_t begin, int6
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;
   const A *weight = in<A>(k.weight), *bias = in<A>(k.bias);
+  const int64_t ahead = row_ahead<T>(k.cols);
   // A sum that goes past the caches is kept here for the norm.
   const auto kept = k.stream.template scratch<T>(size_t(k.residual && stream ? k.cols : 0));
   for (int64_t r = begin; r < end; ++r) {
@@ -70,10 +72,9 @@ void norm_forward_rows(const AddNormForward& k, bool stream, int64_t begin, int6
     if constexpr (centered) out<A>(k.mean)[r] = mean;
     out<A>(k.rstd)[r] = rstd;
     const auto center = hn::Set(d, mean), factor = hn::Set(d, rstd);
-    const T* next = row<T>(k.x, std::min(r + 1, end - 1), k.cols);
     T* y = row_out<T>(k.y, r, k.cols);
     for_results(d, y, k.cols, stream, [&](int64_t i, auto part) HWY_ATTR {
-      if (std::is_same_v<decltype(part), Streamed>) fetch_ahead(next + i);
+      if (!k.residual) fetch_ahead(x + i, ahead);
       const auto n = hn::Mul(hn::Sub(load(d, x + i, part), center), factor);
       const auto scale = load_or(d, weight, i, A(1), part);
       store(d, hn::MulAdd(n, scale, load_or(d, bias, i, A(0), part)), y + i, part);
@@ -119,11 +120,13 @@ void norm_backward_row(const AddNormBackward& k, bool stream, int64_t r, A* dwei
   const auto mean_gn = hn::Set(d, hn::GetLane(hn::SumOfLanes(d, sum_gn)) * inverse);
   const T* dsum = k.dsum ? row<T>(k.dsum, r, k.cols) : nullptr;
   T* dx = row_out<T>(k.dx, r, k.cols);
+  const int64_t ahead = row_ahead<T>(k.cols);
   for_results(d, dx, k.cols, stream, [&](int64_t i, auto part) HWY_ATTR {
-    const auto n = hn::Mul(hn::Sub(load(d, x + i, part), center), factor);
-    const auto g = hn::Mul(load(d, dy + i, part), load_or(d, weight, i, A(1), part));
+    const auto n = hn::Mul(hn::Sub(load_ahead(d, x + i, part, ahead), center), factor);
+    const auto g_out = load_ahead(d, dy + i, part, ahead);
+    const auto g = hn::Mul(g_out, load_or(d, weight, i, A(1), part));
     const auto v = hn::NegMulAdd(n, mean_gn, hn::Sub(g, mean_g));
-    const auto before = dsum ? load(d, dsum + i, part) : hn::Zero(d);
+    const auto before = dsum ? load_ahead(d, dsum + i, part) : hn::Zero(d);
     store(d, hn::MulAdd(v, factor, before), dx + i, part);
   });
 }

@@ -29,7 +29,7 @@ HWY_INLINE A sum_exponentials(const T* x, int64_t size, A base, A& most) {
   const auto lowest = hn::Neg(hn::Inf(d));
   auto high = lowest;
   const A sum = sum_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
-    const auto v = load(d, x + i, part);
+    const auto v = load_ahead(d, x + i, part);
     high = hn::Max(high, keep(d, v, lowest, part));
     // Rounding the product moves terms that matter by less than 1e-6.
     const auto term = exp2_of_term(d, hn::Mul(hn::Sub(v, shift), hn::Set(d, A(kLog2E))));
@@ -93,7 +93,7 @@ void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
   const auto offset = hn::Set(d, dy * spread), inverse = hn::Set(d, inverse_cap);
   const auto one = hn::Set(d, A(1));
   for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
-    const auto v = load(d, x + i, part);
+    const auto v = load_ahead(d, x + i, part);
     const auto log_probability = hn::Sub(v, lse);
     auto g = exp_above<accuracy_for<Out>>(d, log_probability, kLeastLogProbability);
     g = hn::MulSub(g, scale, offset);

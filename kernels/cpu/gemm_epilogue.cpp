@@ -74,9 +74,9 @@ HWY_INLINE void backward_rows(const GemmEpilogueBackward& k, int64_t begin, int6
     const T* z = k.z ? row<T>(k.z, r, k.cols) : nullptr;
     T* dz = k.dz ? row_out<T>(k.dz, r, k.cols) : nullptr;
     for_vectors(d, k.cols, [&](int64_t c, auto part) HWY_ATTR {
-      auto g = load(d, dy + c, part);
+      auto g = load_ahead(d, dy + c, part);
       if constexpr (Act != Activation::none)
-        g = hn::Mul(g, activate_gradient<Act, T>(d, load(d, z + c, part)));
+        g = hn::Mul(g, activate_gradient<Act, T>(d, load_ahead(d, z + c, part)));
       if (dz) store(d, g, dz + c, part);
       if (partial) store(d, hn::Add(g, load(d, partial + c, part)), partial + c, part);
     });

@@ -40,8 +40,9 @@ void softmax_row(const T* x, T* y, int64_t cols, A* powers, bool stream) {
   const A most = largest(d, x, cols);
   if (most == -std::numeric_limits<A>::infinity()) return fill_empty_row(d, x, A(0), y, cols);
   const auto shift = hn::Set(d, most);
+  const int64_t ahead = row_ahead<T>(cols);
   const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    const auto below = hn::Sub(load(d, x + i, part), shift);
+    const auto below = hn::Sub(load_ahead(d, x + i, part, ahead), shift);
     const auto e = exp_above<accuracy_for<T>>(d, below, kLeastNormalExp);
     store(d, e, powers + i, part);
     return keep(d, e, hn::Zero(d), part);
@@ -59,8 +60,10 @@ void log_softmax_row(const T* x, T* y, int64_t cols, bool stream) {
   const A most = largest(d, x, cols);
   if (most == -std::numeric_limits<A>::infinity()) return fill_empty_row(d, x, most, y, cols);
   const auto shift = hn::Set(d, most);
+  const int64_t ahead = row_ahead<T>(cols);
   const A sum = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    const auto e = exp_above(d, hn::Sub(load(d, x + i, part), shift), kLeastNormalExp);
+    const auto below = hn::Sub(load_ahead(d, x + i, part, ahead), shift);
+    const auto e = exp_above(d, below, kLeastNormalExp);
     return keep(d, e, hn::Zero(d), part);
   });
   const auto log_sum = hn::Set(d, std::log(sum));
@@ -75,9 +78,10 @@ void softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols, bool str
   const auto dot = hn::Set(d, sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
                              return hn::Mul(load(d, dy + i, part), load(d, y + i, part));
                            }));
+  const int64_t ahead = row_ahead<T>(cols);
   for_results(d, dx, cols, stream, [&](int64_t i, auto part) HWY_ATTR {
-    const auto centered = hn::Sub(load(d, dy + i, part), dot);
-    store(d, hn::Mul(load(d, y + i, part), centered), dx + i, part);
+    const auto centered = hn::Sub(load_ahead(d, dy + i, part, ahead), dot);
+    store(d, hn::Mul(load_ahead(d, y + i, part, ahead), centered), dx + i, part);
   });
 }
 
@@ -90,9 +94,11 @@ void log_softmax_row_backward(const T* dy, const T* y, T* dx, int64_t cols, bool
   const auto sum = hn::Set(d, sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
                              return load(d, dy + i, part);
                            }));
+  const int64_t ahead = row_ahead<T>(cols);
   for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
-    const auto probability = exp_above<accuracy_for<T>>(d, load(d, y + i, part), kLeastNormalExp);
-    put(0, hn::NegMulAdd(probability, sum, load(d, dy + i, part)));
+    const auto log_probability = load_ahead(d, y + i, part, ahead);
+    const auto probability = exp_above<accuracy_for<T>>(d, log_probability, kLeastNormalExp);
+    put(0, hn::NegMulAdd(probability, sum, load_ahead(d, dy + i, part, ahead)));
   });
 }
 

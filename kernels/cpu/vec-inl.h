@@ -193,7 +193,28 @@ HWY_INLINE void copy_results(const T* x, T* y, int64_t n) {
 
 /// Asks for memory that is read soon, so that its coming goes on beside the work at hand. It may
 /// lie past the end of what there is to read.
-HWY_INLINE void fetch_ahead(const void* p) { hwy::Prefetch(p); }
+template <class T>
+HWY_INLINE void fetch_ahead(const T* p, int64_t elements = 0) {
+  const auto bytes = uintptr_t(elements) * sizeof(T);
+  hwy::Prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + bytes));
+}
+
+/// How far ahead memory is asked for, in elements: a page. By itself the processor asks later, too
+/// late where the arithmetic on each vector is long.
+template <class T>
+inline constexpr int64_t kAhead = 4096 / int64_t(sizeof(T));
+/// The same for the last of several passes over a row of `cols`, which the caches hold.
+template <class T>
+HWY_INLINE int64_t row_ahead(int64_t cols) {
+  return std::max(cols, kAhead<T>);
+}
+
+/// load() of what comes from memory.
+template <class D, class T, class Part>
+HWY_INLINE hn::Vec<D> load_ahead(D d, const T* p, Part part, int64_t ahead = kAhead<T>) {
+  fetch_ahead(p, ahead);
+  return load(d, p, part);
+}
 
 /// for_results for long chains of arithmetic and `count` results at once: body(i, part, put) calls
 /// put(j, v) to write v at y[j] + i. Where T is narrower than the lanes, results are computed and

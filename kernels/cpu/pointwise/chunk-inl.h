@@ -28,8 +28,9 @@ HWY_INLINE const float* widen(const T* x, int64_t n, ChunkBuffer<T>& buffer) {
     return x;
   } else {
     const hn::ScalableTag<float> d;
-    for_vectors(
-        d, n, [&](int64_t i, auto part) { store(d, load(d, x + i, part), buffer.wide + i, part); });
+    for_vectors(d, n, [&](int64_t i, auto part) {
+      store(d, load_ahead(d, x + i, part), buffer.wide + i, part);
+    });
     return buffer.wide;
   }
 }

@@ -23,8 +23,8 @@ void unary_backward_chunk(const UnaryBackward& k, const float* dy, const float* 
   const D d;
   visit_unary(k.op, k.a, k.b, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
-      const Number slope = op.df(Number(load(d, x + i, part)), Number(load(d, y + i, part)));
-      store(d, (Number(load(d, dy + i, part)) * slope).v, dx + i, part);
+      const Number slope = op.df(Number(load_ahead(d, x + i, part)), Number(load(d, y + i, part)));
+      store(d, (Number(load_ahead(d, dy + i, part)) * slope).v, dx + i, part);
     });
   });
 }
