@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
 
 #include <algorithm>
-#include <atomic>
 #include <fstream>
+#include <vector>
 
 #include <olm/engine/tensor.h>
 
@@ -79,9 +82,12 @@ struct Streams {
 
 typedef float Vec __attribute__((vector_size(64)));
 
+/// What is read is asked for a page ahead, as kernels do.
 template <Traffic traffic>
 inline __attribute__((always_inline)) void stream(const Streams& s) {
+  constexpr int64_t kAhead = 1024;
   const auto at = [&](int array, int64_t i) -> Vec& {
+    if (traffic != Traffic::copy || array == 0) __builtin_prefetch(s.a[array] + i + kAhead);
     return *reinterpret_cast<Vec*>(s.a[array] + i);
   };
   Vec sums[4] = {};
@@ -126,22 +132,32 @@ auto widest_stream() {
   return stream_baseline<traffic>;
 }
 
+/// A copy whose results go past the caches: their lines need not be read first.
+void copy_past_caches(const Streams& s) {
+#if defined(__x86_64__)
+  for (int64_t i = 0; i < s.n; i += 16) {
+    __builtin_prefetch(s.a[0] + i + 1024);
+    for (int64_t k = i; k < i + 16; k += 4) _mm_stream_ps(s.a[1] + k, _mm_load_ps(s.a[0] + k));
+  }
+  _mm_sfence();
+#else
+  stream_baseline<Traffic::copy>(s);
+#endif
+}
+
 struct StreamKind {
+  Traffic traffic;
   void (*run)(const Streams&);
   double bytes;  // of one element
 };
 
-StreamKind stream_kind(Traffic t) {
-  switch (t) {
-    case Traffic::read:
-      return {widest_stream<Traffic::read>(), 4};
-    case Traffic::copy:
-      return {widest_stream<Traffic::copy>(), 8};
-    case Traffic::axpy:
-      return {widest_stream<Traffic::axpy>(), 12};
-    default:
-      return {widest_stream<Traffic::update>(), 28};
-  }
+/// The faster one of a traffic counts.
+std::vector<StreamKind> stream_kinds() {
+  return {{Traffic::read, widest_stream<Traffic::read>(), 4},
+          {Traffic::copy, widest_stream<Traffic::copy>(), 8},
+          {Traffic::copy, copy_past_caches, 8},
+          {Traffic::axpy, widest_stream<Traffic::axpy>(), 12},
+          {Traffic::update, widest_stream<Traffic::update>(), 28}};
 }
 
 double median_of(Gate& gate, const Series& how, const std::function<double()>& take) {
@@ -165,9 +181,8 @@ Bandwidth bandwidth(int threads, Gate& gate, const Series& how, size_t bytes) {
   float* base = memory.mutable_data<float>();
   const auto repeats = std::max<int64_t>(1, int64_t(64e6 / double(bytes)));
   Bandwidth result;
-  for (const Traffic t : {Traffic::read, Traffic::copy, Traffic::axpy, Traffic::update}) {
-    const StreamKind kind = stream_kind(t);
-    result.of[size_t(t)] = median_of(gate, how, [&] {
+  for (const StreamKind& kind : stream_kinds()) {
+    const double rate = median_of(gate, how, [&] {
       const double seconds = run_pinned(threads, [&](int thread) {
         Streams s{.n = n};
         for (int i = 0; i < 4; ++i) s.a[i] = base + (i * threads + thread) * n;
@@ -175,6 +190,8 @@ Bandwidth bandwidth(int threads, Gate& gate, const Series& how, size_t bytes) {
       });
       return kind.bytes * double(n * threads * repeats) / seconds / 1e9;
     });
+    double& best = result.of[size_t(kind.traffic)];
+    best = std::max(best, rate);
   }
   return result;
 }
