@@ -4,7 +4,9 @@
 
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
+#include <olm/kernels/copy.h>
 
 namespace olm {
 
@@ -73,14 +75,40 @@ Tensor full(const Shape& shape, double value, TensorOptions options) {
 }
 
 namespace {
-/// Fills a host tensor of `make()`'s type in order, then brings it to the wanted dtype and device.
+/// Element i is make(i), brought to the wanted dtype. Threads share the work, so make(i) must not
+/// depend on what was made before.
 template <class T, class Make>
 Tensor generate(const Shape& shape, TensorOptions options, Make make) {
   if (options.device.kind == DeviceKind::meta) return empty(shape, options);
-  Tensor host = empty(shape, {.dtype = dtype_of<T>});
-  T* p = host.mutable_data<T>();
-  for (int64_t i = 0, n = host.numel(); i < n; ++i) p[i] = make(i);
-  return raw::to(raw::cast(host, options.dtype), options.device);
+  constexpr int64_t kChunk = 2048;
+  const Tensor host = empty(shape, {.dtype = options.dtype});
+  auto* to = static_cast<std::byte*>(host.mutable_data());
+  kernels::parallel_for(host.numel(), kChunk, [&](int64_t begin, int64_t end) {
+    T chunk[kChunk];
+    for (int64_t i = begin; i < end; ++i) chunk[i - begin] = make(i);
+    kernels::run(kernels::Cpu{}, kernels::Copy{.from = dtype_of<T>,
+                                               .to = options.dtype,
+                                               .x = chunk,
+                                               .y = to + begin * int64_t(size_of(options.dtype)),
+                                               .rank = 1,
+                                               .shape = {end - begin},
+                                               .x_strides = {1},
+                                               .y_strides = {1}});
+  });
+  return raw::to(host, options.device);
+}
+
+/// The same of random numbers: draw(g) takes one from a generator that is as far as `rng` would be.
+template <class T, class Draw>
+Tensor generate_random(const Shape& shape, Generator& rng, TensorOptions options, Draw draw) {
+  constexpr uint64_t kWords = 4;  // that a number takes
+  const uint64_t begin = rng.offset();
+  const Tensor y = generate<T>(shape, options, [&](int64_t i) {
+    Generator g(rng.seed(), begin + kWords * uint64_t(i));
+    return draw(g);
+  });
+  if (options.device.kind != DeviceKind::meta) rng.reserve(kWords * uint64_t(shape.numel()));
+  return y;
 }
 }  // namespace
 
@@ -90,16 +118,17 @@ Tensor arange(int64_t n, TensorOptions options) {
 }
 Tensor randn(const Shape& shape, Generator& rng, TensorOptions options) {
   require(is_float(options.dtype), "randn: wanted a float dtype, got ", options.dtype);
-  return generate<double>(shape, options, [&](int64_t) { return rng.normal(); });
+  return generate_random<double>(shape, rng, options, [](Generator& g) { return g.normal(); });
 }
 Tensor uniform(const Shape& shape, Generator& rng, TensorOptions options) {
   require(is_float(options.dtype), "uniform: wanted a float dtype, got ", options.dtype);
-  return generate<double>(shape, options, [&](int64_t) { return rng.uniform(); });
+  return generate_random<double>(shape, rng, options, [](Generator& g) { return g.uniform(); });
 }
 Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& rng,
                TensorOptions options) {
   require(low < high, "randint: wanted low < high, got [", low, ", ", high, ")");
-  return generate<int64_t>(shape, options, [&](int64_t) { return low + rng.below(high - low); });
+  return generate_random<int64_t>(shape, rng, options,
+                                  [&](Generator& g) { return low + g.below(high - low); });
 }
 
 template <class T>

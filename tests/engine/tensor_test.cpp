@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstring>
 #include <sstream>
 #include <thread>
 
@@ -296,6 +297,26 @@ TEST_SUITE("engine/random") {
     CHECK(Generator(6).uniform() != Generator(5).uniform());
     CHECK(derive_seed(1, "a") != derive_seed(1, "b"));
     CHECK(derive_seed(1, "a") != derive_seed(2, "a"));
+  }
+
+  TEST_CASE("a tensor takes the numbers that single calls would") {
+    constexpr int64_t kCount = 5000;  // more than one thread fills at a time
+    for (const uint64_t offset : {0, 12, 14}) {
+      Generator many(3, offset), one(3, offset);
+      const Tensor normal = randn({kCount}, many, {.dtype = f64});
+      const Tensor below = uniform({2, kCount / 2}, many, {.dtype = f64});
+      const Tensor whole = randint(-3, 9, {kCount}, many);
+      bool equal = true;
+      for (int64_t i = 0; i < kCount; ++i) equal &= normal.data<double>()[i] == one.normal();
+      for (int64_t i = 0; i < kCount; ++i) equal &= below.data<double>()[i] == one.uniform();
+      for (int64_t i = 0; i < kCount; ++i) equal &= whole.data<int64_t>()[i] == one.below(12) - 3;
+      CHECK(equal);
+      CHECK(many.offset() == one.offset());
+    }
+    Generator wide(4), narrow(4);
+    const Tensor rounded = raw::cast(randn({kCount}, wide, {.dtype = f64}), bf16);
+    const Tensor made = randn({kCount}, narrow, {.dtype = bf16});
+    CHECK(std::memcmp(made.data(), rounded.data(), size_t(2 * kCount)) == 0);
   }
 
   TEST_CASE("moments of the distributions") {
