@@ -18,6 +18,8 @@ class OLM_API Generator {
     seed_ = seed;
     offset_ = offset;
   }
+  /// Words that one number takes.
+  static constexpr uint64_t kWordsPerNumber = 4;
   /// Takes `words` words of the stream (rounded up to a multiple of 4): returns where they begin.
   uint64_t reserve(uint64_t words) {
     const uint64_t begin = offset_;

@@ -101,7 +101,7 @@ Tensor generate(const Shape& shape, TensorOptions options, Make make) {
 /// The same of random numbers: draw(g) takes one from a generator that is as far as `rng` would be.
 template <class T, class Draw>
 Tensor generate_random(const Shape& shape, Generator& rng, TensorOptions options, Draw draw) {
-  constexpr uint64_t kWords = 4;  // that a number takes
+  constexpr uint64_t kWords = Generator::kWordsPerNumber;
   const uint64_t begin = rng.offset();
   const Tensor y = generate<T>(shape, options, [&](int64_t i) {
     Generator g(rng.seed(), begin + kWords * uint64_t(i));

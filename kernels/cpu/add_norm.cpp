@@ -74,7 +74,7 @@ void norm_forward_rows(const AddNormForward& k, bool stream, int64_t begin, int6
     const auto center = hn::Set(d, mean), factor = hn::Set(d, rstd);
     T* y = row_out<T>(k.y, r, k.cols);
     for_results(d, y, k.cols, stream, [&](int64_t i, auto part) HWY_ATTR {
-      if (!k.residual) fetch_ahead(x + i, ahead);
+      if (!k.residual) fetch_ahead(x + i, ahead);  // else x is the sum, in a cache
       const auto n = hn::Mul(hn::Sub(load(d, x + i, part), center), factor);
       const auto scale = load_or(d, weight, i, A(1), part);
       store(d, hn::MulAdd(n, scale, load_or(d, bias, i, A(0), part)), y + i, part);

@@ -17,18 +17,20 @@ namespace hn = hwy::HWY_NAMESPACE;
 template <Activation Act, class T>
 void gate_row(const T* x, T* y, int64_t hidden, bool stream) {
   const hn::ScalableTag<acc_t<T>> d;
+  const int64_t ahead = row_ahead<T>(2 * hidden);
   for_computed(d, {y}, hidden, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
-    const auto gate = activate<Act, T>(d, load_ahead(d, x + hidden + i, part));
-    put(0, hn::Mul(load_ahead(d, x + i, part), gate));
+    const auto gate = activate<Act, T>(d, load_ahead(d, x + hidden + i, part, ahead));
+    put(0, hn::Mul(load_ahead(d, x + i, part, ahead), gate));
   });
 }
 
 template <Activation Act, class T>
 void gate_row_backward(const T* dy, const T* x, T* dx, int64_t hidden, bool stream) {
   const hn::ScalableTag<acc_t<T>> d;
+  const int64_t ahead = row_ahead<T>(2 * hidden);
   for_computed(d, {dx, dx + hidden}, hidden, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
-    const auto g = load_ahead(d, dy + i, part), value = load_ahead(d, x + i, part);
-    const auto gate = load_ahead(d, x + hidden + i, part);
+    const auto g = load_ahead(d, dy + i, part), value = load_ahead(d, x + i, part, ahead);
+    const auto gate = load_ahead(d, x + hidden + i, part, ahead);
     put(0, hn::Mul(g, activate<Act, T>(d, gate)));
     put(1, hn::Mul(g, hn::Mul(value, activate_gradient<Act, T>(d, gate))));
   });

@@ -191,22 +191,24 @@ HWY_INLINE void copy_results(const T* x, T* y, int64_t n) {
   });
 }
 
-/// Asks for memory that is read soon, so that its coming goes on beside the work at hand. It may
-/// lie past the end of what there is to read.
+/// Asks for memory `elements` further on, so that its coming goes on beside the work at hand. It
+/// may lie past the end of what there is to read.
 template <class T>
-HWY_INLINE void fetch_ahead(const T* p, int64_t elements = 0) {
+HWY_INLINE void fetch_ahead(const T* p, int64_t elements) {
   const auto bytes = uintptr_t(elements) * sizeof(T);
   hwy::Prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + bytes));
 }
 
 /// How far ahead memory is asked for, in elements: a page. By itself the processor asks later, too
-/// late where the arithmetic on each vector is long.
+/// late where there is arithmetic on each vector, or several streams.
 template <class T>
 inline constexpr int64_t kAhead = 4096 / int64_t(sizeof(T));
-/// The same for the last of several passes over a row of `cols`, which the caches hold.
+/// The same in one of several passes over a row of `cols`: the other passes find it in a cache, so
+/// the next row is asked for, unless that would take the place of this one.
 template <class T>
 HWY_INLINE int64_t row_ahead(int64_t cols) {
-  return std::max(cols, kAhead<T>);
+  constexpr int64_t kMost = 65536 / int64_t(sizeof(T));
+  return cols <= kMost ? std::max(cols, kAhead<T>) : kAhead<T>;
 }
 
 /// load() of what comes from memory.

@@ -312,11 +312,19 @@ TEST_SUITE("engine/random") {
       for (int64_t i = 0; i < kCount; ++i) equal &= whole.data<int64_t>()[i] == one.below(12) - 3;
       CHECK(equal);
       CHECK(many.offset() == one.offset());
+      randn({0, 3}, many);
+      randn({4}, many, {.device = meta});
+      CHECK(many.offset() == one.offset());
     }
-    Generator wide(4), narrow(4);
-    const Tensor rounded = raw::cast(randn({kCount}, wide, {.dtype = f64}), bf16);
-    const Tensor made = randn({kCount}, narrow, {.dtype = bf16});
-    CHECK(std::memcmp(made.data(), rounded.data(), size_t(2 * kCount)) == 0);
+    for (const DType dtype : {f32, bf16, f16}) {
+      Generator wide(4), narrow(4);
+      const Tensor rounded = raw::cast(randn({kCount}, wide, {.dtype = f64}), dtype);
+      const Tensor made = randn({kCount}, narrow, {.dtype = dtype});
+      CHECK(std::memcmp(made.data(), rounded.data(), size_t(kCount) * size_of(dtype)) == 0);
+    }
+    const Tensor counted = arange(kCount, {.dtype = f64});
+    for (const int64_t i : {int64_t(0), int64_t(2048), kCount - 1})
+      CHECK(counted.data<double>()[i] == double(i));
   }
 
   TEST_CASE("moments of the distributions") {

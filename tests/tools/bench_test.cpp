@@ -84,7 +84,8 @@ TEST_SUITE("tools/bench") {
         CHECK(c.at("us").as_double() > 0);
         CHECK(c.at("gbps").as_double() > 0);
         const double bytes = 1e3 * c.at("gbps").as_double() * c.at("us").as_double();
-        CHECK(bytes == doctest::Approx(std::round(bytes)).epsilon(1e-5));  // small rates are whole
+        // Bytes are whole; a small rate cut to few digits would not give them back.
+        CHECK(bytes == doctest::Approx(std::round(bytes)).epsilon(1e-5));
         CHECK_FALSE(c.contains("roof"));
       }
     }

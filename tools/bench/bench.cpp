@@ -22,7 +22,7 @@ Spread spread_of(std::vector<double> values) {
 }
 
 double rounded(double value) {
-  if (value == 0 || !std::isfinite(value)) return value;
+  if (!(std::abs(value) > 1e-300) || std::isinf(value)) return value;
   const int places = 5 - int(std::floor(std::log10(std::abs(value))));
   // A whole scale, so that the result prints short.
   const double scale = std::pow(10.0, std::abs(places));

@@ -82,18 +82,22 @@ struct Streams {
 
 typedef float Vec __attribute__((vector_size(64)));
 
-/// What is read is asked for a page ahead, as kernels do.
-template <Traffic traffic>
+/// Asks for memory a page ahead, as kernels do.
+inline void fetch_ahead(const float* p) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + 4096));
+}
+
+template <Traffic traffic, bool ahead>
 inline __attribute__((always_inline)) void stream(const Streams& s) {
-  constexpr int64_t kAhead = 1024;
+  constexpr int kRead = traffic == Traffic::update ? 4 : traffic == Traffic::axpy ? 2 : 1;
   const auto at = [&](int array, int64_t i) -> Vec& {
-    if (traffic != Traffic::copy || array == 0) __builtin_prefetch(s.a[array] + i + kAhead);
     return *reinterpret_cast<Vec*>(s.a[array] + i);
   };
   Vec sums[4] = {};
   for (int64_t i = 0; i < s.n; i += 64)
     for (int64_t u = 0; u < 4; ++u) {
       const int64_t k = i + 16 * u;
+      for (int array = 0; ahead && array < kRead; ++array) fetch_ahead(s.a[array] + k);
       if constexpr (traffic == Traffic::read) sums[u] += at(0, k);
       if constexpr (traffic == Traffic::copy) at(1, k) = at(0, k);
       if constexpr (traffic == Traffic::axpy) at(1, k) += at(0, k) * 0.999f;
@@ -108,56 +112,60 @@ inline __attribute__((always_inline)) void stream(const Streams& s) {
   asm volatile("" ::"m"(sum), "r"(s.a[0]) : "memory");
 }
 
-template <Traffic traffic>
+template <Traffic traffic, bool ahead>
 void stream_baseline(const Streams& s) {
-  stream<traffic>(s);
+  stream<traffic, ahead>(s);
 }
 #if defined(__x86_64__)
-template <Traffic traffic>
+template <Traffic traffic, bool ahead>
 __attribute__((target("avx512f"))) void stream_avx512(const Streams& s) {
-  stream<traffic>(s);
+  stream<traffic, ahead>(s);
 }
-template <Traffic traffic>
+template <Traffic traffic, bool ahead>
 __attribute__((target("avx2"))) void stream_avx2(const Streams& s) {
-  stream<traffic>(s);
-}
-#endif
-
-template <Traffic traffic>
-auto widest_stream() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) return stream_avx512<traffic>;
-  if (__builtin_cpu_supports("avx2")) return stream_avx2<traffic>;
-#endif
-  return stream_baseline<traffic>;
+  stream<traffic, ahead>(s);
 }
 
 /// A copy whose results go past the caches: their lines need not be read first.
 void copy_past_caches(const Streams& s) {
-#if defined(__x86_64__)
   for (int64_t i = 0; i < s.n; i += 16) {
-    __builtin_prefetch(s.a[0] + i + 1024);
+    fetch_ahead(s.a[0] + i);
     for (int64_t k = i; k < i + 16; k += 4) _mm_stream_ps(s.a[1] + k, _mm_load_ps(s.a[0] + k));
   }
   _mm_sfence();
-#else
-  stream_baseline<Traffic::copy>(s);
-#endif
 }
+#endif
 
 struct StreamKind {
   Traffic traffic;
-  void (*run)(const Streams&);
   double bytes;  // of one element
+  void (*run)(const Streams&);
 };
 
-/// The faster one of a traffic counts.
+template <Traffic traffic, bool ahead>
+auto widest_stream() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return stream_avx512<traffic, ahead>;
+  if (__builtin_cpu_supports("avx2")) return stream_avx2<traffic, ahead>;
+#endif
+  return stream_baseline<traffic, ahead>;
+}
+
+/// Ways of each traffic, of which the fastest counts.
 std::vector<StreamKind> stream_kinds() {
-  return {{Traffic::read, widest_stream<Traffic::read>(), 4},
-          {Traffic::copy, widest_stream<Traffic::copy>(), 8},
-          {Traffic::copy, copy_past_caches, 8},
-          {Traffic::axpy, widest_stream<Traffic::axpy>(), 12},
-          {Traffic::update, widest_stream<Traffic::update>(), 28}};
+  std::vector<StreamKind> kinds;
+  const auto add = [&]<Traffic traffic>(double bytes) {
+    kinds.push_back({traffic, bytes, widest_stream<traffic, false>()});
+    kinds.push_back({traffic, bytes, widest_stream<traffic, true>()});
+  };
+  add.template operator()<Traffic::read>(4);
+  add.template operator()<Traffic::copy>(8);
+  add.template operator()<Traffic::axpy>(12);
+  add.template operator()<Traffic::update>(28);
+#if defined(__x86_64__)
+  kinds.push_back({Traffic::copy, 8, copy_past_caches});
+#endif
+  return kinds;
 }
 
 double median_of(Gate& gate, const Series& how, const std::function<double()>& take) {

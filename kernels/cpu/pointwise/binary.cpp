@@ -20,8 +20,7 @@ void binary_chunk(BinaryOp kind, const float* a, const float* b, float* y, int64
   const hn::ScalableTag<float> d;
   visit_binary(kind, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
-      const Lanes u(load_ahead(d, a + i, part)), v(load_ahead(d, b + i, part));
-      store(d, op.f(u, v).v, y + i, part);
+      store(d, op.f(Lanes(load(d, a + i, part)), Lanes(load(d, b + i, part))).v, y + i, part);
     });
   });
 }
@@ -33,9 +32,8 @@ HWY_INLINE void slope_chunk(BinaryOp kind, const float* dy, const float* a, cons
   const hn::ScalableTag<float> d;
   visit_binary(kind, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
-      const Lanes u(load_ahead(d, a + i, part)), v(load_ahead(d, b + i, part));
-      const Lanes s = slope(op, u, v);
-      store(d, (Lanes(load_ahead(d, dy + i, part)) * s).v, result + i, part);
+      const Lanes s = slope(op, Lanes(load(d, a + i, part)), Lanes(load(d, b + i, part)));
+      store(d, (Lanes(load(d, dy + i, part)) * s).v, result + i, part);
     });
   });
 }

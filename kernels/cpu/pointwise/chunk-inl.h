@@ -6,6 +6,7 @@
 #define OLM_KERNELS_CPU_POINTWISE_CHUNK_INL_H_
 #endif
 
+#include <olm/kernels/cpu/math-inl.h>
 #include <olm/kernels/cpu/pointwise/operand.h>
 #include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/vec-inl.h>
@@ -33,6 +34,12 @@ HWY_INLINE const float* widen(const T* x, int64_t n, ChunkBuffer<T>& buffer) {
     });
     return buffer.wide;
   }
+}
+/// load() of a chunk for long arithmetic: what is not f32 lies in a buffer, and widen() asked for
+/// it.
+template <Accuracy accuracy, class D, class Part>
+HWY_INLINE hn::Vec<D> load_chunk(D d, const float* p, Part part) {
+  return accuracy == Accuracy::f32 ? load_ahead(d, p, part) : load(d, p, part);
 }
 template <class T>
 HWY_INLINE const float* fetch_wide(const Operand<T>& x, int64_t begin, int64_t n,

@@ -23,7 +23,7 @@ void unary_chunk(const Unary& k, const float* x, float* y, int64_t n) {
   const D d;
   visit_unary(k.op, k.a, k.b, [&](auto op) {
     for_vectors(d, n, [&](int64_t i, auto part) {
-      store(d, op.f(Number(load_ahead(d, x + i, part))).v, y + i, part);
+      store(d, op.f(Number(load_chunk<accuracy>(d, x + i, part))).v, y + i, part);
     });
   });
 }

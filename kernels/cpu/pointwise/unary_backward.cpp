@@ -22,9 +22,12 @@ void unary_backward_chunk(const UnaryBackward& k, const float* dy, const float* 
   using Number = LanesOf<D, accuracy>;
   const D d;
   visit_unary(k.op, k.a, k.b, [&](auto op) {
+    using Op = decltype(op);
     for_vectors(d, n, [&](int64_t i, auto part) {
-      const Number slope = op.df(Number(load_ahead(d, x + i, part)), Number(load(d, y + i, part)));
-      store(d, (Number(load_ahead(d, dy + i, part)) * slope).v, dx + i, part);
+      const auto xi = Op::kX ? load_chunk<accuracy>(d, x + i, part) : load(d, x + i, part);
+      const auto yi = Op::kY ? load_chunk<accuracy>(d, y + i, part) : load(d, y + i, part);
+      const Number slope = op.df(Number(xi), Number(yi));
+      store(d, (Number(load_chunk<accuracy>(d, dy + i, part)) * slope).v, dx + i, part);
     });
   });
 }
