@@ -42,12 +42,13 @@ OLM_API void run(Cpu, const CrossEntropyTotal&);
 OLM_API void run(Cuda, const CrossEntropyTotal&);
 
 /// logits: [rows, cols] contiguous, of `dtype`; targets: [rows], checked before. In acc_dtype:
-/// losses, logsumexp [rows].
+/// losses, and for backward row_max and row_log_sum = log Σ_c e^(x[c] - row_max), [rows]: lse in
+/// two numbers, since large logits leave no digits for the logarithm in their sum.
 struct CrossEntropyForward {
   static constexpr const char* name = "cross_entropy forward";
   DType dtype = f32, target_dtype = i64;
   void* losses = nullptr;
-  void* logsumexp = nullptr;
+  void *row_max = nullptr, *row_log_sum = nullptr;
   const void* logits = nullptr;
   const void* targets = nullptr;
   int64_t rows = 0, cols = 0;
@@ -69,7 +70,7 @@ struct CrossEntropyBackward {
   const void* dy = nullptr;
   const void* scale = nullptr;
   const void* logits = nullptr;
-  const void* logsumexp = nullptr;
+  const void *row_max = nullptr, *row_log_sum = nullptr;
   const void* targets = nullptr;
   int64_t rows = 0, cols = 0;
   bool one_dy = false;

@@ -47,14 +47,18 @@ struct HeadRowsOut {
 };
 
 /// Attention (Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023, arXiv:2307.08691).
-///   y[b,i,h] = Σ_j w[b,h,i,j] · v[b,j,h']     logsumexp[b,h,i] = log Σ_j e^s (-inf for no keys)
-/// q, k: rows of `dim`; v, y: rows of `value_dim`. logsumexp: [batch, heads, queries] in acc_dtype.
+///   y[b,i,h] = Σ_j w[b,h,i,j] · v[b,j,h']
+/// q, k: rows of `dim`; v, y: rows of `value_dim`. For backward, [batch, heads, queries] in
+/// acc_dtype: row_max, a score near the row's largest, in whatever unit the device keeps scores,
+/// and row_log_sum, log Σ_j e^(s - row_max) (-inf for no keys). Two numbers, since scores of 10^8
+/// leave no digits for the logarithm in their sum. y_low, of y's dtype, null or with the strides of
+/// y: what rounding took from y.
 struct FlashAttentionForward {
   static constexpr const char* name = "flash_attention forward";
   Attention attention = {};
   HeadRows q = {}, k = {}, v = {};
   HeadRowsOut y = {};
-  void* logsumexp = nullptr;
+  void *y_low = nullptr, *row_max = nullptr, *row_log_sum = nullptr;
   Stream stream = {};
 };
 OLM_API void run(Cpu, const FlashAttentionForward&);
@@ -63,12 +67,13 @@ OLM_API void run(Cuda, const FlashAttentionForward&);
 /// Gradients of FlashAttentionForward from dy, its inputs and its results; weights are computed
 /// again by tiles. Those whose pointer is null are not wanted. dmask (in acc_dtype) is laid out by
 /// dmask_strides, 0 where the mask was repeated and gradients are summed. dsink: [heads] in
-/// acc_dtype.
+/// acc_dtype. y_low may be null; dq and dk of bf16 and f16 are then less exact where values have a
+/// large mean.
 struct FlashAttentionBackward {
   static constexpr const char* name = "flash_attention backward";
   Attention attention = {};
   HeadRows q = {}, k = {}, v = {}, y = {}, dy = {};
-  const void* logsumexp = nullptr;
+  const void *y_low = nullptr, *row_max = nullptr, *row_log_sum = nullptr;
   HeadRowsOut dq = {}, dk = {}, dv = {};
   void* dmask = nullptr;
   int64_t dmask_strides[4] = {};

@@ -8,7 +8,7 @@ namespace {
 
 struct CrossEntropySaved {
   Saved logits = {}, targets = {};
-  Tensor logsumexp = {}, scale = {};
+  Tensor row_max = {}, row_log_sum = {}, scale = {};
   CrossEntropyOptions options = {};
 };
 
@@ -22,7 +22,8 @@ Grads cross_entropy_backward(const CrossEntropySaved& s, const Tensor& dy) {
                                     .dy = g.data(),
                                     .scale = s.scale.data(),
                                     .logits = logits.data(),
-                                    .logsumexp = s.logsumexp.data(),
+                                    .row_max = s.row_max.data(),
+                                    .row_log_sum = s.row_log_sum.data(),
                                     .targets = targets.data(),
                                     .rows = leading_size(logits),
                                     .cols = logits.size(-1),
@@ -41,11 +42,13 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets,
   const int64_t rows = leading_size(logits), cols = logits.size(-1);
   const TensorOptions acc = acc_options(logits);
   const Tensor scale = loss::scale(tc, cols, options, acc);
-  const Tensor losses = empty(tc.shape(), acc), logsumexp = empty({rows}, acc);
+  const Tensor losses = empty(tc.shape(), acc);
+  const Tensor row_max = empty({rows}, acc), row_log_sum = empty({rows}, acc);
   run(logits.device().kind, kernels::CrossEntropyForward{.dtype = logits.dtype(),
                                                          .target_dtype = tc.dtype(),
                                                          .losses = losses.mutable_data(),
-                                                         .logsumexp = logsumexp.mutable_data(),
+                                                         .row_max = row_max.mutable_data(),
+                                                         .row_log_sum = row_log_sum.mutable_data(),
                                                          .logits = lc.data(),
                                                          .targets = tc.data(),
                                                          .rows = rows,
@@ -55,7 +58,8 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets,
   const Tensor result = options.reduction == Reduction::none ? losses : loss::total(losses, scale);
   const CrossEntropySaved s{.logits = saved(lc),
                             .targets = saved(tc),
-                            .logsumexp = logsumexp,
+                            .row_max = row_max,
+                            .row_log_sum = row_log_sum,
                             .scale = scale,
                             .options = options};
   return record("cross_entropy", result, {logits},

@@ -188,6 +188,12 @@ struct Gradients {
   Tensor dq, dk, dv, dmask, dsink;
 };
 
+bool differentiates(const Tensors& inputs) {
+  return grad_enabled() && std::any_of(inputs.begin(), inputs.end(), [](const Tensor& t) {
+           return t.defined() && requires_grad(t);
+         });
+}
+
 Gradients gradients_wanted(const Tensor& q, const Tensor& k, const Tensor& v, const Extras& e,
                            Sinks into) {
   Gradients g;
@@ -222,14 +228,21 @@ Tensor flash_attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_i
   const Tensor q = dense_rows(q_in), k = dense_rows(k_in), v = dense_rows(v_in);
   const Attention attention = attention_of(q, k, v, options);
   const Tensor y = empty({q.size(0), q.size(1), q.size(2), v.size(3)}, options_of(q));
-  const Tensor logsumexp = empty({q.size(0), q.size(2), q.size(1)}, acc_options(q));
-  run(q.device().kind, FlashAttentionForward{.attention = with_extras(attention, extras),
-                                             .q = rows(q),
-                                             .k = rows(k),
-                                             .v = rows(v),
-                                             .y = rows_out(y),
-                                             .logsumexp = logsumexp.mutable_data(),
-                                             .stream = stream_of(q)});
+  const Shape per_row{q.size(0), q.size(2), q.size(1)};
+  const Tensor row_max = empty(per_row, acc_options(q));
+  const Tensor row_log_sum = empty(per_row, acc_options(q));
+  const bool recorded = differentiates({q_in, k_in, v_in, options.mask, options.sink});
+  const Tensor y_low = recorded && size_of(q.dtype()) == 2 ? empty_like(y) : Tensor();
+  run(q.device().kind,
+      FlashAttentionForward{.attention = with_extras(attention, extras),
+                            .q = rows(q),
+                            .k = rows(k),
+                            .v = rows(v),
+                            .y = rows_out(y),
+                            .y_low = y_low.defined() ? y_low.mutable_data() : nullptr,
+                            .row_max = row_max.mutable_data(),
+                            .row_log_sum = row_log_sum.mutable_data(),
+                            .stream = stream_of(q)});
   return record(kOp, y, {q_in, k_in, v_in, options.mask, options.sink},
                 [=, q = saved(q), k = saved(k), v = saved(v), y = saved(y),
                  kept = SavedExtras(extras), mask = saved(options.mask),
@@ -243,7 +256,9 @@ Tensor flash_attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_i
                                 .v = rows(v.get()),
                                 .y = rows(y.get()),
                                 .dy = rows(dy),
-                                .logsumexp = logsumexp.data()},
+                                .y_low = data_or_null(y_low),
+                                .row_max = row_max.data(),
+                                .row_log_sum = row_log_sum.data()},
                                g, q.get());
                   if (g.dmask.defined())
                     g.dmask = raw::cast(raw::view(g.dmask, mask.get().shape()), mask.get().dtype());

@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/reduce.h>
 
 #include <algorithm>
+#include <limits>
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/compare.h>
@@ -155,16 +156,28 @@ Tensor var(const Tensor& x, const Shape& dims, VarOptions options) {
                 });
 }
 
+namespace {
+/// e^x / Σ e^x over `dims`, by differences from the largest x: a logsumexp in one number, of large
+/// x, has lost the digits that matter. 0 where all x are -infinity.
+Tensor softmax_over(const Tensor& x, const Shape& dims) {
+  if (x.numel() == 0) return x;
+  const Tensor most = max(x, dims, {.keepdim = true});
+  const Tensor finite = lt(abs(most), std::numeric_limits<double>::infinity());
+  const Tensor terms = exp(x - where(finite, most, 0));
+  const Tensor total = sum(terms, dims, {.keepdim = true});
+  return terms / where(eq(total, 0), 1, total);
+}
+}  // namespace
+
 Tensor logsumexp(const Tensor& x, const Shape& dims, ReduceOptions options) {
   require_float("logsumexp", x);
   const Plan plan = make_plan("logsumexp", x, dims, options.keepdim);
   const Tensor y = reduce("logsumexp", ReduceOp::logsumexp, plan);
   return record("logsumexp", y, {x},
-                [x = saved(x), y = saved(y), kept = plan.kept](const Tensor& dy, Sinks) {
+                [x = saved(x), kept = plan.kept, dims](const Tensor& dy, Sinks) {
                   const DType wide = acc_dtype(dy.dtype());
                   const Tensor g = raw::view(raw::contiguous(raw::cast(dy, wide)), kept);
-                  const Tensor total = raw::view(raw::cast(y.get(), wide), kept);
-                  const Tensor share = exp(raw::cast(x.get(), wide) - total);
+                  const Tensor share = softmax_over(raw::cast(x.get(), wide), dims);
                   return Grads{raw::cast(share * g, dy.dtype())};
                 });
 }

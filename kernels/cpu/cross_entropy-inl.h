@@ -39,13 +39,19 @@ HWY_INLINE A sum_exponentials(const T* x, int64_t size, A base, A& most) {
   return sum;
 }
 
-/// Returns the loss of a row and sets its logsumexp. Differences from the maximum are taken first,
-/// so that large logits lose no digits of the loss. A chunk is read with the maximum of those
-/// before it, so that memory and exponentials overlap, and again, from cache, where its own is
-/// larger.
+/// lse of a row, in two parts; see CrossEntropyForward.
+template <class A>
+struct RowLse {
+  A maximum = 0, log_sum = 0;
+  A total() const { return maximum + log_sum; }
+};
+
+/// Returns the loss of a row and sets its lse. Differences from the maximum are taken first, so
+/// that large logits lose no digits of the loss. A chunk is read with the maximum of those before
+/// it, so that memory and exponentials overlap, and again, from cache, where its own is larger.
 template <class T, class A = acc_t<T>>
 A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropyTerms& terms,
-                    A& logsumexp) {
+                    RowLse<A>& lse) {
   const hn::ScalableTag<A> d;
   A most = -std::numeric_limits<A>::infinity(), sum = 0;
   for (int64_t begin = 0; begin < cols; begin += kLossChunk) {
@@ -62,7 +68,7 @@ A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropy
     sum += part;
   }
   const A log_sum = std::log(sum), smoothing = A(terms.label_smoothing);
-  logsumexp = most + log_sum;
+  lse = {.maximum = most, .log_sum = log_sum};
   A loss = log_sum - (A(x[target]) - most);
   if (smoothing != 0) {
     const A below = sum_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
@@ -70,7 +76,7 @@ A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropy
     });
     loss = (1 - smoothing) * loss + smoothing * (log_sum - below / A(cols));
   }
-  if (terms.z_loss != 0) loss += A(terms.z_loss) * logsumexp * logsumexp;
+  if (terms.z_loss != 0) loss += A(terms.z_loss) * lse.total() * lse.total();
   return loss;
 }
 
@@ -81,20 +87,22 @@ inline constexpr float kLeastLogProbability = -55.0f;
 /// may be x itself if the types are the same.
 template <class T, class Out, class A = acc_t<T>>
 void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
-                                const CrossEntropyTerms& terms, A logsumexp, A dy, A softcap,
-                                Out* dx, bool stream = false) {
+                                const CrossEntropyTerms& terms, const RowLse<A>& lse, A dy,
+                                A softcap, Out* dx, bool stream = false) {
   const hn::ScalableTag<A> d;
   const A smoothing = A(terms.label_smoothing), spread = smoothing / A(cols);
-  const A weight = 1 + 2 * A(terms.z_loss) * logsumexp;
+  const A weight = 1 + 2 * A(terms.z_loss) * lse.total();
   const A inverse_cap = softcap != 0 ? 1 / softcap : A(0);
   const A at = A(x[target]), capped = at * inverse_cap;
-  const A at_target = dy * (std::exp(at - logsumexp) * weight - (1 - smoothing) - spread);
-  const auto lse = hn::Set(d, logsumexp), scale = hn::Set(d, dy * weight);
+  const A at_target =
+      dy * (std::exp(at - lse.maximum - lse.log_sum) * weight - (1 - smoothing) - spread);
+  const auto maximum = hn::Set(d, lse.maximum), log_sum = hn::Set(d, lse.log_sum);
+  const auto scale = hn::Set(d, dy * weight);
   const auto offset = hn::Set(d, dy * spread), inverse = hn::Set(d, inverse_cap);
   const auto one = hn::Set(d, A(1));
   for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
     const auto v = load_ahead(d, x + i, part);
-    const auto log_probability = hn::Sub(v, lse);
+    const auto log_probability = hn::Sub(hn::Sub(v, maximum), log_sum);
     auto g = exp_above<accuracy_for<Out>>(d, log_probability, kLeastLogProbability);
     g = hn::MulSub(g, scale, offset);
     if (softcap != 0) {

@@ -21,11 +21,13 @@ void cross_entropy_forward(const CrossEntropyForward& k, const Targets& targets)
     using A = acc_t<T>;
     parallel_for(k.rows, rows_per_range(k.cols), [&](int64_t begin, int64_t end) HWY_ATTR {
       for (int64_t r = begin; r < end; ++r) {
-        A loss = 0, logsumexp = 0;
+        A loss = 0;
+        RowLse<A> lse;
         if (const int64_t t = targets[r]; t != k.terms.ignore_index)
-          loss = cross_entropy_row(row<T>(k.logits, r, k.cols), k.cols, t, k.terms, logsumexp);
+          loss = cross_entropy_row(row<T>(k.logits, r, k.cols), k.cols, t, k.terms, lse);
         out<A>(k.losses)[r] = loss;
-        out<A>(k.logsumexp)[r] = logsumexp;
+        out<A>(k.row_max)[r] = lse.maximum;
+        out<A>(k.row_log_sum)[r] = lse.log_sum;
       }
     });
   });
@@ -44,7 +46,8 @@ void cross_entropy_backward(const CrossEntropyBackward& k, const Targets& target
           std::fill_n(dlogits, k.cols, T());
         else
           cross_entropy_row_backward(row<T>(k.logits, r, k.cols), k.cols, t, k.terms,
-                                     in<A>(k.logsumexp)[r], dy, A(0), dlogits, stream);
+                                     RowLse<A>{in<A>(k.row_max)[r], in<A>(k.row_log_sum)[r]}, dy,
+                                     A(0), dlogits, stream);
       }
       finish_results(stream);
     });

@@ -41,10 +41,9 @@ void chunk_row(const CrossEntropyChunk& k, int64_t r, int64_t target) {
   }
   const A cap = A(k.softcap);
   if (cap > 0) softcap_row(x, k.cols, cap);
-  A logsumexp;
-  loss = cross_entropy_row(x, k.cols, target, k.terms, logsumexp);
-  if (dx)
-    cross_entropy_row_backward(x, k.cols, target, k.terms, logsumexp, *in<A>(k.scale), cap, dx);
+  RowLse<A> lse;
+  loss = cross_entropy_row(x, k.cols, target, k.terms, lse);
+  if (dx) cross_entropy_row_backward(x, k.cols, target, k.terms, lse, *in<A>(k.scale), cap, dx);
 }
 
 void cross_entropy_chunk(const CrossEntropyChunk& k) {

@@ -60,6 +60,16 @@ struct SumSquares : Sum {
     return hn::Mul(centred, centred);
   }
 };
+/// The same times kTiny², which squares of up to the largest numbers do not overflow.
+template <class A>
+inline constexpr A kTiny = A(0x1p-70);
+struct SumTinySquares : Sum {
+  template <class D, class V>
+  static HWY_INLINE V term(D d, V x, V ref) {
+    const V centred = hn::Mul(hn::Sub(x, ref), hn::Set(d, kTiny<hn::TFromD<D>>));
+    return hn::Mul(centred, centred);
+  }
+};
 struct Max : Sum {
   template <class A>
   static A neutral() {
@@ -277,6 +287,22 @@ void reduce(const Reduce& k) {
   visit_index(k.dtype, [&]<class T>() { reduce_integers<T>(k); });
 }
 
+/// Squares over `divisor`. Where their sum overflowed they are summed again smaller: the quotient
+/// may well be in range.
+template <class T, class A = acc_t<T>>
+void finish_variance(const Variance& k, const A* squares, A divisor) {
+  const int64_t n = k.outer * k.inner;
+  const auto overflowed = [](A s) { return std::isinf(s); };
+  const bool again = std::any_of(squares, squares + n, overflowed);
+  const Scratch<A> tiny = k.stream.scratch<A>(again ? size_t(n) : 1);
+  if (again)
+    fold<SumTinySquares>(in<T>(k.x), static_cast<const A*>(out<A>(k.mean)), tiny.get(), k.outer,
+                         k.reduced, k.inner, k.stream);
+  finish(out<T>(k.y), n, [&](int64_t i) {
+    return overflowed(squares[i]) ? tiny[i] / divisor / kTiny<A> / kTiny<A> : squares[i] / divisor;
+  });
+}
+
 void variance(const Variance& k) {
   visit_float(k.dtype, [&]<class T>() {
     using A = acc_t<T>;
@@ -289,7 +315,7 @@ void variance(const Variance& k) {
     fold<SumSquares>(in<T>(k.x), static_cast<const A*>(mean), squares.get(), k.outer, k.reduced,
                      k.inner, k.stream);
     const A divisor = std::max(A(0), A(double(k.reduced) - k.correction));
-    finish(out<T>(k.y), n, [&](int64_t i) { return squares[i] / divisor; });
+    finish_variance<T>(k, squares.get(), divisor);
   });
 }
 

@@ -23,6 +23,20 @@
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 
+/// Σ y · dy of a query row.
+template <class T, class A = acc_t<T>>
+A delta_of_row(const FlashAttentionBackward& f, const Place& p, int64_t i) {
+  const hn::ScalableTag<A> d;
+  const T *y = rows_of<T>(f.y, p.b, p.h, i), *dy = rows_of<T>(f.dy, p.b, p.h, i);
+  const T* low =
+      f.y_low ? rows_of<T>(HeadRows{f.y_low, f.y.batch, f.y.row, f.y.head}, p.b, p.h, i) : nullptr;
+  return sum_vectors(d, f.attention.value_dim, [&](int64_t c, auto part) HWY_ATTR {
+    auto value = load(d, y + c, part);
+    if (low) value = hn::Add(value, load(d, low + c, part));
+    return hn::Mul(value, load(d, dy + c, part));
+  });
+}
+
 /// Packs tile number `index` of (batch row, head, tile of queries).
 template <class T, class Products>
 void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
@@ -34,20 +48,14 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
                 .i0 = index % n.query_tiles * kTile};
   const int64_t place = index - pack.first_query_tile, rows = std::min(kTile, a.queries - p.i0);
   Products::pack_queries(f, pack, p, place);
-  const hn::ScalableTag<A> d;
-  const A* logsumexp = in<A>(f.logsumexp) + (p.b * a.heads + p.h) * a.queries + p.i0;
+  const int64_t first = (p.b * a.heads + p.h) * a.queries + p.i0;
+  const A *row_max = in<A>(f.row_max) + first, *row_log_sum = in<A>(f.row_log_sum) + first;
   for (int64_t r = 0; r < kTile; ++r) {
-    A sum = 0, base = -kMinusInfinity<A>;
-    if (r < rows) {
-      const T* y = rows_of<T>(f.y, p.b, p.h, p.i0 + r);
-      const T* dy = rows_of<T>(f.dy, p.b, p.h, p.i0 + r);
-      sum = sum_vectors(d, n.value_dim, [&](int64_t c, auto part) HWY_ATTR {
-        return hn::Mul(load(d, y + c, part), load(d, dy + c, part));
-      });
-      if (logsumexp[r] != kMinusInfinity<A>) base = logsumexp[r] * A(kLog2E);
-    }
-    out<A>(pack.logsumexp)[place * kTile + r] = base;
-    out<A>(pack.delta)[place * kTile + r] = sum;
+    const bool attends = r < rows && row_log_sum[r] != kMinusInfinity<A>;
+    const int64_t at = place * kTile + r;
+    out<A>(pack.row_max)[at] = attends ? row_max[r] : A(0);
+    out<A>(pack.row_log_sum)[at] = attends ? row_log_sum[r] * A(kLog2E) : -kMinusInfinity<A>;
+    out<A>(pack.delta)[at] = r < rows ? delta_of_row<T>(f, p, p.i0 + r) : A(0);
   }
 }
 
@@ -181,13 +189,17 @@ HWY_EXPORT(finish_query_tiles);
 template <class A>
 void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPack& pack) {
   const Attention& a = f.attention;
+  const double unit = attention::score_unit(a, pack.unit);
   for (int64_t h = 0; h < a.heads; ++h) {
-    const double sink = double(in<A>(a.sink)[h]) * 1.4426950408889634074;
+    const double sink = double(in<A>(a.sink)[h]);
     double sum = 0;
     for (int64_t b = 0; b < a.batch; ++b)
       for (int64_t i = 0; i < a.queries; ++i) {
         const int64_t at = (b * a.heads + h) * pack.sizes.padded_queries + i;
-        sum -= std::exp2(sink - double(in<A>(pack.logsumexp)[at])) * double(in<A>(pack.delta)[at]);
+        const double above = sink - double(in<A>(pack.row_max)[at]) * unit;
+        const double weight =
+            std::exp2(above * 1.4426950408889634074 - double(in<A>(pack.row_log_sum)[at]));
+        sum -= weight * double(in<A>(pack.delta)[at]);
       }
     out<A>(f.dsink)[h] = A(sum);
   }
@@ -290,11 +302,13 @@ void backward_heads(const FlashAttentionBackward& f, const attention::Unit* unit
     const size_t width = size_of(acc_dtype(f.attention.dtype));
     return f.stream.scratch<char>(size_t(pack.query_tiles * kTile * columns) * width);
   };
-  const Scratch<char> logsumexp = rows(1), delta = rows(1), dq = rows(pack.chunks * n.padded_dim);
+  const Scratch<char> row_max = rows(1), row_log_sum = rows(1), delta = rows(1);
+  const Scratch<char> dq = rows(pack.chunks * n.padded_dim);
   const Scratch<bool> q_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
   const Scratch<bool> dy_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
   const Scratch<bool> keys_finite = f.stream.scratch<bool>(size_t(pack.key_tiles));
-  pack.logsumexp = logsumexp.get(), pack.delta = delta.get(), pack.dq = dq.get();
+  pack.row_max = row_max.get(), pack.row_log_sum = row_log_sum.get();
+  pack.delta = delta.get(), pack.dq = dq.get();
   pack.q_finite = q_finite.get(), pack.dy_finite = dy_finite.get();
   pack.keys_finite = keys_finite.get();
   run_passes(f, pack, first, count, parallel);

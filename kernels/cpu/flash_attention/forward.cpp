@@ -31,9 +31,9 @@ void pack_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t
   });
 }
 
-/// Running state of a tile of queries. Weights are relative to 2^base, which follows the largest
-/// score, in units of log 2, only when that has outgrown it by kSlack: outputs are then seldom
-/// rescaled. Sums are kept by lanes.
+/// Running state of a tile of queries. Weights are relative to that of a score `base`, which
+/// follows the largest one only when that has outgrown it by kSlack, in units of log 2: outputs are
+/// then seldom rescaled. Sums are kept by lanes.
 template <class A>
 struct Running {
   static constexpr A kSlack = 8;
@@ -56,10 +56,9 @@ HWY_INLINE void scale_row(A* row, int64_t n, A factor) {
     hn::StoreU(hn::Mul(f, hn::LoadU(d, row + c)), d, row + c);
 }
 
-/// Scores of a row by lanes, the largest of its span times `unit`; writes -inf outside the row's
-/// keys.
+/// The largest scores of a row, by lanes; writes -inf outside the row's keys.
 template <class D, class A = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> row_maxima(D d, A* row, Span block, Span keys, A unit) {
+HWY_INLINE hn::Vec<D> row_maxima(D d, A* row, Span block, Span keys) {
   const int64_t lanes = int64_t(hn::Lanes(d));
   const bool whole = keys.begin <= block.begin && keys.end >= block.end;
   auto maximum = hn::Set(d, kMinusInfinity<A>);
@@ -71,7 +70,7 @@ HWY_INLINE hn::Vec<D> row_maxima(D d, A* row, Span block, Span keys, A unit) {
     }
     maximum = hn::Max(maximum, s);
   }
-  return hn::Mul(maximum, hn::Set(d, unit));
+  return maximum;
 }
 
 /// True where some score of the span is not a number.
@@ -80,15 +79,28 @@ bool has_nan(const A* row, Span block) {
   return std::any_of(row + block.begin, row + block.end, [](A s) { return std::isnan(s); });
 }
 
-/// Scores of a row, times `unit`, to weights relative to 2^base; their sums are added to `sums`.
-template <class A>
+/// The nearest bf16, as an f32; ties away from zero. NaN stays.
+template <class D>
+HWY_INLINE hn::Vec<D> rounded_to_bf16(D d, hn::Vec<D> x) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::Add(hn::BitCast(du, x), hn::Set(du, 0x8000u));
+  const auto near = hn::BitCast(d, hn::And(bits, hn::Set(du, 0xffff0000u)));
+  return hn::IfThenElse(hn::IsNaN(x), x, near);
+}
+
+/// Scores of a row to weights 2^((s - base) · unit); their sums are added to `sums`. The base is
+/// taken off first, which is exact near it, however large scores are. Where weights will be
+/// multiplied as bf16, the sums are those of the rounded ones: what a common offset of the values
+/// adds to the output then cancels, which backward's delta relies on.
+template <bool to_bf16, class A>
 HWY_INLINE void weigh_row(A* row, Span block, A unit, A base, A* sums) {
   const hn::ScalableTag<A> d;
   const int64_t lanes = int64_t(hn::Lanes(d));
   const auto factor = hn::Set(d, unit), origin = hn::Set(d, base);
   auto sum = hn::Load(d, sums);
   for (int64_t c = block.begin; c < block.end; c += lanes) {
-    const auto w = exp2_of_term(d, hn::MulSub(hn::LoadU(d, row + c), factor, origin));
+    auto w = exp2_of_term(d, hn::Mul(hn::Sub(hn::LoadU(d, row + c), origin), factor));
+    if constexpr (to_bf16) w = rounded_to_bf16(d, w);
     hn::StoreU(w, d, row + c);
     sum = hn::Add(sum, w);
   }
@@ -97,28 +109,29 @@ HWY_INLINE void weigh_row(A* row, Span block, A unit, A base, A* sums) {
 
 /// The base of row r becomes `now`.
 template <class A>
-HWY_INLINE void move_base(const attention::Sizes& n, int64_t r, A now, Running<A>& state) {
+HWY_INLINE void move_base(const attention::Sizes& n, int64_t r, A now, A unit, Running<A>& state) {
   const int64_t lanes = int64_t(hn::Lanes(hn::ScalableTag<A>()));
-  const A factor = exp2_scalar(state.base[r] - now);
+  const A factor = exp2_scalar((state.base[r] - now) * unit);
   scale_row(state.sums + r * lanes, lanes, factor);
   scale_row(state.out + r * n.padded_value_dim, n.padded_value_dim, factor);
   state.base[r] = now;
 }
 
 /// Scores, which `unit` brings to units of log 2, to weights.
-template <class A>
+template <bool to_bf16, class A>
 void softmax_rows(const Attention& a, const attention::Sizes& n, const Place& p,
                   const Region& region, A unit, A* scores, Running<A>& state) {
   HWY_ALIGN A factors[kTile];
   const hn::ScalableTag<A> d;
   const int64_t lanes = int64_t(hn::Lanes(d));
+  const A slack = Running<A>::kSlack / unit;
   for (int64_t r = 0; r < region.count * region.block; ++r) {
     const Span block = region.blocks[r / region.block];
     if (block.empty()) continue;
     A* row = scores + r * kTile;
     A* sums = state.sums + r * lanes;
-    const auto maxima = row_maxima(d, row, block, region.rows[r], unit);
-    const auto limit = hn::Set(d, state.base[r] + Running<A>::kSlack);
+    const auto maxima = row_maxima(d, row, block, region.rows[r]);
+    const auto limit = hn::Set(d, state.base[r] + slack);
     if (!hn::AllTrue(d, hn::Le(maxima, limit)) || state.base[r] == kMinusInfinity<A>) {
       const A here = hn::GetLane(hn::MaxOfLanes(d, maxima)), before = state.base[r];
       const A now = here <= before ? before : here;  // NaN goes on
@@ -127,9 +140,9 @@ void softmax_rows(const Attention& a, const attention::Sizes& n, const Place& p,
         std::fill(row + block.begin, row + block.end, A(0));
         continue;
       }
-      if (now != before) move_base(n, r, now, state);
+      if (now != before) move_base(n, r, now, unit, state);
     }
-    weigh_row(row, block, unit, state.base[r], sums);
+    weigh_row<to_bf16>(row, block, unit, state.base[r], sums);
     if (a.dropout <= 0) continue;
     dropout_factors(a, p, p.i0 + r, factors);
     for (int64_t c = block.begin; c < block.end; c += lanes)
@@ -137,27 +150,57 @@ void softmax_rows(const Attention& a, const attention::Sizes& n, const Place& p,
   }
 }
 
+/// How a row ends: what its outputs are multiplied by, and what backward is told of it.
+template <class A>
+struct RowEnd {
+  A factor, maximum, log_sum;
+};
+
+/// From the sum of weights relative to `base`; `score` is what scores are to be multiplied by.
+template <class A>
+RowEnd<A> end_of_row(A base, A sum, double score, A sink) {
+  if (base == kMinusInfinity<A>) base = 0;  // no keys, or a NaN among the scores
+  if (sink == kMinusInfinity<A>) return {sum == 0 ? A(0) : 1 / sum, base, std::log(sum)};
+  double kept = 1;
+  if (sum == 0 || double(sink) > double(base) * score) {  // the sink has the largest weight
+    constexpr double kLargest = double(std::numeric_limits<A>::max());
+    const A moved = A(std::clamp(double(sink) / score, -kLargest, kLargest));
+    kept = std::exp((double(base) - double(moved)) * score);
+    base = moved;
+  }
+  const double total = double(sum) * kept + std::exp(double(sink) - double(base) * score);
+  return {A(kept / total), base, A(std::log(total))};
+}
+
+/// A finished row: rounded, and what rounding took from it where `low` is given.
+template <class T, class A>
+HWY_INLINE void write_row(const A* sums, int64_t cols, A factor, T* y, T* low) {
+  unpack_row(sums, cols, factor, y);
+  if (!low) return;
+  const hn::ScalableTag<A> d;
+  for_vectors(d, cols, [&](int64_t c, auto part) HWY_ATTR {
+    const auto exact = hn::Mul(hn::Set(d, factor), load(d, sums + c, part));
+    store(d, hn::Sub(exact, load(d, y + c, part)), low + c, part);
+  });
+}
+
 /// Divides by the sums, with the sink among them, and writes the rows.
 template <class T, class A = acc_t<T>>
-void finish_rows(const FlashAttentionForward& f, const attention::Sizes& n, const Place& p,
+void finish_rows(const FlashAttentionForward& f, const ForwardPack& pack, const Place& p,
                  Running<A>& state) {
   const Attention& a = f.attention;
+  const attention::Sizes& n = pack.sizes;
   const int64_t rows = std::min(kTile, a.queries - p.i0);
-  A* logsumexp = out<A>(f.logsumexp) + (p.b * a.heads + p.h) * a.queries + p.i0;
-  T* y = out<T>(f.y.data) + p.b * f.y.batch + p.h * f.y.head + p.i0 * f.y.row;
+  const int64_t first = (p.b * a.heads + p.h) * a.queries + p.i0;
+  const A sink = a.sink ? in<A>(a.sink)[p.h] : kMinusInfinity<A>;
+  const double score = attention::score_unit(a, pack.unit);
   for (int64_t r = 0; r < rows; ++r) {
-    A factor = 1, sum = state.sum(r), base = state.base[r];
-    const A sink = a.sink ? in<A>(a.sink)[p.h] * A(kLog2E) : kMinusInfinity<A>;
-    if (sink != kMinusInfinity<A>) {
-      const A now = sink > base ? sink : base;
-      factor = exp2_scalar(base - now);
-      sum = sum * factor + exp2_scalar(sink - now);
-      base = now;
-    }
-    const bool none = sum == 0;
-    logsumexp[r] = none ? kMinusInfinity<A> : A(base / A(kLog2E) + std::log(sum));
-    unpack_row(state.out + r * n.padded_value_dim, n.value_dim, none ? A(0) : factor / sum,
-               y + r * f.y.row);
+    const RowEnd<A> end = end_of_row(state.base[r], state.sum(r), score, sink);
+    out<A>(f.row_max)[first + r] = end.maximum;
+    out<A>(f.row_log_sum)[first + r] = end.log_sum;
+    const int64_t at = p.b * f.y.batch + p.h * f.y.head + (p.i0 + r) * f.y.row;
+    write_row(state.out + r * n.padded_value_dim, n.value_dim, end.factor, out<T>(f.y.data) + at,
+              f.y_low ? out<T>(f.y_low) + at : nullptr);
   }
 }
 
@@ -175,7 +218,7 @@ void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_
   std::fill_n(state.out, kTile * n.padded_value_dim, A(0));
   std::fill_n(state.base, kTile, kMinusInfinity<A>);
   products.take_queries(p);
-  const A unit = A((transforms_scores(a) ? 1.0 : double(products.scale())) * kLog2E);
+  const A unit = A(attention::score_unit(a, pack.unit) * kLog2E);
   const int64_t head = (p.b * a.kv_heads + p.h / n.group) * n.key_tiles - pack.first_tile;
   Region region;
   for (int64_t tile = 0; tile < n.key_tiles; ++tile) {
@@ -183,10 +226,10 @@ void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_
     if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
     products.scores(p, head + tile, region, scores);
     if (transforms_scores(a)) transform_scores<A>(a, p, region, products.scale(), scores, nullptr);
-    softmax_rows(a, n, p, region, unit, scores, state);
+    softmax_rows<Products::kRoundsWeights>(a, n, p, region, unit, scores, state);
     products.add_values(p, head + tile, region, scores, state.out);
   }
-  finish_rows<T>(f, n, p, state);
+  finish_rows<T>(f, pack, p, state);
 }
 
 template <class T, class Products>

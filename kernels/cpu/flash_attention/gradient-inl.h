@@ -31,30 +31,41 @@ struct GradientTile {
       : weights(memory), grads(memory + kTile * kTile), cap(memory + 2 * kTile * kTile) {}
 };
 
-/// One row: scores, which `unit` brings to units of log 2, to weights, dy · v to score gradients.
-///   w = 2^(s - logsumexp)     ds = w · (dw - delta)     both through dropout and softcap
-/// Both are 0 for keys that are not attended, and ds where w is 0, even of NaN.
+/// What is known of a row: see BackwardPack.
 template <class A>
-HWY_INLINE void gradient_row(Span block, Span keys, A unit, A logsumexp, A delta, const A* factors,
-                             const A* cap, A* weights, A* grads) {
+struct RowStats {
+  A maximum, log_sum, delta;
+};
+
+/// One row: scores, which `unit` brings to units of log 2, to weights, dy · v to score gradients.
+///   w = 2^((s - m) · unit - log_sum)     ds = w · (dw - delta)     both through dropout and
+///   softcap
+/// The maximum is taken off first: what remains is exact for the scores that matter, however large
+/// they are. Both are 0 for keys that are not attended, and ds where w is 0, even of NaN. A weight
+/// of 1 leaves nothing to the other keys, so its ds is 0 too, and not what rounding left of it.
+template <class A>
+HWY_INLINE void gradient_row(Span block, Span keys, A unit, const RowStats<A>& row,
+                             const A* factors, const A* cap, A* weights, A* grads) {
   const hn::ScalableTag<A> d;
   const bool whole = keys.begin <= block.begin && keys.end >= block.end;
-  const auto per_score = hn::Set(d, unit), base = hn::Set(d, logsumexp);
-  const auto mean = hn::Set(d, delta), never = hn::Set(d, kMinusInfinity<A>);
+  const auto per_score = hn::Set(d, unit), log_sum = hn::Set(d, row.log_sum);
+  const auto maximum = hn::Set(d, row.maximum), mean = hn::Set(d, row.delta);
+  const auto zero = hn::Zero(d), one = hn::Set(d, A(1)), never = hn::Set(d, kMinusInfinity<A>);
   for (int64_t c = block.begin; c < block.end; c += int64_t(hn::Lanes(d))) {
     auto s = hn::LoadU(d, weights + c);
     if (!whole) s = inside(d, s, keys, c);
-    auto w = exp2_of_term(d, hn::MulSub(s, per_score, base));
-    w = hn::IfThenZeroElse(hn::Eq(s, never), w);
-    const auto none = hn::Eq(w, hn::Zero(d));
+    auto t = hn::MulSub(hn::Sub(s, maximum), per_score, log_sum);
+    t = hn::IfThenElse(hn::Gt(t, zero), zero, t);  // by rounding alone; NaN stays
+    auto w = hn::IfThenZeroElse(hn::Eq(s, never), exp2_of_term(d, t));
+    const auto constant = hn::Or(hn::Eq(w, zero), hn::Eq(w, one));
     auto dw = hn::LoadU(d, grads + c);
-    const auto factor = factors ? hn::Load(d, factors + c) : hn::Set(d, A(1));
+    const auto factor = factors ? hn::Load(d, factors + c) : one;
     if (factors) dw = hn::Mul(dw, factor);
     auto ds = hn::Mul(w, hn::Sub(dw, mean));
     if (factors) w = hn::Mul(w, factor);
     if (cap) ds = hn::Mul(ds, hn::LoadU(d, cap + c));
     hn::StoreU(w, d, weights + c);
-    hn::StoreU(hn::IfThenZeroElse(none, ds), d, grads + c);
+    hn::StoreU(hn::IfThenZeroElse(constant, ds), d, grads + c);
   }
 }
 
@@ -71,7 +82,7 @@ void tile_gradient(const Products& products, const Attention& a, const BackwardP
   if (transforms_scores(a))
     transform_scores<A>(a, p, region, products.scale(), tile.weights, capped ? tile.cap : nullptr);
   products.weight_gradients(query, key, region, tile.grads);
-  const A unit = A((transforms_scores(a) ? 1.0 : double(products.scale())) * kLog2E);
+  const A unit = A(attention::score_unit(a, pack.unit) * kLog2E);
   for (int64_t r = 0; r < region.count * region.block; ++r) {
     const Span block = region.blocks[r / region.block];
     if (block.empty()) continue;
@@ -81,10 +92,12 @@ void tile_gradient(const Products& products, const Attention& a, const BackwardP
       continue;
     }
     if (a.dropout > 0) dropout_factors(a, p, p.i0 + r, factors);
-    gradient_row(block, region.rows[r], unit, in<A>(pack.logsumexp)[query * kTile + r],
-                 in<A>(pack.delta)[query * kTile + r], a.dropout > 0 ? factors : nullptr,
-                 capped ? tile.cap + r * kTile : nullptr, tile.weights + r * kTile,
-                 tile.grads + r * kTile);
+    const int64_t at = query * kTile + r;
+    gradient_row(
+        block, region.rows[r], unit,
+        RowStats<A>{in<A>(pack.row_max)[at], in<A>(pack.row_log_sum)[at], in<A>(pack.delta)[at]},
+        a.dropout > 0 ? factors : nullptr, capped ? tile.cap + r * kTile : nullptr,
+        tile.weights + r * kTile, tile.grads + r * kTile);
   }
 }
 

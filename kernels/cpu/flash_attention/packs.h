@@ -14,6 +14,12 @@ struct PackedTiles {
   }
 };
 
+/// What scores as they are kept are to be multiplied by: `unit` leaves the scale to whoever reads
+/// them, which is transform_scores() where that runs.
+inline double score_unit(const Attention& a, const Unit* unit) {
+  return unit && !transforms_scores(a) ? double(float(a.scale)) : 1.0;
+}
+
 constexpr int64_t pad_of(const Unit* unit) { return unit ? kPairPad : kPad; }
 
 /// Keys [dim, kTile] and values [kTile, padded_value_dim] of the tiles of some key and value heads
@@ -36,9 +42,9 @@ struct BackwardPack {
   // and dy [kTile, padded_value_dim]. For the unit: left operands of queries and dy, and of both
   // turned, [head size, kTile].
   PackedTiles q = {}, dy = {}, q_turned = {}, dy_turned = {};
-  // By the same, in acc_dtype: logsumexp in units of log 2 (infinity where nothing is attended) and
-  // Σ y · dy, both [kTile].
-  void *logsumexp = nullptr, *delta = nullptr;
+  // By the same, in acc_dtype, [kTile]: row_max; row_log_sum in units of log 2 (infinity where
+  // nothing is attended); Σ y · dy.
+  void *row_max = nullptr, *row_log_sum = nullptr, *delta = nullptr;
   // By (batch row, key and value head, tile of keys): keys [kTile, padded_dim] and turned
   // [dim, kTile], values turned [value_dim, kTile]. For the unit: right operands of the same.
   PackedTiles keys = {}, keys_turned = {}, values_turned = {};

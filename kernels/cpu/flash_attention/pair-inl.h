@@ -40,6 +40,7 @@ bool pack_finite(const Stream& stream, const PairRows& x, Pack&& pack) {
 class PairForward {
  public:
   using A = float;
+  static constexpr bool kRoundsWeights = true;
   PairForward(const FlashAttentionForward& f, const ForwardPack& pack)
       : f_(f),
         pack_(pack),

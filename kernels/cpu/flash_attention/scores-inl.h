@@ -21,6 +21,7 @@ HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using attention::Place;
+using attention::transforms_scores;
 
 template <class A>
 constexpr A kMinusInfinity = -std::numeric_limits<A>::infinity();
@@ -29,11 +30,6 @@ template <class A>
 HWY_INLINE A exp2_scalar(A t) {
   const hn::CappedTag<A, 4> d;
   return hn::GetLane(exp2_of_term(d, hn::Set(d, t)));
-}
-
-/// True where scores need more than the product and its scale.
-inline bool transforms_scores(const Attention& a) {
-  return a.softcap > 0 || a.slopes || a.mask || a.query_documents;
 }
 
 /// Adds the mask's row to `bias` [kTile]: keys [begin, end) of a tile, -inf where a boolean is

@@ -17,6 +17,7 @@ template <class T>
 class WideForward {
  public:
   using A = acc_t<T>;
+  static constexpr bool kRoundsWeights = false;  ///< to bf16, before they are multiplied
   WideForward(const FlashAttentionForward& f, const ForwardPack& pack)
       : f_(f), pack_(pack), q_(f.stream.scratch<A>(size_t(kTile * pack.sizes.padded_dim))) {}
 
