@@ -80,7 +80,7 @@ Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* u
                           .stream = stream},
                          unit);
   for (size_t i = 0; i < lse.size(); ++i)
-    lse[i] = float(double(row_max[i]) * attention::score_unit(a, unit) + double(row_log_sum[i]));
+    lse[i] = float(double(row_max[i]) * attention::softmax_scale(a, unit) + double(row_log_sum[i]));
   const auto narrow = [](const std::vector<float>& v) {
     return std::vector<T>(v.begin(), v.end());
   };

@@ -1,9 +1,13 @@
-// Attention, backward. Everything is packed by tiles first. A task then owns a chunk of the keys of
-// one key and value head: for each of its tiles it walks the tiles of queries of every query head
-// of the group, computes weights and score gradients again, and adds to its own dk and dv and to a
-// dq of this chunk. The dq of the chunks are added in order at the end, so nothing depends on which
-// thread did what. Where batch and heads alone give enough tasks there is one chunk, and each task
-// packs for itself.
+// Attention, backward (FlashAttention-2: Dao 2023, arXiv:2307.08691). By tiles, from what the
+// forward left of each row:
+//   P = e^(S - m - log l)    dV += Pᵀ dO    dP = dO Vᵀ    delta = rowsum(dO · O)
+//   dS = P · (dP - delta)    dQ += dS K     dK += dSᵀ Q
+// Everything is packed by tiles first. A task then owns a chunk of the keys of one key and value
+// head: for each of its tiles it walks the tiles of queries of every query head of the group,
+// computes P and dS again, and adds to its own dK and dV and to a dQ of this chunk. The dQ of the
+// chunks are added in order at the end, so nothing depends on which thread did what. Where batch
+// and heads alone give enough tasks there is one chunk, and each task packs for itself, so that a
+// head stays in L2.
 #include <olm/kernels/flash_attention.h>
 
 #include <cmath>
@@ -17,13 +21,15 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/pair-inl.h>
-#include <olm/kernels/cpu/flash_attention/wide-inl.h>
+#include <olm/kernels/cpu/flash_attention/products_acc-inl.h>
+#include <olm/kernels/cpu/flash_attention/products_bf16-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 
-/// Σ y · dy of a query row.
+/// delta of a query row: Σ dO · O. Where O was rounded, what that took away is added back: dP -
+/// delta is a difference of numbers as large as the values, and rounding O alone would leave 2^-9
+/// of those.
 template <class T, class A = acc_t<T>>
 A delta_of_row(const FlashAttentionBackward& f, const Place& p, int64_t i) {
   const hn::ScalableTag<A> d;
@@ -38,9 +44,10 @@ A delta_of_row(const FlashAttentionBackward& f, const Place& p, int64_t i) {
 }
 
 /// Packs tile number `index` of (batch row, head, tile of queries).
-template <class T, class Products>
+template <BackwardTileProducts Products>
 void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
-  using A = acc_t<T>;
+  using T = typename Products::T;
+  using A = typename Products::A;
   const Attention& a = f.attention;
   const attention::Sizes& n = pack.sizes;
   const Place p{.b = index / n.query_tiles / a.heads,
@@ -60,7 +67,7 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
 }
 
 /// Packs tile number `index` of (batch row, key and value head, tile of keys).
-template <class Products>
+template <BackwardTileProducts Products>
 void pack_key_tile(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
   const Attention& a = f.attention;
   const int64_t tiles = pack.sizes.key_tiles;
@@ -71,24 +78,25 @@ void pack_key_tile(const FlashAttentionBackward& f, const BackwardPack& pack, in
 }
 
 /// Adds what query head p.h passes back through keys [p.j0, …) to dk, dv and this chunk's dq.
-template <class Products, class A>
+template <BackwardTileProducts Products, class A>
 void backward_head(const Products& products, const Attention& a, const BackwardPack& pack, Place p,
                    A* dq, A* dk, A* dv, const GradientTile<A>& tile) {
   const int64_t key = pack.key_tile(a, p);
-  Region region;
+  TileMask mask;
   for (p.i0 = 0; p.i0 < a.queries; p.i0 += kTile) {
-    if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
-    tile_gradient(products, a, pack, p, region, true, tile);
+    if (!find_tile_mask(a, p, kMR, span_alignment<A>(), mask)) continue;
+    recompute_P_dS(products, a, pack, p, mask, true, tile);
     const int64_t query = pack.query_tile(a, p);
-    products.add(p, query, key, region, tile, dq + query * kTile * pack.sizes.padded_dim, dk, dv);
+    products.add(p, query, key, mask, tile, dq + query * kTile * pack.sizes.padded_dim, dk, dv);
   }
 }
 
 /// Task number `index` of (batch row, key and value head, chunk of keys).
-template <class T, class Products>
+template <BackwardTileProducts Products>
 void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack,
                     const Products& products, int64_t index) {
-  using A = acc_t<T>;
+  using T = typename Products::T;
+  using A = typename Products::A;
   const Attention& a = f.attention;
   const attention::Sizes& n = pack.sizes;
   const int64_t chunk = index % pack.chunks, kv_head = index / pack.chunks % a.kv_heads;
@@ -112,7 +120,7 @@ void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack,
     }
     const int64_t j0 = t * kTile, rows = std::min(kTile, a.keys - j0);
     if (f.dk.data)
-      products.write_keys(dk, n.dim, products.scale(), rows, rows_of<T>(f.dk, b, kv_head, j0),
+      products.write_keys(dk, n.dim, products.key_scale(), rows, rows_of<T>(f.dk, b, kv_head, j0),
                           f.dk.row);
     if (f.dv.data)
       products.write_keys(dv, n.value_dim, A(1), rows, rows_of<T>(f.dv, b, kv_head, j0), f.dv.row);
@@ -139,31 +147,30 @@ void finish_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack
     unpack_row(dq + r * n.padded_dim, n.dim, A(a.scale), rows_of<T>(f.dq, b, h, i0 + r));
 }
 
-/// Calls body.operator()<T, Products>() with the element type and what multiplies.
+/// Calls body.operator()<Products>() with what multiplies.
 template <class F>
-void visit_products(const FlashAttentionBackward& f, const BackwardPack& pack, F&& body) {
-  if (pack.unit) return body.template operator()<bfloat16_t, PairGradient>();
-  visit_float(f.attention.dtype,
-              [&]<class T>() { body.template operator()<T, WideGradient<T>>(); });
+void visit_backward(const FlashAttentionBackward& f, const BackwardPack& pack, F&& body) {
+  if (pack.unit) return body.template operator()<Bf16Backward>();
+  visit_float(f.attention.dtype, [&]<class T>() { body.template operator()<AccBackward<T>>(); });
 }
 
 void pack_query_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                       int64_t end) {
-  visit_products(f, pack, [&]<class T, class Products>() {
-    for (int64_t i = begin; i < end; ++i) pack_query_tile<T, Products>(f, pack, i);
+  visit_backward(f, pack, [&]<class Products>() {
+    for (int64_t i = begin; i < end; ++i) pack_query_tile<Products>(f, pack, i);
   });
 }
 void pack_key_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                     int64_t end) {
-  visit_products(f, pack, [&]<class T, class Products>() {
+  visit_backward(f, pack, [&]<class Products>() {
     for (int64_t i = begin; i < end; ++i) pack_key_tile<Products>(f, pack, i);
   });
 }
 void backward_chunks(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
                      int64_t end) {
-  visit_products(f, pack, [&]<class T, class Products>() {
+  visit_backward(f, pack, [&]<class Products>() {
     const Products products(f, pack);
-    for (int64_t i = begin; i < end; ++i) backward_chunk<T>(f, pack, products, i);
+    for (int64_t i = begin; i < end; ++i) backward_chunk(f, pack, products, i);
   });
 }
 void finish_query_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t begin,
@@ -185,21 +192,21 @@ HWY_EXPORT(pack_key_tiles);
 HWY_EXPORT(backward_chunks);
 HWY_EXPORT(finish_query_tiles);
 
-/// dsink[h] = -Σ over rows of the sink's weight times delta.
+/// dsink[h] = -Σ over rows of the sink's P times delta: its dP is 0.
 template <class A>
 void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPack& pack) {
   const Attention& a = f.attention;
-  const double unit = attention::score_unit(a, pack.unit);
+  const double scale = pack.softmax_scale(a);
   for (int64_t h = 0; h < a.heads; ++h) {
     const double sink = double(in<A>(a.sink)[h]);
     double sum = 0;
-    for (int64_t b = 0; b < a.batch; ++b)
+    for (int64_t b = 0; b < a.batch && !(std::isinf(sink) && sink < 0); ++b)
       for (int64_t i = 0; i < a.queries; ++i) {
+        const int64_t row = (b * a.heads + h) * a.queries + i;
+        const double above = sink - double(in<A>(f.row_max)[row]) * scale;
+        const double P = std::exp(above - double(in<A>(f.row_log_sum)[row]));
         const int64_t at = (b * a.heads + h) * pack.sizes.padded_queries + i;
-        const double above = sink - double(in<A>(pack.row_max)[at]) * unit;
-        const double weight =
-            std::exp2(above * 1.4426950408889634074 - double(in<A>(pack.row_log_sum)[at]));
-        sum -= weight * double(in<A>(pack.delta)[at]);
+        sum -= P * double(in<A>(pack.delta)[at]);
       }
     out<A>(f.dsink)[h] = A(sum);
   }
@@ -208,7 +215,7 @@ void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPac
 /// Chunks of keys such that there are tasks for many threads, where there are that many tiles.
 void choose_chunks(const Attention& a, attention::BackwardPack& pack) {
   const int64_t heads = std::max<int64_t>(a.batch * a.kv_heads, 1), tiles = pack.sizes.key_tiles;
-  const int64_t enough = (attention::kEnoughHeads + heads - 1) / heads;
+  const int64_t enough = (attention::kMinHeads + heads - 1) / heads;
   const int64_t wanted = std::clamp<int64_t>(enough, 1, std::max<int64_t>(tiles, 1));
   pack.chunk_tiles = std::max<int64_t>(1, (tiles + wanted - 1) / wanted);
   pack.chunks = std::max<int64_t>(1, (tiles + pack.chunk_tiles - 1) / pack.chunk_tiles);
@@ -252,18 +259,18 @@ void set_tile_sizes(const Attention& a, attention::BackwardPack& pack) {
   if (const Unit* unit = pack.unit) {
     pack.q.bytes = 4 * left_words(kTile, n.dim);
     pack.dy.bytes = 4 * left_words(kTile, n.value_dim);
-    pack.q_turned.bytes = 4 * left_words(n.dim, kTile);
-    pack.dy_turned.bytes = 4 * left_words(n.value_dim, kTile);
-    pack.keys.bytes = 4 * right_words(*unit, n.dim, kTile);
-    pack.keys_turned.bytes = 4 * right_words(*unit, kTile, n.dim);
-    pack.values_turned.bytes = 4 * right_words(*unit, kTile, n.value_dim);
+    pack.q_t.bytes = 4 * left_words(n.dim, kTile);
+    pack.dy_t.bytes = 4 * left_words(n.value_dim, kTile);
+    pack.k.bytes = 4 * right_words(*unit, n.dim, kTile);
+    pack.k_t.bytes = 4 * right_words(*unit, kTile, n.dim);
+    pack.v_t.bytes = 4 * right_words(*unit, kTile, n.value_dim);
     return;
   }
   const int64_t row_of_tile = kTile * int64_t(size_of(acc_dtype(a.dtype)));
-  pack.q.bytes = pack.keys.bytes = row_of_tile * n.padded_dim;
+  pack.q.bytes = pack.k.bytes = row_of_tile * n.padded_dim;
   pack.dy.bytes = row_of_tile * n.padded_value_dim;
-  pack.keys_turned.bytes = row_of_tile * n.dim;
-  pack.values_turned.bytes = row_of_tile * n.value_dim;
+  pack.k_t.bytes = row_of_tile * n.dim;
+  pack.v_t.bytes = row_of_tile * n.value_dim;
 }
 
 using Operands = std::initializer_list<attention::PackedTiles*>;
@@ -292,8 +299,8 @@ void backward_heads(const FlashAttentionBackward& f, const attention::Unit* unit
   pack.key_tiles = count * n.key_tiles;
   pack.first_query_tile = first * n.group * n.query_tiles;
   pack.first_key_tile = first * n.key_tiles;
-  const Operands queries = {&pack.q, &pack.dy, &pack.q_turned, &pack.dy_turned};
-  const Operands keys = {&pack.keys, &pack.keys_turned, &pack.values_turned};
+  const Operands queries = {&pack.q, &pack.dy, &pack.q_t, &pack.dy_t};
+  const Operands keys = {&pack.k, &pack.k_t, &pack.v_t};
   const Scratch<char> by_query = f.stream.scratch<char>(bytes_of(pack.query_tiles, queries));
   const Scratch<char> by_key = f.stream.scratch<char>(bytes_of(pack.key_tiles, keys));
   place(by_query.get(), pack.query_tiles, queries);
@@ -306,11 +313,11 @@ void backward_heads(const FlashAttentionBackward& f, const attention::Unit* unit
   const Scratch<char> dq = rows(pack.chunks * n.padded_dim);
   const Scratch<bool> q_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
   const Scratch<bool> dy_finite = f.stream.scratch<bool>(size_t(pack.query_tiles));
-  const Scratch<bool> keys_finite = f.stream.scratch<bool>(size_t(pack.key_tiles));
+  const Scratch<bool> k_finite = f.stream.scratch<bool>(size_t(pack.key_tiles));
   pack.row_max = row_max.get(), pack.row_log_sum = row_log_sum.get();
   pack.delta = delta.get(), pack.dq = dq.get();
   pack.q_finite = q_finite.get(), pack.dy_finite = dy_finite.get();
-  pack.keys_finite = keys_finite.get();
+  pack.k_finite = k_finite.get();
   run_passes(f, pack, first, count, parallel);
 }
 

@@ -1,7 +1,11 @@
-// Attention, forward. Keys and values are packed once, by tiles. Then each tile of queries walks
-// its tiles of keys with an online softmax. Parallel over key and value heads where there are many,
-// else over (batch row, head, tile of queries). Traffic: q, y once; packed keys and values once per
-// tile of queries, from cache.
+// Attention, forward (FlashAttention-2: Dao 2023, arXiv:2307.08691). K and V are packed once, by
+// tiles. Then each tile of queries walks its tiles of keys:
+//   S = Q Kᵀ · scale, masked    P = e^(S - m)    l += rowsum(P)    acc += P V    at the end O = acc
+//   / l
+// where m follows the row's maximum, and l and acc are rescaled when it moves (online softmax:
+// Milakov & Gimelshein 2018, arXiv:1805.02867). Parallel over key and value heads where there are
+// many, else over (batch row, head, tile of queries). Traffic: q, y once; packed K and V once per
+// tile of queries, from L2 where one head at a time is packed, else from L3.
 #include <olm/kernels/flash_attention.h>
 
 #include <cmath>
@@ -14,37 +18,26 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/pair-inl.h>
-#include <olm/kernels/cpu/flash_attention/wide-inl.h>
+#include <olm/kernels/cpu/flash_attention/products_acc-inl.h>
+#include <olm/kernels/cpu/flash_attention/products_bf16-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 
-void pack_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
-                int64_t end) {
-  if (pack.unit) {
-    for (int64_t i = begin; i < end; ++i) PairForward::pack_tile(f, pack, i);
-    return;
-  }
-  visit_float(f.attention.dtype, [&]<class T>() {
-    for (int64_t i = begin; i < end; ++i) WideForward<T>::pack_tile(f, pack, i);
-  });
-}
-
-/// Running state of a tile of queries. Weights are relative to that of a score `base`, which
-/// follows the largest one only when that has outgrown it by kSlack, in units of log 2: outputs are
-/// then seldom rescaled. Sums are kept by lanes.
+/// The online softmax of a tile of queries. m is the score that P is relative to. It follows the
+/// row's maximum only when that has outgrown it by kSlack, in units of log 2: P is then at most
+/// 2^kSlack, which costs no digits, and acc is seldom rescaled. l is summed by lanes.
 template <class A>
-struct Running {
+struct OnlineSoftmax {
   static constexpr A kSlack = 8;
   static constexpr int64_t kLanes = HWY_MAX_BYTES / sizeof(A);
-  A* out = nullptr;  // [kTile, padded_value_dim], not yet divided by the sums
-  A base[kTile];
-  HWY_ALIGN A sums[kTile * kLanes];
+  A* acc = nullptr;  // [kTile, padded_value_dim]: P V, not yet divided by l
+  A m[kTile];
+  HWY_ALIGN A l[kTile * kLanes];
 
-  A sum(int64_t r) const {
+  A row_sum(int64_t r) const {
     const hn::ScalableTag<A> d;
-    return hn::GetLane(hn::SumOfLanes(d, hn::Load(d, sums + r * int64_t(hn::Lanes(d)))));
+    return hn::GetLane(hn::SumOfLanes(d, hn::Load(d, l + r * int64_t(hn::Lanes(d)))));
   }
 };
 
@@ -88,88 +81,90 @@ HWY_INLINE hn::Vec<D> rounded_to_bf16(D d, hn::Vec<D> x) {
   return hn::IfThenElse(hn::IsNaN(x), x, near);
 }
 
-/// Scores of a row to weights 2^((s - base) · unit); their sums are added to `sums`. The base is
-/// taken off first, which is exact near it, however large scores are. Where weights will be
-/// multiplied as bf16, the sums are those of the rounded ones: what a common offset of the values
-/// adds to the output then cancels, which backward's delta relies on.
+/// S of a row becomes P = 2^((S - m) · scale_log2), whose sum is added to `l`. m is taken off
+/// first, which is exact near it, however large scores are. Where P will be multiplied as bf16, l
+/// sums the rounded P: what a common offset of the values adds to the output then cancels, which
+/// backward's delta relies on.
 template <bool to_bf16, class A>
-HWY_INLINE void weigh_row(A* row, Span block, A unit, A base, A* sums) {
+HWY_INLINE void exp_row(A* row, Span block, A scale_log2, A m, A* l) {
   const hn::ScalableTag<A> d;
   const int64_t lanes = int64_t(hn::Lanes(d));
-  const auto factor = hn::Set(d, unit), origin = hn::Set(d, base);
-  auto sum = hn::Load(d, sums);
+  const auto factor = hn::Set(d, scale_log2), origin = hn::Set(d, m);
+  auto sum = hn::Load(d, l);
   for (int64_t c = block.begin; c < block.end; c += lanes) {
-    auto w = exp2_of_term(d, hn::Mul(hn::Sub(hn::LoadU(d, row + c), origin), factor));
-    if constexpr (to_bf16) w = rounded_to_bf16(d, w);
-    hn::StoreU(w, d, row + c);
-    sum = hn::Add(sum, w);
+    auto p = exp2_of_term(d, hn::Mul(hn::Sub(hn::LoadU(d, row + c), origin), factor));
+    if constexpr (to_bf16) p = rounded_to_bf16(d, p);
+    hn::StoreU(p, d, row + c);
+    sum = hn::Add(sum, p);
   }
-  hn::Store(sum, d, sums);
+  hn::Store(sum, d, l);
 }
 
-/// The base of row r becomes `now`.
+/// m of row r becomes `now`.
 template <class A>
-HWY_INLINE void move_base(const attention::Sizes& n, int64_t r, A now, A unit, Running<A>& state) {
+HWY_INLINE void rescale_row(const attention::Sizes& n, int64_t r, A now, A scale_log2,
+                            OnlineSoftmax<A>& state) {
   const int64_t lanes = int64_t(hn::Lanes(hn::ScalableTag<A>()));
-  const A factor = exp2_scalar((state.base[r] - now) * unit);
-  scale_row(state.sums + r * lanes, lanes, factor);
-  scale_row(state.out + r * n.padded_value_dim, n.padded_value_dim, factor);
-  state.base[r] = now;
+  const A factor = exp2_scalar((state.m[r] - now) * scale_log2);
+  scale_row(state.l + r * lanes, lanes, factor);
+  scale_row(state.acc + r * n.padded_value_dim, n.padded_value_dim, factor);
+  state.m[r] = now;
 }
 
-/// Scores, which `unit` brings to units of log 2, to weights.
+/// S, which scale_log2 brings to units of log 2, becomes P after dropout; m, l and acc follow.
 template <bool to_bf16, class A>
-void softmax_rows(const Attention& a, const attention::Sizes& n, const Place& p,
-                  const Region& region, A unit, A* scores, Running<A>& state) {
+void online_softmax(const Attention& a, const attention::Sizes& n, const Place& p,
+                    const TileMask& mask, A scale_log2, A* S, OnlineSoftmax<A>& state) {
   HWY_ALIGN A factors[kTile];
   const hn::ScalableTag<A> d;
   const int64_t lanes = int64_t(hn::Lanes(d));
-  const A slack = Running<A>::kSlack / unit;
-  for (int64_t r = 0; r < region.count * region.block; ++r) {
-    const Span block = region.blocks[r / region.block];
+  const A slack = OnlineSoftmax<A>::kSlack / scale_log2;
+  for (int64_t r = 0; r < mask.block_count * mask.block_rows; ++r) {
+    const Span block = mask.blocks[r / mask.block_rows];
     if (block.empty()) continue;
-    A* row = scores + r * kTile;
-    A* sums = state.sums + r * lanes;
-    const auto maxima = row_maxima(d, row, block, region.rows[r]);
-    const auto limit = hn::Set(d, state.base[r] + slack);
-    if (!hn::AllTrue(d, hn::Le(maxima, limit)) || state.base[r] == kMinusInfinity<A>) {
-      const A here = hn::GetLane(hn::MaxOfLanes(d, maxima)), before = state.base[r];
+    A *row = S + r * kTile, *l = state.l + r * lanes;
+    const auto maxima = row_maxima(d, row, block, mask.rows[r]);
+    const auto limit = hn::Set(d, state.m[r] + slack);
+    // The lanes' maxima are joined only where one of them may move m.
+    if (!hn::AllTrue(d, hn::Le(maxima, limit)) || state.m[r] == kMinusInfinity<A>) {
+      const A here = hn::GetLane(hn::MaxOfLanes(d, maxima)), before = state.m[r];
       const A now = here <= before ? before : here;  // NaN goes on
       if (now == kMinusInfinity<A>) {  // nothing attended, or a NaN that maxima passed over
-        if (has_nan(row, block)) sums[0] = std::numeric_limits<A>::quiet_NaN();
+        if (has_nan(row, block)) l[0] = std::numeric_limits<A>::quiet_NaN();
         std::fill(row + block.begin, row + block.end, A(0));
         continue;
       }
-      if (now != before) move_base(n, r, now, unit, state);
+      if (now != before) rescale_row(n, r, now, scale_log2, state);
     }
-    weigh_row<to_bf16>(row, block, unit, state.base[r], sums);
+    exp_row<to_bf16>(row, block, scale_log2, state.m[r], l);
     if (a.dropout <= 0) continue;
+    // l is that of all keys: dropout takes away from P V alone.
     dropout_factors(a, p, p.i0 + r, factors);
     for (int64_t c = block.begin; c < block.end; c += lanes)
       hn::StoreU(hn::Mul(hn::LoadU(d, row + c), hn::Load(d, factors + c)), d, row + c);
   }
 }
 
-/// How a row ends: what its outputs are multiplied by, and what backward is told of it.
+/// How a row ends: what acc is multiplied by, and what backward is told.
 template <class A>
 struct RowEnd {
-  A factor, maximum, log_sum;
+  A factor, row_max, row_log_sum;
 };
 
-/// From the sum of weights relative to `base`; `score` is what scores are to be multiplied by.
+/// `scale` is what scores are still to be multiplied by. A sink is one more score, without a value.
 template <class A>
-RowEnd<A> end_of_row(A base, A sum, double score, A sink) {
-  if (base == kMinusInfinity<A>) base = 0;  // no keys, or a NaN among the scores
-  if (sink == kMinusInfinity<A>) return {sum == 0 ? A(0) : 1 / sum, base, std::log(sum)};
+RowEnd<A> end_of_row(A m, A l, double scale, A sink) {
+  if (m == kMinusInfinity<A>) m = 0;  // no keys, or a NaN among the scores
+  if (sink == kMinusInfinity<A>) return {l == 0 ? A(0) : 1 / l, m, std::log(l)};
   double kept = 1;
-  if (sum == 0 || double(sink) > double(base) * score) {  // the sink has the largest weight
+  if (l == 0 || double(sink) > double(m) * scale) {  // the sink is the maximum
     constexpr double kLargest = double(std::numeric_limits<A>::max());
-    const A moved = A(std::clamp(double(sink) / score, -kLargest, kLargest));
-    kept = std::exp((double(base) - double(moved)) * score);
-    base = moved;
+    const A moved = A(std::clamp(double(sink) / scale, -kLargest, kLargest));
+    kept = std::exp((double(m) - double(moved)) * scale);
+    m = moved;
   }
-  const double total = double(sum) * kept + std::exp(double(sink) - double(base) * score);
-  return {A(kept / total), base, A(std::log(total))};
+  const double total = double(l) * kept + std::exp(double(sink) - double(m) * scale);
+  return {A(kept / total), m, A(std::log(total))};
 }
 
 /// A finished row: rounded, and what rounding took from it where `low` is given.
@@ -184,70 +179,78 @@ HWY_INLINE void write_row(const A* sums, int64_t cols, A factor, T* y, T* low) {
   });
 }
 
-/// Divides by the sums, with the sink among them, and writes the rows.
+/// O = acc / l, with the sink in l.
 template <class T, class A = acc_t<T>>
-void finish_rows(const FlashAttentionForward& f, const ForwardPack& pack, const Place& p,
-                 Running<A>& state) {
+void write_output(const FlashAttentionForward& f, const ForwardPack& pack, const Place& p,
+                  OnlineSoftmax<A>& state) {
   const Attention& a = f.attention;
   const attention::Sizes& n = pack.sizes;
   const int64_t rows = std::min(kTile, a.queries - p.i0);
   const int64_t first = (p.b * a.heads + p.h) * a.queries + p.i0;
   const A sink = a.sink ? in<A>(a.sink)[p.h] : kMinusInfinity<A>;
-  const double score = attention::score_unit(a, pack.unit);
+  const double scale = pack.softmax_scale(a);
   for (int64_t r = 0; r < rows; ++r) {
-    const RowEnd<A> end = end_of_row(state.base[r], state.sum(r), score, sink);
-    out<A>(f.row_max)[first + r] = end.maximum;
-    out<A>(f.row_log_sum)[first + r] = end.log_sum;
+    const RowEnd<A> end = end_of_row(state.m[r], state.row_sum(r), scale, sink);
+    out<A>(f.row_max)[first + r] = end.row_max;
+    out<A>(f.row_log_sum)[first + r] = end.row_log_sum;
     const int64_t at = p.b * f.y.batch + p.h * f.y.head + (p.i0 + r) * f.y.row;
-    write_row(state.out + r * n.padded_value_dim, n.value_dim, end.factor, out<T>(f.y.data) + at,
+    write_row(state.acc + r * n.padded_value_dim, n.value_dim, end.factor, out<T>(f.y.data) + at,
               f.y_low ? out<T>(f.y_low) + at : nullptr);
   }
 }
 
-/// One tile of queries: number `index` of (batch row, head, tile of queries).
-template <class T, class Products, class A = acc_t<T>>
+/// One tile of queries: number `index` of (batch row, head, tile of queries). S [kTile, kTile] and
+/// acc [kTile, padded_value_dim] are room to work in.
+template <ForwardTileProducts Products, class A = typename Products::A>
 void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index,
-                 Products& products, A* scores, A* sums) {
+                 Products& products, A* S, A* acc) {
   const Attention& a = f.attention;
   const attention::Sizes& n = pack.sizes;
   Place p{.b = index / n.query_tiles / a.heads,
           .h = index / n.query_tiles % a.heads,
           .i0 = index % n.query_tiles * kTile,
           .j0 = 0};
-  Running<A> state{.out = sums, .base = {}, .sums = {}};
-  std::fill_n(state.out, kTile * n.padded_value_dim, A(0));
-  std::fill_n(state.base, kTile, kMinusInfinity<A>);
-  products.take_queries(p);
-  const A unit = A(attention::score_unit(a, pack.unit) * kLog2E);
+  OnlineSoftmax<A> state{.acc = acc, .m = {}, .l = {}};
+  std::fill_n(state.acc, kTile * n.padded_value_dim, A(0));
+  std::fill_n(state.m, kTile, kMinusInfinity<A>);
+  products.pack_queries(p);
+  const A scale_log2 = A(pack.softmax_scale(a) * kLog2E);
   const int64_t head = (p.b * a.kv_heads + p.h / n.group) * n.key_tiles - pack.first_tile;
-  Region region;
+  TileMask mask;
   for (int64_t tile = 0; tile < n.key_tiles; ++tile) {
     p.j0 = tile * kTile;
-    if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
-    products.scores(p, head + tile, region, scores);
-    if (transforms_scores(a)) transform_scores<A>(a, p, region, products.scale(), scores, nullptr);
-    softmax_rows<Products::kRoundsWeights>(a, n, p, region, unit, scores, state);
-    products.add_values(p, head + tile, region, scores, state.out);
+    if (!find_tile_mask(a, p, kMR, span_alignment<A>(), mask)) continue;
+    products.scores(head + tile, mask, S);
+    if (transforms_scores(a)) transform_scores<A>(a, p, mask, pack.score_scale(a), S, nullptr);
+    online_softmax<Products::kRoundsP>(a, n, p, mask, scale_log2, S, state);
+    products.add_values(p, head + tile, mask, S, state.acc);
   }
-  finish_rows<T>(f, pack, p, state);
+  write_output<typename Products::T>(f, pack, p, state);
 }
 
-template <class T, class Products>
-void attend_with(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
-                 int64_t end) {
-  using A = acc_t<T>;
-  Products products(f, pack);
-  const auto memory = f.stream.scratch<A>(size_t(kTile * (pack.sizes.padded_value_dim + kTile)));
-  A* sums = memory.get() + kTile * kTile;
-  for (int64_t i = begin; i < end; ++i)
-    attend_tile<T, Products>(f, pack, i, products, memory.get(), sums);
+/// Calls body.operator()<Products>() with what multiplies.
+template <class F>
+void visit_forward(const FlashAttentionForward& f, const ForwardPack& pack, F&& body) {
+  if (pack.unit) return body.template operator()<Bf16Forward>();
+  visit_float(f.attention.dtype, [&]<class T>() { body.template operator()<AccForward<T>>(); });
+}
+
+void pack_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
+                int64_t end) {
+  visit_forward(f, pack, [&]<class Products>() {
+    for (int64_t i = begin; i < end; ++i) Products::pack_tile(f, pack, i);
+  });
 }
 
 void attend_tiles(const FlashAttentionForward& f, const ForwardPack& pack, int64_t begin,
                   int64_t end) {
-  if (pack.unit) return attend_with<bfloat16_t, PairForward>(f, pack, begin, end);
-  visit_float(f.attention.dtype,
-              [&]<class T>() { attend_with<T, WideForward<T>>(f, pack, begin, end); });
+  visit_forward(f, pack, [&]<class Products>() {
+    using A = typename Products::A;
+    Products products(f, pack);
+    const auto S = f.stream.scratch<A>(size_t(kTile * kTile));
+    const auto acc = f.stream.scratch<A>(size_t(kTile * pack.sizes.padded_value_dim));
+    for (int64_t i = begin; i < end; ++i) attend_tile(f, pack, i, products, S.get(), acc.get());
+  });
 }
 
 }  // namespace olm::kernels::HWY_NAMESPACE
@@ -272,13 +275,13 @@ void attend_heads(const FlashAttentionForward& f, const attention::Unit* unit, i
   const int64_t width = int64_t(size_of(acc_dtype(f.attention.dtype)));
   const int64_t key_tiles = count * n.key_tiles, tiles = count * n.group * n.query_tiles;
   pack.first_tile = first * n.key_tiles;
-  pack.keys.bytes = unit ? 4 * attention::right_words(*unit, kTile, n.dim) : kTile * n.dim * width;
-  pack.values.bytes = unit ? 4 * attention::right_words(*unit, n.value_dim, kTile)
-                           : kTile * n.padded_value_dim * width;
-  const Scratch<char> keys = f.stream.scratch<char>(size_t(key_tiles * pack.keys.bytes));
-  const Scratch<char> values = f.stream.scratch<char>(size_t(key_tiles * pack.values.bytes));
+  pack.k.bytes = unit ? 4 * attention::right_words(*unit, kTile, n.dim) : kTile * n.dim * width;
+  pack.v.bytes = unit ? 4 * attention::right_words(*unit, n.value_dim, kTile)
+                      : kTile * n.padded_value_dim * width;
+  const Scratch<char> keys = f.stream.scratch<char>(size_t(key_tiles * pack.k.bytes));
+  const Scratch<char> values = f.stream.scratch<char>(size_t(key_tiles * pack.v.bytes));
   const Scratch<bool> finite = f.stream.scratch<bool>(size_t(key_tiles));
-  pack.keys.data = keys.get(), pack.values.data = values.get(), pack.finite = finite.get();
+  pack.k.data = keys.get(), pack.v.data = values.get(), pack.v_finite = finite.get();
   const int64_t first_tile = first * n.group * n.query_tiles;
   parallel_for(key_tiles, parallel ? attention::pack_grain(n) : key_tiles,
                [&](int64_t begin, int64_t end) {

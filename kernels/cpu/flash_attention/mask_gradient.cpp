@@ -1,5 +1,5 @@
 // Gradient of attention's additive mask: a pass of its own. A task owns a tile of the mask and adds
-// up, in order, the score gradients of everything that tile of the mask was repeated to.
+// up, in order, dS of everything that tile of the mask was repeated to.
 #include <olm/kernels/flash_attention.h>
 
 #include <olm/kernels/base/parallel.h>
@@ -10,8 +10,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include <olm/kernels/cpu/flash_attention/pair-inl.h>
-#include <olm/kernels/cpu/flash_attention/wide-inl.h>
+#include <olm/kernels/cpu/flash_attention/products_acc-inl.h>
+#include <olm/kernels/cpu/flash_attention/products_bf16-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
@@ -21,15 +21,15 @@ HWY_INLINE Span covered(bool repeated, int64_t index, int64_t size) {
   return repeated ? Span{0, size} : Span{index, index + 1};
 }
 
-/// Adds the gradients inside the region to `sums` [kTile, kTile].
+/// Adds dS inside the mask to `sums` [kTile, kTile].
 template <class A>
-void add_region(const Region& region, const A* grads, A* sums) {
+void add_tile(const TileMask& mask, const A* dS, A* sums) {
   const hn::ScalableTag<A> d;
-  for (int64_t r = 0; r < region.count * region.block; ++r) {
-    const Span block = region.blocks[r / region.block];
+  for (int64_t r = 0; r < mask.block_count * mask.block_rows; ++r) {
+    const Span block = mask.blocks[r / mask.block_rows];
     for (int64_t c = block.begin; c < block.end; c += int64_t(hn::Lanes(d))) {
       A* to = sums + r * kTile + c;
-      hn::StoreU(hn::Add(hn::LoadU(d, to), hn::LoadU(d, grads + r * kTile + c)), d, to);
+      hn::StoreU(hn::Add(hn::LoadU(d, to), hn::LoadU(d, dS + r * kTile + c)), d, to);
     }
   }
 }
@@ -54,7 +54,7 @@ void write_tile(const FlashAttentionBackward& f, const int64_t* index, A* sums) 
 }
 
 /// The tile of dmask at `index`: batch row, head, tile of queries, tile of keys.
-template <class Products>
+template <BackwardTileProducts Products>
 void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const int64_t* index) {
   using A = typename Products::A;
   const Attention& a = f.attention;
@@ -69,15 +69,15 @@ void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const 
   const Span queries = covered(s[2] == 0, index[2], pack.sizes.query_tiles);
   const Span keys = covered(s[3] == 0, index[3], pack.sizes.key_tiles);
   const Products products(f, pack);
-  Region region;
+  TileMask mask;
   for (int64_t b = batches.begin; b < batches.end; ++b)
     for (int64_t h = heads.begin; h < heads.end; ++h)
       for (int64_t i = queries.begin; i < queries.end; ++i)
         for (int64_t j = keys.begin; j < keys.end; ++j) {
           const Place p{.b = b, .h = h, .i0 = i * kTile, .j0 = j * kTile};
-          if (!find_region(a, p, kBlockRows, span_alignment<A>(), region)) continue;
-          tile_gradient(products, a, pack, p, region, false, tile);
-          add_region(region, tile.grads, sums);
+          if (!find_tile_mask(a, p, kMR, span_alignment<A>(), mask)) continue;
+          recompute_P_dS(products, a, pack, p, mask, false, tile);
+          add_tile(mask, tile.dS, sums);
         }
   write_tile(f, index, sums);
 }
@@ -95,11 +95,11 @@ void mask_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64
       rest /= sizes[d];
     }
     if (a.dtype == f64)
-      mask_tile<WideGradient<double>>(f, pack, index);
+      mask_tile<AccBackward<double>>(f, pack, index);
     else if (pack.unit)
-      mask_tile<PairGradient>(f, pack, index);
+      mask_tile<Bf16Backward>(f, pack, index);
     else
-      mask_tile<WideGradient<float>>(f, pack, index);
+      mask_tile<AccBackward<float>>(f, pack, index);
   }
 }
 

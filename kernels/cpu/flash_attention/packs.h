@@ -14,10 +14,15 @@ struct PackedTiles {
   }
 };
 
-/// What scores as they are kept are to be multiplied by: `unit` leaves the scale to whoever reads
-/// them, which is transform_scores() where that runs.
-inline double score_unit(const Attention& a, const Unit* unit) {
-  return unit && !transforms_scores(a) ? double(float(a.scale)) : 1.0;
+/// What S as the GEMM leaves it is still to be multiplied by. In acc_dtype the scale is in the
+/// packed queries; packed pairs of bf16 are as they came, since a product with the scale would
+/// round.
+inline double score_scale(const Attention& a, const Unit* unit) {
+  return unit ? double(float(a.scale)) : 1.0;
+}
+/// What is left of it for the softmax: transform_scores(), where it runs, sees to the scale.
+inline double softmax_scale(const Attention& a, const Unit* unit) {
+  return transforms_scores(a) ? 1.0 : score_scale(a, unit);
 }
 
 constexpr int64_t pad_of(const Unit* unit) { return unit ? kPairPad : kPad; }
@@ -28,8 +33,11 @@ struct ForwardPack {
   Sizes sizes;
   const Unit* unit = nullptr;
   int64_t first_tile = 0;
-  PackedTiles keys = {}, values = {};
-  bool* finite = nullptr;  // whether the values of a tile are
+  PackedTiles k = {}, v = {};
+  bool* v_finite = nullptr;  // whether the values of a tile are
+
+  double score_scale(const Attention& a) const { return attention::score_scale(a, unit); }
+  double softmax_scale(const Attention& a) const { return attention::softmax_scale(a, unit); }
 };
 
 /// What the passes of the backward share.
@@ -40,20 +48,22 @@ struct BackwardPack {
   int64_t first_query_tile = 0, query_tiles = 0, first_key_tile = 0, key_tiles = 0;
   // By (batch row, head, tile of queries). In acc_dtype: queries times scale [kTile, padded_dim]
   // and dy [kTile, padded_value_dim]. For the unit: left operands of queries and dy, and of both
-  // turned, [head size, kTile].
-  PackedTiles q = {}, dy = {}, q_turned = {}, dy_turned = {};
+  // transposed, [head size, kTile].
+  PackedTiles q = {}, dy = {}, q_t = {}, dy_t = {};
   // By the same, in acc_dtype, [kTile]: row_max; row_log_sum in units of log 2 (infinity where
   // nothing is attended); Σ y · dy.
   void *row_max = nullptr, *row_log_sum = nullptr, *delta = nullptr;
-  // By (batch row, key and value head, tile of keys): keys [kTile, padded_dim] and turned
-  // [dim, kTile], values turned [value_dim, kTile]. For the unit: right operands of the same.
-  PackedTiles keys = {}, keys_turned = {}, values_turned = {};
-  // Whether the tiles of q, dy and keys are finite.
-  bool *q_finite = nullptr, *dy_finite = nullptr, *keys_finite = nullptr;
+  // By (batch row, key and value head, tile of keys): keys [kTile, padded_dim] and transposed
+  // [dim, kTile], values transposed [value_dim, kTile]. For the unit: right operands of the same.
+  PackedTiles k = {}, k_t = {}, v_t = {};
+  // Whether the tiles of q, dy and k are finite.
+  bool *q_finite = nullptr, *dy_finite = nullptr, *k_finite = nullptr;
   // Partial dq of each chunk of keys, [kTile, padded_dim] by tiles of queries.
   void* dq = nullptr;
   int64_t chunks = 1, chunk_tiles = 1;
 
+  double score_scale(const Attention& a) const { return attention::score_scale(a, unit); }
+  double softmax_scale(const Attention& a) const { return attention::softmax_scale(a, unit); }
   int64_t query_tile(const Attention& a, const Place& p) const {
     return (p.b * a.heads + p.h) * sizes.query_tiles + p.i0 / kTile - first_query_tile;
   }

@@ -26,14 +26,14 @@ struct Chunk {
   Span columns{};
 };
 
-Chunk chunk_of(const Region& region, int64_t begin, int64_t rows, int64_t align) {
+Chunk chunk_of(const TileMask& mask, int64_t begin, int64_t rows, int64_t align) {
   Chunk c{.begin = begin, .end = begin + rows, .columns = {kTile, 0}};
-  const int64_t last = std::min(c.end / region.block, region.count);
-  for (int64_t n = begin / region.block; n < last; ++n) {
-    const Span& block = region.blocks[n];
+  const int64_t last = std::min(c.end / mask.block_rows, mask.block_count);
+  for (int64_t n = begin / mask.block_rows; n < last; ++n) {
+    const Span& block = mask.blocks[n];
     if (block.empty()) continue;
     c.columns.begin = std::min(c.columns.begin, block.begin / align * align);
-    c.columns.end = std::max(c.columns.end, rounded_up(block.end, align));
+    c.columns.end = std::max(c.columns.end, round_up(block.end, align));
   }
   if (c.columns.empty()) c.columns = {};
   return c;
@@ -42,12 +42,12 @@ Chunk chunk_of(const Region& region, int64_t begin, int64_t rows, int64_t align)
 /// Calls body(chunk) for so many rows at a time, with columns by multiples of `align`; neighbours
 /// that cover the same columns go together.
 template <class Body>
-void for_chunks(const Unit& unit, const Region& region, int64_t rows, int64_t align, Body&& body) {
-  if (region.full) return body({.begin = 0, .end = kTile, .columns = {0, kTile}});
-  const int64_t all = region.count * region.block, limit = unit.whole ? kTile : all;
+void for_chunks(const Unit& unit, const TileMask& mask, int64_t rows, int64_t align, Body&& body) {
+  if (mask.full) return body({.begin = 0, .end = kTile, .columns = {0, kTile}});
+  const int64_t all = mask.block_count * mask.block_rows, limit = unit.whole ? kTile : all;
   Chunk pending;
   for (int64_t r = 0; r < all; r += rows) {
-    const Chunk next = chunk_of(region, r, rows, align);
+    const Chunk next = chunk_of(mask, r, rows, align);
     if (next.columns.begin == pending.columns.begin && next.columns.end == pending.columns.end) {
       pending.end = next.end;
       continue;
@@ -77,10 +77,6 @@ void multiply(const Unit& unit, const gemm_tiles::Rows& left, const Word* right,
   }
 }
 
-const bfloat16_t* elements(const Word* words) { return reinterpret_cast<const bfloat16_t*>(words); }
-
-bool is_finite(bfloat16_t x) { return (x.bits & 0x7f80) != 0x7f80; }
-
 }  // namespace
 
 const Unit* pair_unit(const Attention& a) {
@@ -92,45 +88,45 @@ const Unit* pair_unit(const Attention& a) {
 }
 
 int64_t left_words(int64_t items, int64_t depth) {
-  return rounded_up(items, kPairPad) * steps_of(depth) * 16;
+  return round_up(items, kPairPad) * steps_of(depth) * 16;
 }
 int64_t right_words(const Unit& unit, int64_t items, int64_t depth) {
-  return rounded_up(items, unit.columns) * steps_of(depth) * 16;
+  return round_up(items, unit.columns) * steps_of(depth) * 16;
 }
 
-void pack_left(const PairRows& x, bool turned, Word* to) {
+void pack_left(const TileRows<bfloat16_t>& x, bool transposed, Word* to) {
   pack_steps(bf16,
-             {.matrix = {x.data, bf16, x.stride, turned},
-              .items = turned ? x.cols : x.rows,
-              .depth = turned ? x.rows : x.cols,
-              .strip = turned ? rounded_up(x.cols, kPairPad) : kTile},
-             steps_of(turned ? kTile : x.cols), to);
+             {.matrix = {x.data, bf16, x.stride, transposed},
+              .items = transposed ? x.cols : x.rows,
+              .depth = transposed ? x.rows : x.cols,
+              .strip = transposed ? round_up(x.cols, kPairPad) : kTile},
+             steps_of(transposed ? kTile : x.cols), to);
 }
-void pack_right(const Unit& unit, const PairRows& x, bool turned, Word* to) {
+void pack_right(const Unit& unit, const TileRows<bfloat16_t>& x, bool transposed, Word* to) {
   pack_steps(bf16,
-             {.matrix = {x.data, bf16, x.stride, turned},
-              .items = turned ? x.rows : x.cols,
-              .depth = turned ? x.cols : x.rows,
+             {.matrix = {x.data, bf16, x.stride, transposed},
+              .items = transposed ? x.rows : x.cols,
+              .depth = transposed ? x.cols : x.rows,
               .items_are_rows = false,
               .strip = unit.columns},
-             steps_of(turned ? x.cols : kTile), to);
+             steps_of(transposed ? x.cols : kTile), to);
 }
 
-void pair_scores(const Unit& unit, const Region& region, const Word* left, const Word* right,
-                 int64_t depth, float* scores) {
+void pair_scores(const Unit& unit, const TileMask& mask, const Word* left, const Word* right,
+                 int64_t depth, float* S) {
   const int64_t steps = steps_of(depth), strip = steps * unit.columns * 16;
-  for_chunks(unit, region, chunk_rows(unit), unit.whole ? unit.columns : 16, [&](const Chunk& c) {
+  for_chunks(unit, mask, chunk_rows(unit), unit.whole ? unit.columns : 16, [&](const Chunk& c) {
     multiply(unit, {.at = left + c.begin * 16, .step = kLeftStep}, right, strip, steps, c.columns,
-             scores + c.begin * kTile, kTile, c.end - c.begin, false);
+             S + c.begin * kTile, kTile, c.end - c.begin, false);
   });
 }
 
-void clear_outside(const Region& region, float* weights) {
-  if (region.full) return;
+void clear_outside(const TileMask& mask, float* P) {
+  if (mask.full) return;
   for (int64_t r = 0; r < kTile; ++r) {
-    const int64_t block = r / region.block;
-    const Span span = block < region.count ? region.blocks[block] : Span{};
-    float* row = weights + r * kTile;
+    const int64_t block = r / mask.block_rows;
+    const Span span = block < mask.block_count ? mask.blocks[block] : Span{};
+    float* row = P + r * kTile;
     if (span.empty()) {
       std::fill_n(row, kTile, 0.0f);
     } else {
@@ -140,15 +136,14 @@ void clear_outside(const Region& region, float* weights) {
   }
 }
 
-void round_left(const float* weights, Word* to) {
-  pack_steps(
-      bf16,
-      {.matrix = {weights, f32, kTile, false}, .items = kTile, .depth = kTile, .strip = kTile},
-      steps_of(kTile), to);
-}
-void round_right(const Unit& unit, const float* weights, Word* to) {
+void round_left(const float* P, Word* to) {
   pack_steps(bf16,
-             {.matrix = {weights, f32, kTile, false},
+             {.matrix = {P, f32, kTile, false}, .items = kTile, .depth = kTile, .strip = kTile},
+             steps_of(kTile), to);
+}
+void round_right(const Unit& unit, const float* P, Word* to) {
+  pack_steps(bf16,
+             {.matrix = {P, f32, kTile, false},
               .items = kTile,
               .depth = kTile,
               .items_are_rows = false,
@@ -156,55 +151,31 @@ void round_right(const Unit& unit, const float* weights, Word* to) {
              steps_of(kTile), to);
 }
 
-void pair_add_by_query(const Unit& unit, const Region& region, const Word* weights,
-                       const Word* values, float* out, int64_t ld) {
+void pair_add_by_query(const Unit& unit, const TileMask& mask, const Word* P, const Word* values,
+                       float* out, int64_t ld) {
   const int64_t step = unit.columns * 16, strip = steps_of(kTile) * step;
-  for_chunks(unit, region, chunk_rows(unit), kStep, [&](const Chunk& c) {
+  for_chunks(unit, mask, chunk_rows(unit), kStep, [&](const Chunk& c) {
     const int64_t first = c.columns.begin / kStep, steps = c.columns.end / kStep - first;
-    const Word* left = weights + first * kLeftStep + c.begin * 16;
+    const Word* left = P + first * kLeftStep + c.begin * 16;
     multiply(unit, {.at = left, .step = kLeftStep}, values + first * step, strip, steps, {0, ld},
              out + c.begin * ld, ld, c.end - c.begin, true);
   });
 }
 
-void pair_add_by_key(const Unit& unit, const Region& region, const Word* values, int64_t items,
-                     const Word* weights, float* out) {
+void pair_add_by_key(const Unit& unit, const TileMask& mask, const Word* values, int64_t items,
+                     const Word* P, float* out) {
   const int64_t left_step = items * 16, step = unit.columns * 16, strip = steps_of(kTile) * step;
-  for_chunks(unit, region, kStep, unit.whole ? unit.columns : 16, [&](const Chunk& c) {
+  for_chunks(unit, mask, kStep, unit.whole ? unit.columns : 16, [&](const Chunk& c) {
     const int64_t first = c.begin / kStep, steps = steps_of(c.end) - first;
-    multiply(unit, {.at = values + first * left_step, .step = left_step}, weights + first * step,
-             strip, steps, c.columns, out, kTile, items, true);
+    multiply(unit, {.at = values + first * left_step, .step = left_step}, P + first * step, strip,
+             steps, c.columns, out, kTile, items, true);
   });
 }
 
-PairRows finite_part(const PairRows& x, bfloat16_t* memory) {
-  for (int64_t r = 0; r < x.rows; ++r)
-    for (int64_t c = 0; c < x.cols; ++c) {
-      const bfloat16_t v = x.data[r * x.stride + c];
-      memory[r * x.cols + c] = is_finite(v) ? v : bfloat16_t();
-    }
-  return {.data = memory, .stride = x.cols, .rows = x.rows, .cols = x.cols};
-}
-
-void add_nonfinite(const Word* rounded_left, const PairRows& values, bool of_queries, float* sums,
-                   int64_t x_step, int64_t c_step) {
-  const bfloat16_t* weights = elements(rounded_left);
-  for (int64_t r = 0; r < values.rows; ++r)
-    for (int64_t c = 0; c < values.cols; ++c) {
-      const bfloat16_t v = values.data[r * values.stride + c];
-      if (is_finite(v)) continue;
-      for (int64_t x = 0; x < kTile; ++x) {
-        const int64_t query = of_queries ? r : x, key = of_queries ? x : r;
-        const float w = float(weights[key / kStep * kLeftStep * 2 + query * kStep + key % kStep]);
-        if (w != 0) sums[x * x_step + c * c_step] += w * float(v);
-      }
-    }
-}
-
-void turn_sums(const float* sums, int64_t cols, float* turned) {
+void transpose_sums(const float* sums, int64_t cols, float* transposed) {
   pack_steps(f32,
              {.matrix = {sums, f32, kTile, true}, .items = kTile, .depth = cols, .strip = kTile},
-             cols / 16, reinterpret_cast<Word*>(turned));
+             cols / 16, reinterpret_cast<Word*>(transposed));
 }
 
 }  // namespace olm::kernels::attention

@@ -13,14 +13,19 @@
 #include <cmath>
 #include <limits>
 
-#include <olm/kernels/cpu/flash_attention/products-inl.h>
+#include <olm/kernels/base/visit.h>
+#include <olm/kernels/cpu/flash_attention/packs.h>
 #include <olm/kernels/cpu/math-inl.h>
 #include <olm/kernels/cpu/philox-inl.h>
+#include <olm/kernels/cpu/vec-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+using attention::kTile;
 using attention::Place;
+using attention::Span;
+using attention::TileMask;
 using attention::transforms_scores;
 
 template <class A>
@@ -68,35 +73,34 @@ void add_documents_row(const Attention& a, const Place& p, int64_t i, Span keys,
     bias[j] = ids[j] == mine ? bias[j] : kMinusInfinity<A>;
 }
 
-/// Scale, softcap, slope, mask and documents on the attended part of a tile of scores.
-/// `slope_of_cap`, where given, receives the derivative of the cap.
+/// Scale, softcap, slope, mask and documents on the attended part of S. `dcap`, where given,
+/// receives the derivative of the softcap.
 template <class A>
-void transform_scores(const Attention& a, const Place& p, const Region& region, A scale, A* scores,
-                      A* slope_of_cap) {
+void transform_scores(const Attention& a, const Place& p, const TileMask& mask, double scale, A* S,
+                      A* dcap) {
   const hn::ScalableTag<A> d;
   const int64_t lanes = int64_t(hn::Lanes(d));
   HWY_ALIGN A bias[kTile];
-  const bool biased = a.mask != nullptr || region.by_document;
+  const bool biased = a.mask != nullptr || mask.by_document;
   const A slope = a.slopes ? in<A>(a.slopes)[p.h] : A(0);
-  const auto factor = hn::Set(d, scale);
+  const auto factor = hn::Set(d, A(scale));
   const auto cap = hn::Set(d, A(a.softcap)), per_cap = hn::Set(d, A(1 / a.softcap));
-  for (int64_t r = 0; r < region.count * region.block; ++r) {
-    const Span block = region.blocks[r / region.block], keys = region.rows[r];
+  for (int64_t r = 0; r < mask.block_count * mask.block_rows; ++r) {
+    const Span block = mask.blocks[r / mask.block_rows], keys = mask.rows[r];
     if (keys.empty()) continue;
     const int64_t i = p.i0 + r;
-    A* row = scores + r * kTile;
+    A* row = S + r * kTile;
     if (biased) {
       std::fill(bias + block.begin, bias + block.end, A(0));
       if (a.mask) add_mask_row(a, p, i, keys, bias);
-      if (region.by_document) add_documents_row(a, p, i, keys, bias);
+      if (mask.by_document) add_documents_row(a, p, i, keys, bias);
     }
     const auto position = hn::Set(d, A(i + a.offset - p.j0));
     for (int64_t c = block.begin; c < block.end; c += lanes) {
       auto s = hn::Mul(factor, hn::LoadU(d, row + c));
       if (a.softcap > 0) {
         const auto t = hn::Tanh(d, hn::Mul(s, per_cap));
-        if (slope_of_cap)
-          hn::StoreU(hn::NegMulAdd(t, t, hn::Set(d, A(1))), d, slope_of_cap + r * kTile + c);
+        if (dcap) hn::StoreU(hn::NegMulAdd(t, t, hn::Set(d, A(1))), d, dcap + r * kTile + c);
         s = hn::Mul(cap, t);
       }
       if (a.slopes)
@@ -111,7 +115,7 @@ void transform_scores(const Attention& a, const Place& p, const Region& region, 
   }
 }
 
-/// `v`, the scores from key c on of a row, with -inf outside the row's keys.
+/// `v`, the scores of a row from key c on, with -inf outside the row's keys.
 template <class D>
 HWY_INLINE hn::Vec<D> inside(D d, hn::Vec<D> v, Span keys, int64_t c) {
   using A = hn::TFromD<D>;
@@ -128,8 +132,7 @@ void dropout_factors(const Attention& a, const Place& p, int64_t i, A* factors) 
   const int64_t words_at_once = 4 * int64_t(hn::Lanes(d));
   HWY_ALIGN uint32_t words[kTile];
   const uint64_t row = uint64_t((p.b * a.heads + p.h) * a.queries + i);
-  const uint64_t first =
-      a.dropout_offset + row * uint64_t(attention::rounded_up(a.keys, 4)) + uint64_t(p.j0);
+  const uint64_t first = a.dropout_offset + row * uint64_t(round_up(a.keys, 4)) + uint64_t(p.j0);
   for (int64_t w = 0; w < kTile; w += words_at_once)
     philox_blocks(d, a.seed, first / 4 + uint64_t(w / 4), words + w);
   const uint32_t threshold = uint32_t(std::ceil(a.dropout * 0x1p24));

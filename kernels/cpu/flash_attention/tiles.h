@@ -5,28 +5,29 @@
 #include <cstdint>
 #include <limits>
 
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/flash_attention.h>
 
 namespace olm::kernels::attention {
 
-inline constexpr int64_t kTile = 64;  ///< queries, and keys, of a tile
-inline constexpr int64_t kPad = 16;   ///< head sizes are padded to multiples of this, in acc_dtype
-inline constexpr int64_t kMinBlock = 4;  ///< fewest rows the products take at a time
-
-constexpr int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-constexpr int64_t tiles_of(int64_t n) { return (n + kTile - 1) / kTile; }
+/// Queries, and keys, of a tile. S, P and dS of f32 are 16 KiB each: S and P of the forward stay in
+/// L1, the three of the backward in L2.
+inline constexpr int64_t kTile = 64;
+/// Head sizes are padded to multiples of this many elements of acc_dtype, a vector of AVX-512.
+inline constexpr int64_t kPad = 16;
+inline constexpr int64_t kMinBlockRows = 4;  ///< of a TileMask: fewest rows of a microkernel
 
 /// Sizes that follow from the shapes.
 struct Sizes {
   explicit Sizes(const Attention& a, int64_t pad = kPad)
-      : query_tiles(tiles_of(a.queries)),
-        key_tiles(tiles_of(a.keys)),
+      : query_tiles(ceil_div(a.queries, kTile)),
+        key_tiles(ceil_div(a.keys, kTile)),
         padded_queries(query_tiles * kTile),
         padded_keys(key_tiles * kTile),
         dim(a.dim),
         value_dim(a.value_dim),
-        padded_dim(rounded_up(a.dim, pad)),
-        padded_value_dim(rounded_up(a.value_dim, pad)),
+        padded_dim(round_up(a.dim, pad)),
+        padded_value_dim(round_up(a.value_dim, pad)),
         group(a.kv_heads > 0 ? a.heads / a.kv_heads : 1) {}
   int64_t query_tiles, key_tiles, padded_queries, padded_keys;
   int64_t dim, value_dim, padded_dim, padded_value_dim;
@@ -44,12 +45,12 @@ inline int64_t tile_grain(const Sizes& n, int64_t key_tiles) {
 }
 
 /// Key and value heads, counted over the batch, whose operands are packed together: each on its
-/// own, so that they stay in the cache of the thread that uses them, where there are enough of them
-/// to keep many threads busy; else all at once.
-inline constexpr int64_t kEnoughHeads = 16;
+/// own, so that they stay in L2 of the core that uses them, where there are enough of them to keep
+/// many threads busy; else all at once.
+inline constexpr int64_t kMinHeads = 16;
 inline int64_t heads_packed_together(const Attention& a) {
   const int64_t heads = a.batch * a.kv_heads;
-  return heads >= kEnoughHeads ? 1 : heads;
+  return heads >= kMinHeads ? 1 : heads;
 }
 
 /// Row `row` of a head.
@@ -97,88 +98,96 @@ inline Span attended_keys(const Attention& a, int64_t b, int64_t i) {
   return span;
 }
 
-/// Place of a tile: batch row, query head, first query row and first key.
+/// Place of a tile of S: batch row, query head, first query row and first key.
 struct Place {
   int64_t b = 0, h = 0, i0 = 0, j0 = 0;
 };
 
-/// What of a tile is attended: an interval of its keys for each query row, and the interval that
-/// covers them for each block of rows, widened to multiples of `align`.
-struct Region {
+/// Rows of a tile of one head as they lie in memory: row r at data + r · stride.
+template <class T>
+struct TileRows {
+  const T* data = nullptr;
+  int64_t stride = 0, rows = 0, cols = 0;
+};
+
+/// Which pairs of query and key of a tile are attended, as far as shapes and rules say: an interval
+/// of keys for each query row. GEMMs take rows by blocks, so each block of rows has the interval
+/// that covers those of its rows, widened to whole vectors. (A mask tensor and unequal document ids
+/// take single pairs away; that happens to the scores.)
+struct TileMask {
   Span rows[kTile];
-  Span blocks[kTile / kMinBlock];
-  int64_t block = 0;         // rows of a block
-  int64_t count = 0;         // blocks that hold rows of the tensor
-  bool by_document = false;  // ids must still be compared
+  Span blocks[kTile / kMinBlockRows];
+  int64_t block_rows = 0, block_count = 0;  // only blocks that hold rows of the tensor count
+  bool by_document = false;                 // ids must still be compared
   bool empty = true;
   bool full = false;  // all keys by all queries of a whole tile
+
+  /// The query rows whose blocks reach keys [begin, end) of the tile.
+  Span rows_reaching(int64_t begin, int64_t end) const {
+    Span reaching{kTile, 0};
+    for (int64_t n = 0; n < block_count; ++n) {
+      if (blocks[n].end <= begin || blocks[n].begin >= end) continue;
+      reaching.begin = std::min(reaching.begin, n * block_rows);
+      reaching.end = (n + 1) * block_rows;
+    }
+    return reaching;
+  }
 };
 
 struct IdRange {
-  int32_t least = std::numeric_limits<int32_t>::max();
-  int32_t most = std::numeric_limits<int32_t>::min();
+  int32_t min = std::numeric_limits<int32_t>::max();
+  int32_t max = std::numeric_limits<int32_t>::min();
 };
 inline IdRange range_of_ids(const int32_t* ids, int64_t n) {
   IdRange r;
   for (int64_t i = 0; i < n; ++i) {
-    r.least = std::min(r.least, ids[i]);
-    r.most = std::max(r.most, ids[i]);
+    r.min = std::min(r.min, ids[i]);
+    r.max = std::max(r.max, ids[i]);
   }
   return r;
 }
 
-/// Finds the region of a tile whose blocks have `block` rows. False where nothing is attended.
-inline bool find_region(const Attention& a, const Place& p, int64_t block, int64_t align,
-                        Region& region) {
+/// Finds the mask of the tile at p. False where nothing is attended: the tile is passed over.
+inline bool find_tile_mask(const Attention& a, const Place& p, int64_t block_rows, int64_t align,
+                           TileMask& mask) {
   const int64_t rows = std::min(kTile, a.queries - p.i0), keys = std::min(kTile, a.keys - p.j0);
   const Span first = attended_keys(a, p.b, p.i0), last = attended_keys(a, p.b, p.i0 + rows - 1);
-  region.empty = true;
-  region.by_document = false;
+  mask.empty = true;
+  mask.by_document = false;
   if (last.end <= p.j0 || first.begin >= p.j0 + keys) return false;
   if (a.query_documents) {
     const IdRange q = range_of_ids(a.query_documents + p.b * a.queries + p.i0, rows);
     const IdRange k = range_of_ids(a.key_documents + p.b * a.keys + p.j0, keys);
-    if (q.most < k.least || k.most < q.least) return false;
-    region.by_document = q.least != q.most || k.least != k.most || q.least != k.least;
+    if (q.max < k.min || k.max < q.min) return false;
+    mask.by_document = q.min != q.max || k.min != k.max || q.min != k.min;
   }
-  region.block = block;
-  region.count = (rows + block - 1) / block;
-  region.full = rows == kTile && keys == kTile && first.end >= p.j0 + keys && last.begin <= p.j0;
-  if (region.full) {
-    std::fill_n(region.rows, kTile, Span{0, kTile});
-    std::fill_n(region.blocks, region.count, Span{0, kTile});
-    region.empty = false;
+  mask.block_rows = block_rows;
+  mask.block_count = ceil_div(rows, block_rows);
+  mask.full = rows == kTile && keys == kTile && first.end >= p.j0 + keys && last.begin <= p.j0;
+  if (mask.full) {
+    std::fill_n(mask.rows, kTile, Span{0, kTile});
+    std::fill_n(mask.blocks, mask.block_count, Span{0, kTile});
+    mask.empty = false;
     return true;
   }
-  for (int64_t r = 0; r < region.count * block; ++r) {
+  for (int64_t r = 0; r < mask.block_count * block_rows; ++r) {
     Span span = attended_keys(a, p.b, p.i0 + r);
     span.begin = std::clamp<int64_t>(span.begin - p.j0, 0, keys);
     span.end = std::clamp<int64_t>(span.end - p.j0, 0, keys);
-    region.rows[r] = r < rows && !span.empty() ? span : Span{};
+    mask.rows[r] = r < rows && !span.empty() ? span : Span{};
   }
-  for (int64_t n = 0; n < region.count; ++n) {
+  for (int64_t n = 0; n < mask.block_count; ++n) {
     Span cover{kTile, 0};
-    for (int64_t r = n * block; r < (n + 1) * block; ++r) {
-      if (region.rows[r].empty()) continue;
-      cover.begin = std::min(cover.begin, region.rows[r].begin);
-      cover.end = std::max(cover.end, region.rows[r].end);
+    for (int64_t r = n * block_rows; r < (n + 1) * block_rows; ++r) {
+      if (mask.rows[r].empty()) continue;
+      cover.begin = std::min(cover.begin, mask.rows[r].begin);
+      cover.end = std::max(cover.end, mask.rows[r].end);
     }
-    region.blocks[n] =
-        cover.empty() ? Span{} : Span{cover.begin / align * align, rounded_up(cover.end, align)};
-    region.empty = region.empty && cover.empty();
+    mask.blocks[n] =
+        cover.empty() ? Span{} : Span{cover.begin / align * align, round_up(cover.end, align)};
+    mask.empty = mask.empty && cover.empty();
   }
-  return !region.empty;
-}
-
-/// The query rows whose blocks reach keys [begin, end) of the tile.
-inline Span rows_reaching(const Region& region, int64_t begin, int64_t end) {
-  Span rows{kTile, 0};
-  for (int64_t n = 0; n < region.count; ++n) {
-    if (region.blocks[n].end <= begin || region.blocks[n].begin >= end) continue;
-    rows.begin = std::min(rows.begin, n * region.block);
-    rows.end = (n + 1) * region.block;
-  }
-  return rows;
+  return !mask.empty;
 }
 
 }  // namespace olm::kernels::attention
