@@ -105,8 +105,8 @@ struct Model;
 
 /// Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes as in GPT-2):
 /// text is cut into words by a regular expression, and in each word the pair of lowest rank is
-/// joined until none is left. As in Hugging Face's tokenizers, special tokens that stand in the
-/// text get their ids.
+/// joined until none is left. As in Hugging Face's tokenizers, added tokens that stand in the text
+/// get their ids: the leftmost first, of several there the longest.
 class OLM_API BpeTokenizer final : public Tokenizer {
  public:
   /// Learns ids 257 … vocab_size - 1 from the words of `texts`: the most frequent pair first, of

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <queue>
 
 #include <olm/nn/text.h>
@@ -86,28 +85,6 @@ class WordCache {
   std::unordered_map<std::string, Range, TextHash, std::equal_to<>> ranges_;
 };
 
-/// Where special tokens stand in `text`: {offset, index among the specials}, from left to right,
-/// the longest of those that begin together, none inside another.
-std::vector<std::pair<size_t, size_t>> find_specials(const Model& model, std::string_view text) {
-  std::vector<std::pair<size_t, size_t>> all, chosen;
-  for (size_t s = 0; s < model.specials.size(); ++s) {
-    const std::string& token = model.specials[s].first;
-    for (size_t at = text.find(token); at != text.npos; at = text.find(token, at + token.size()))
-      all.emplace_back(at, s);
-  }
-  auto length = [&](size_t s) { return model.specials[s].first.size(); };
-  std::sort(all.begin(), all.end(), [&](const auto& a, const auto& b) {
-    return a.first != b.first ? a.first < b.first : length(a.second) > length(b.second);
-  });
-  size_t end = 0;
-  for (const auto& found : all) {
-    if (found.first < end) continue;
-    chosen.push_back(found);
-    end = found.first + length(found.second);
-  }
-  return chosen;
-}
-
 }  // namespace
 
 void Model::add_merge(int32_t left, int32_t right, int32_t id) {
@@ -143,22 +120,17 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text) const {
       cache.add(word, {begin, ids.size() - begin});
     }
   };
-  size_t done = 0;
-  for (const auto& [at, s] : bpe::find_specials(*model_, text)) {
-    const auto& [token, id] = model_->specials[s];
-    model_->splitter.split(text.substr(done, at - done), add_word);
-    ids.push_back(id);
-    done = at + token.size();
-  }
-  model_->splitter.split(text.substr(done), add_word);
+  model_->added.cut(
+      text, [&](std::string_view part) { model_->splitter.split(part, add_word); },
+      [&](int32_t id) { ids.push_back(id); });
   return ids;
 }
 
 int64_t BpeTokenizer::vocab_size() const { return int64_t(model_->tokens.size()); }
 
 std::optional<int32_t> BpeTokenizer::eot_id() const {
-  for (const auto& [token, id] : model_->specials)
-    if (token == kEndOfText) return id;
+  for (const bpe::AddedToken& token : model_->added.all())
+    if (token.text == kEndOfText) return token.id;
   return {};
 }
 

@@ -107,39 +107,60 @@ void check_kind(const Json& json) {
     require(!is_set(model, key), "a BPE model with ", key, " is not supported");
 }
 
-/// Reads {token: id}, and checks that ids are few and each comes once.
-Ids read_vocabulary(const Json& json, bpe::Model& model) {
+/// Puts what a token stands for at its id, which must be free and not far above the `count` tokens
+/// that there are.
+int32_t place(bpe::Model& model, size_t count, const std::string& token, const Json& value,
+              std::string bytes) {
+  const int64_t id = value.as_int();
+  require(id >= 0 && id < int64_t(count) * 2 + 1024, "the id ", id, " of token \"", token,
+          "\" is out of range for ", count, " tokens");
+  if (size_t(id) >= model.tokens.size()) model.tokens.resize(size_t(id) + 1);
+  require(model.tokens[size_t(id)].empty(), "the id ", id, " comes twice");
+  model.tokens[size_t(id)] = std::move(bytes);
+  return int32_t(id);
+}
+
+Ids read_vocabulary(const Json& json, size_t count, bpe::Model& model) {
   Ids ids;
-  const Json& vocabulary = json.at("model").at("vocab");
-  const Json* added = json.find("added_tokens");
-  const size_t count = vocabulary.size() + (added ? added->size() : 0);
-  auto add = [&](const std::string& token, const Json& value, bool special) {
-    const int64_t id = value.as_int();
-    require(id >= 0 && id < int64_t(count) * 2 + 1024, "the id ", id, " of token \"", token,
-            "\" is out of range for ", count, " tokens");
-    if (size_t(id) >= model.tokens.size()) model.tokens.resize(size_t(id) + 1);
-    std::string& bytes = model.tokens[size_t(id)];
-    std::string wanted = special ? token : from_letters(token);
-    const auto same = ids.find(token);  // an added token may stand in the vocabulary as well
-    require(bytes.empty() || (special && same != ids.end() && same->second == id), "the id ", id,
-            " comes twice");
-    bytes = std::move(wanted);
-    ids[token] = int32_t(id);
-  };
-  for (const auto& [token, id] : vocabulary.members()) {
+  for (const auto& [token, id] : json.at("model").at("vocab").members()) {
     require(!token.empty(), "an empty token");
-    add(token, id, false);
+    ids[token] = place(model, count, token, id, from_letters(token));
   }
-  if (!added) return ids;
-  for (const Json& item : added->items()) {
+  return ids;
+}
+
+/// The ids that words can give: those of bytes, of merges, and of words taken whole.
+std::vector<bool> ids_of_words(const bpe::Model& model) {
+  std::vector<bool> given(model.tokens.size());
+  for (const int32_t id : model.byte_ids) given[size_t(id)] = true;
+  for (const auto& [pair, merge] : model.merges) given[size_t(merge.id)] = true;
+  for (const auto& [word, id] : model.words)
+    if (find_invalid_utf8(word) == std::string::npos) given[size_t(id)] = true;
+  return given;
+}
+
+/// Added tokens stand for their own text, even where it consists of letters of bytes; but an id
+/// that words give as well keeps the bytes of the word. One that is in the vocabulary has its id.
+void read_added(const Json& items, const Ids& ids, size_t count, bpe::Model& model) {
+  const std::vector<bool> of_words = ids_of_words(model);
+  Ids others;
+  for (const Json& item : items.items()) {
     const std::string& content = item.at("content").as_string();
     require(!content.empty(), "an empty added token");
     for (const char* key : {"single_word", "lstrip", "rstrip"})
       require(!is_set(item, key), "an added token with ", key, " is not supported");
-    add(content, item.at("id"), true);
-    model.specials.emplace_back(content, ids[content]);
+    const auto known = ids.find(content);
+    const bool in_vocabulary = known != ids.end();
+    if (!in_vocabulary && !others.contains(content))
+      others[content] = place(model, count, content, item.at("id"), content);
+    const int32_t id = in_vocabulary ? known->second : others.at(content);
+    if (in_vocabulary && !of_words[size_t(id)]) model.tokens[size_t(id)] = content;
+    model.added.add({.text = content,
+                     .id = id,
+                     .special = is_set(item, "special"),
+                     .normalized = is_set(item, "normalized"),
+                     .in_vocabulary = in_vocabulary});
   }
-  return ids;
 }
 
 /// "a b" or ["a", "b"].
@@ -202,7 +223,9 @@ Json model_json(const bpe::Model& model, const std::vector<std::string>& names) 
 BpeTokenizer BpeTokenizer::from_json(const Json& json) {
   check_kind(json);
   auto model = std::make_shared<bpe::Model>(read_pattern(json.at("pre_tokenizer")));
-  const Ids ids = read_vocabulary(json, *model);
+  const Json* added = json.find("added_tokens");
+  const size_t count = json.at("model").at("vocab").size() + (added ? added->size() : 0);
+  const Ids ids = read_vocabulary(json, count, *model);
   for (int byte = 0; byte < 256; ++byte) {
     const auto at = ids.find(to_letters(std::string(1, char(byte))));
     require(at != ids.end(), "the vocabulary has no token for byte ", byte);
@@ -214,8 +237,10 @@ BpeTokenizer BpeTokenizer::from_json(const Json& json) {
   }
   model->whole_words_first = is_set(json.at("model"), "ignore_merges");
   if (model->whole_words_first)
-    for (const auto& [token, id] : json.at("model").at("vocab").members())
-      model->words.emplace(from_letters(token), int32_t(id.as_int()));
+    for (const auto& [token, id] : ids)
+      if (std::string word = from_letters(token); to_letters(word) == token)
+        model->words.emplace(std::move(word), id);
+  if (added) read_added(*added, ids, count, *model);
   return BpeTokenizer(std::move(model));
 }
 
@@ -223,13 +248,14 @@ Json BpeTokenizer::to_json() const {
   std::vector<std::string> names;
   for (const std::string& token : model_->tokens) names.push_back(to_letters(token));
   Json added = Json::array();
-  for (const auto& [token, id] : model_->specials) {
-    names[size_t(id)] = token;
+  for (const bpe::AddedToken& token : model_->added.all()) {
+    names[size_t(token.id)] = token.in_vocabulary ? token.text : "";
     Json item;
-    item["id"] = id;
-    item["content"] = token;
-    for (const char* key : {"single_word", "lstrip", "rstrip", "normalized"}) item[key] = false;
-    item["special"] = true;
+    item["id"] = token.id;
+    item["content"] = token.text;
+    for (const char* key : {"single_word", "lstrip", "rstrip"}) item[key] = false;
+    item["normalized"] = token.normalized;
+    item["special"] = token.special;
     added.push_back(std::move(item));
   }
   Json json, decoder;

@@ -132,7 +132,7 @@ BpeTokenizer BpeTokenizer::train(std::span<const std::string_view> texts, int64_
     model->byte_ids[byte] = byte;
     model->tokens.emplace_back(1, char(byte));
   }
-  model->specials.emplace_back(kEndOfText, 256);
+  model->added.add({.text = std::string(kEndOfText), .id = 256});
   model->tokens.emplace_back(kEndOfText);
   std::unordered_map<std::string, int32_t> ids;
   PairCounts pairs(count_words(model->splitter, texts));

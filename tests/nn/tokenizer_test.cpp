@@ -33,6 +33,24 @@ void check_stored(const Tokenizer& tokenizer, std::string_view text) {
   CHECK(loaded->hash() == tokenizer.hash());
 }
 
+/// The tokenizer of `json` with more added tokens.
+std::shared_ptr<const Tokenizer> with_added(Json json, const Json& added,
+                                            bool ignore_merges = false) {
+  for (const Json& item : added.items()) json["added_tokens"].push_back(item);
+  json["model"]["ignore_merges"] = ignore_merges;
+  return load_tokenizer_from_text(json.dump());
+}
+
+Json added_token(const std::string& content, int64_t id) {
+  Json item, list = Json::array();
+  item["id"] = id;
+  item["content"] = content;
+  for (const char* key : {"single_word", "lstrip", "rstrip", "normalized"}) item[key] = false;
+  item["special"] = false;
+  list.push_back(std::move(item));
+  return list;
+}
+
 /// A text of `n` letters without a gap, different everywhere.
 std::string long_word(size_t n) {
   std::string text;
@@ -138,6 +156,42 @@ TEST_SUITE("nn/tokenizer") {
     CHECK(tokenizer->encode("a<|endoftext|>b") == Ids{'a', 256, 'b'});
     CHECK(tokenizer->encode("<|endoftext|>") == Ids{256});
     CHECK(tokenizer->encode("") == Ids{});
+  }
+
+  TEST_CASE("added tokens are found as the tokenizers library finds them") {
+    const Json base = read_json(OLM_FIXTURES "/bpe_tokenizer.json");
+    const Json sets = read_json(OLM_FIXTURES "/bpe_added_cases.json");
+    CHECK(sets.size() == 29);
+    for (const Json& set : sets.items()) {
+      const auto tokenizer = with_added(base, set.at("added"), set.at("ignore_merges").as_bool());
+      for (const Json& one : set.at("cases").items()) {
+        const std::string& text = one.at("text").as_string();
+        Ids wanted;
+        for (const Json& id : one.at("ids").items()) wanted.push_back(int32_t(id.as_int()));
+        CHECK_MESSAGE(tokenizer->encode(text) == wanted, text, " with ", set.at("added").dump());
+      }
+      check_stored(*tokenizer, set.at("cases").items().back().at("text").as_string());
+    }
+  }
+
+  TEST_CASE("an added token that is a letter of the byte table leaves the bytes as they are") {
+    const Json base = read_json(OLM_FIXTURES "/bpe_tokenizer.json");
+    const Json& vocabulary = base.at("model").at("vocab");
+    const std::string text = "the caf\u00e9 on the\n hill";
+    const Ids plain = fixture()->encode(text);
+    for (const char* letter : {"\u0120", "\u010a", "\u00e9", "\u0120the"})
+      for (const int64_t id : {vocabulary.at(letter).as_int(), int64_t(vocabulary.size())}) {
+        const auto tokenizer = with_added(base, added_token(letter, id));
+        if (letter != std::string("\u00e9")) CHECK(tokenizer->encode(text) == plain);
+        CHECK(tokenizer->decode(plain) == text);
+        CHECK(tokenizer->vocab_size() == int64_t(vocabulary.size()));
+        check_stored(*tokenizer, text + letter);
+      }
+    // One that words never give stands for its own text.
+    const auto tokenizer =
+        with_added(base, added_token("<|caf\u00e9|>", int64_t(vocabulary.size())));
+    CHECK(tokenizer->encode("a<|caf\u00e9|>").back() == int32_t(vocabulary.size()));
+    CHECK(tokenizer->decode(tokenizer->encode("a<|caf\u00e9|>")) == "a<|caf\u00e9|>");
   }
 
   TEST_CASE("a word of a megabyte takes no quadratic time") {
