@@ -122,18 +122,22 @@ std::string read_file(const std::string& path) {
   return std::string(MappedFile::open(path)->text());
 }
 
-std::vector<std::string> list_files(const std::string& folder) {
+std::vector<std::string> list_files(const std::string& folder,
+                                    const std::function<bool(const std::string& path)>& leave_out) {
   std::vector<std::string> files;
   std::error_code error;
   auto hidden = [](const fs::path& path) { return path.filename().string().starts_with("."); };
   fs::recursive_directory_iterator at(folder, error);
   for (; !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
-    if (hidden(at->path())) {
+    std::error_code gone;  // a link to nothing is no file
+    const bool is_file = at->is_regular_file(gone);
+    const bool is_folder = at->is_directory(gone) && !at->is_symlink(gone);
+    if (hidden(at->path()) ||
+        (leave_out && (is_file || is_folder) && leave_out(at->path().string()))) {
       at.disable_recursion_pending();
       continue;
     }
-    std::error_code gone;  // a link to nothing is no file
-    if (at->is_regular_file(gone)) files.push_back(at->path().string());
+    if (is_file) files.push_back(at->path().string());
   }
   if (error) throw FileError(folder, ": cannot be listed: ", error.message());
   std::sort(files.begin(), files.end());

@@ -1,6 +1,7 @@
 #pragma once
 // Files: mapped for reading, written aside and renamed into place, listed in a fixed order.
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -60,8 +61,10 @@ OLM_API void write_file(const std::string& path, std::string_view bytes);
 OLM_API std::string read_file(const std::string& path);
 
 /// The regular files below `folder`, at any depth, sorted by path byte by byte. Hidden files and
-/// folders (a leading dot) are left out; links to folders are not followed.
-OLM_API std::vector<std::string> list_files(const std::string& folder);
+/// folders (a leading dot) are left out; links to folders are not followed. `leave_out` is asked
+/// about each other file and folder: true leaves it out with all it holds.
+OLM_API std::vector<std::string> list_files(
+    const std::string& folder, const std::function<bool(const std::string& path)>& leave_out = {});
 OLM_API bool file_exists(const std::string& path);
 OLM_API bool folder_exists(const std::string& path);
 /// Makes `path` and what is missing above it; a folder that is there already is fine.

@@ -68,4 +68,11 @@ inline size_t find_invalid_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+/// `text` without the byte-order mark that some editors put at its start.
+inline std::string_view without_byte_order_mark(std::string_view text) {
+  constexpr std::string_view kMark = "\xef\xbb\xbf";
+  if (text.starts_with(kMark)) text.remove_prefix(kMark.size());
+  return text;
+}
+
 }  // namespace olm

@@ -15,15 +15,24 @@
 
 namespace olm::nn {
 
-/// The text of a file, or of all files below a folder in sorted order; empty files are left out.
+/// True for a folder in which save() or a Trainer has written: with a model.json or a checkpoint of
+/// libolm in it.
+OLM_API bool is_run_folder(const std::string& folder);
+
+/// The text of a file, or of all files below a folder in sorted order. Empty files are left out,
+/// and so are folders for which is_run_folder holds and tokenizers under the name tokenizer.json,
+/// so that a run that writes below its data goes on with the text it began with.
 struct OLM_API Corpus {
-  /// Throws FileError if `path` is missing or holds no text.
+  /// Throws FileError if `path` is missing, holds no text, or is itself the folder of a run.
   static Corpus open(const std::string& path);
   std::string path;
   std::vector<std::shared_ptr<const MappedFile>> files;
-  /// The texts of the files, which stay mapped as long as `files` lives.
+  /// The run folders and tokenizers that were left out, in sorted order.
+  std::vector<std::string> left_out;
+  /// The texts of the files, which stay mapped as long as `files` lives. A byte-order mark at the
+  /// start of a file is no part of its text.
   std::vector<std::string_view> texts() const;
-  /// Names these very bytes in this order.
+  /// Names the bytes of these texts in this order.
   std::string hash() const;
 };
 

@@ -34,9 +34,9 @@ void encode_text(std::string_view text, const Tokenizer& tokenizer, Take&& take)
 
 template <class Take>
 void encode(const Corpus& corpus, const Tokenizer& tokenizer, Take&& take) {
-  bool first = true;
-  for (const auto& file : corpus.files) {
-    if (!std::exchange(first, false)) {
+  const std::vector<std::string_view> texts = corpus.texts();
+  for (size_t i = 0; i < texts.size(); ++i) {
+    if (i > 0) {
       if (!tokenizer.eot_id())
         throw FileError(corpus.path, ": ", corpus.files.size(), " files, and the ",
                         tokenizer.name(), " tokenizer has no ", kEndOfText,
@@ -44,11 +44,13 @@ void encode(const Corpus& corpus, const Tokenizer& tokenizer, Take&& take) {
       take(std::vector<int32_t>{*tokenizer.eot_id()});
     }
     try {
-      encode_text(file->text(), tokenizer, take);
+      encode_text(texts[i], tokenizer, take);
     } catch (const FileError&) {
       throw;
     } catch (const Error& e) {
-      throw FileError(file->path(), ": ", e.what());
+      const MappedFile& file = *corpus.files[i];
+      throw FileError(file.path(), ": ", e.what(),
+                      texts[i].size() < file.size() ? ", counted behind the byte-order mark" : "");
     }
   }
 }

@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 #include <tests/support/temp_folder.h>
 
+#include <algorithm>
+
 using namespace olm;
 using namespace olm::test;
 
@@ -76,6 +78,16 @@ TEST_SUITE("engine/file") {
     const std::vector<std::string> wanted = {folder / "B.txt", folder / "a/b/c.txt",
                                              folder / "a/z.txt", folder / "b.txt"};
     CHECK(list_files(folder.path()) == wanted);
+    std::filesystem::create_directory_symlink(folder / "a", folder / "link");
+    std::vector<std::string> asked;
+    const std::vector<std::string> rest = list_files(folder.path(), [&](const std::string& path) {
+      asked.push_back(path);
+      return path == folder / "a/b" || path == folder / "B.txt";
+    });
+    CHECK(rest == std::vector<std::string>{folder / "a/z.txt", folder / "b.txt"});
+    std::sort(asked.begin(), asked.end());
+    CHECK(asked == std::vector<std::string>{folder / "B.txt", folder / "a", folder / "a/b",
+                                            folder / "a/z.txt", folder / "b.txt"});
     CHECK(contains(message_of<FileError>([&] { list_files(folder / "none"); }),
                    "cannot be listed: No such file"));
   }

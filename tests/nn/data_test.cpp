@@ -1,11 +1,13 @@
 #include <doctest/doctest.h>
 #include <olm/engine/safetensors.h>
 #include <olm/nn/data.h>
+#include <olm/nn/linear.h>
+#include <olm/nn/model_io.h>
+#include <olm/nn/training.h>
 #include <tests/support/temp_folder.h>
+#include <tests/support/token_ids.h>
 
 #include <algorithm>
-#include <numeric>
-#include <set>
 
 using namespace olm;
 using namespace olm::nn;
@@ -14,35 +16,10 @@ using Ids = std::vector<int64_t>;
 
 namespace {
 
-TokenDataset counting(int32_t n, int64_t vocab_size = 1'000'000) {
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  std::iota(ids.begin(), ids.end(), 0);
-  return TokenDataset::from_ids(ids, vocab_size);
-}
-
 Ids all_ids(const TokenDataset& dataset) {
   Ids ids(size_t(dataset.size()));
   dataset.read(0, dataset.size(), ids.data());
   return ids;
-}
-
-Ids values(const Tensor& t) { return to_host<int64_t>(t); }
-
-/// The first id of every row of the next `n` batches; in `counting` it says where the row begins.
-Ids starts(Loader& loader, int64_t n) {
-  Ids first;
-  int64_t wrong = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const Batch batch = loader.next();
-    const Ids inputs = values(batch.inputs), targets = values(batch.targets);
-    const int64_t context = batch.inputs.size(1);
-    for (int64_t at = 0; at < batch.inputs.numel(); ++at) {
-      wrong += targets[size_t(at)] != inputs[size_t(at)] + 1;
-      if (at % context == 0) first.push_back(inputs[size_t(at)]);
-    }
-  }
-  CHECK(wrong == 0);
-  return first;
 }
 
 }  // namespace
@@ -85,6 +62,57 @@ TEST_SUITE("nn/data") {
     CHECK(contains(message(folder / "z", chars), "has no <|endoftext|> to stand between them"));
     CHECK_THROWS_AS(TokenDataset::from_ids(std::vector<int32_t>{3}, 3), Error);
     CHECK_THROWS_AS(TokenDataset::from_ids(std::vector<int32_t>{-1}, 3), Error);
+  }
+
+  TEST_CASE("folders of runs and models, and tokenizers, are no text") {
+    const TempFolder folder;
+    for (const char* name : {"a.txt", "d/b.txt"}) folder.file(name, name);
+    const std::string hash = Corpus::open(folder.path()).hash();
+    const auto model = Linear(2, 2);
+    init(*model);
+    save(model, folder / "d/model");
+    folder.file("d/model/notes.txt", "notes");
+    AdamW optimizer(model->parameters(), {});
+    Checkpoints(folder / "run").save({.step = 3, .total_steps = 5}, *model, optimizer);
+    ByteTokenizer().save(folder / "tokenizer.json");
+    const Corpus corpus = Corpus::open(folder.path());
+    CHECK(corpus.left_out ==
+          std::vector<std::string>{folder / "d/model", folder / "run", folder / "tokenizer.json"});
+    CHECK(corpus.hash() == hash);
+    CHECK(message_of<FileError>([&] { Corpus::open(folder / "run"); }) ==
+          (folder / "run") + ": is the folder of a run or a model, text was wanted");
+    // Files that others call so are text.
+    folder.file("z/model.json", R"({"format": "layers-model"})");
+    folder.file("z/tokenizer.json", "{}");
+    folder.file("z/run.toml", "[model]\n");
+    folder.file("z/checkpoints/000500/state.json", "[\"olm checkpoint\"]");
+    CHECK(Corpus::open(folder.path()).files.size() == 6);
+    CHECK(Corpus::open(folder.path()).left_out == corpus.left_out);
+  }
+
+  TEST_CASE("a byte-order mark at the start of a file is no part of its text") {
+    const TempFolder folder;
+    const std::string mark = "\xef\xbb\xbf";
+    const std::string one = folder.file("a/one.txt", mark + "ab"),
+                      two = folder.file("a/two.txt", mark + "b" + mark);
+    folder.file("a/empty.txt", mark);
+    folder.file("b/one.txt", "ab");
+    folder.file("b/two.txt", "b" + mark);
+    const Corpus marked = Corpus::open(folder / "a"), plain = Corpus::open(folder / "b");
+    CHECK(marked.texts() == plain.texts());
+    CHECK(marked.hash() == plain.hash());
+    CHECK(Corpus::open(one).hash() == hash_hex("ab"));
+    CHECK(train_tokenizer("char", Corpus::open(one).texts())->vocab_size() == 2);
+    const auto tokenizer = train_tokenizer("char", marked.texts());
+    CHECK(tokenizer->vocab_size() == 4);  // a, b, the mark inside, the end of text
+    CHECK(all_ids(TokenDataset(marked, *tokenizer)) == Ids{0, 1, 3, 1, 2});
+    CHECK(all_ids(TokenDataset(one, ByteTokenizer())) == Ids{'a', 'b'});
+    CHECK(message_of<FileError>([&] { TokenDataset(two, CharTokenizer(U"b")); }) ==
+          two + ": char tokenizer: the character '" + mark +
+              "' (U+FEFF) at byte offset 1 is not among the 1 it knows, counted behind the "
+              "byte-order mark");
+    CHECK(contains(message_of<FileError>([&] { Corpus::open(folder / "a/empty.txt"); }),
+                   "is empty, text was wanted"));
   }
 
   TEST_CASE("a long text is encoded in pieces, and messages count from its beginning") {
@@ -181,95 +209,5 @@ TEST_SUITE("nn/data") {
     CHECK(refusal() == "");
     CHECK(contains(message_of<FileError>([&] { all_ids(TokenDataset::open_shard(path)); }),
                    "damaged: id 1799 at position 0 of a vocabulary of 10"));
-  }
-}
-
-TEST_SUITE("nn/loader") {
-  TEST_CASE("the loop of a user's program") {
-    const TempFolder folder;
-    const ByteTokenizer tokenizer;
-    auto [train, val] =
-        split(TokenDataset(folder.file("t", std::string(1000, 'x')), tokenizer), 0.9);
-    int64_t steps = 0;
-    for (auto& batch : Loader(train, {.batch = 3, .context = 8, .steps = 5})) {
-      CHECK(batch.step == steps++);
-      CHECK(batch.inputs.shape() == Shape{3, 8});
-      CHECK(batch.targets.dtype() == i64);
-    }
-    CHECK(steps == 5);
-  }
-
-  TEST_CASE("random windows cover the dataset evenly and depend on the seed") {
-    Loader loader(counting(1000), {.batch = 50, .context = 20, .seed = 1});
-    const Ids first = starts(loader, 200);
-    CHECK(*std::min_element(first.begin(), first.end()) == 0);
-    CHECK(*std::max_element(first.begin(), first.end()) == 1000 - 20 - 2);
-    const double mean = double(std::accumulate(first.begin(), first.end(), int64_t(0))) / 10000;
-    CHECK(std::abs(mean - 489) < 15);  // five standard deviations of the mean
-    Loader same(counting(1000), {.batch = 50, .context = 20, .seed = 1});
-    CHECK(starts(same, 200) == first);
-    Loader other(counting(1000), {.batch = 50, .context = 20, .seed = 2});
-    CHECK(starts(other, 200) != first);
-    CHECK(!loader.done());
-  }
-
-  TEST_CASE("a position and a state resume exactly") {
-    for (const bool replacement : {true, false}) {
-      const LoaderOptions options{.batch = 4, .context = 8, .seed = 7, .replacement = replacement};
-      Loader whole(counting(500), options), rest(counting(500), options);
-      const Ids all = starts(whole, 40);
-      rest.set_position(15);
-      const Json state = rest.state();
-      const Ids tail = starts(rest, 25);
-      CHECK(tail == Ids(all.begin() + 60, all.end()));
-      Loader resumed(counting(500), options);
-      resumed.set_state(Json::parse(state.dump()));
-      CHECK(resumed.next().step == 15);
-      CHECK(starts(resumed, 24) == Ids(all.begin() + 64, all.end()));
-    }
-    Loader loader(counting(500), {.batch = 4, .context = 8});
-    Loader wider(counting(500), {.batch = 5, .context = 8});
-    CHECK(contains(message_of<Error>([&] { loader.set_state(wider.state()); }),
-                   "the state is for batch 5, this loader has 4"));
-    CHECK_THROWS_AS(loader.set_position(-1), Error);
-    CHECK_THROWS_AS(loader.set_state(Json::object()), Error);
-  }
-
-  TEST_CASE("without replacement every epoch has each window once, in a new order") {
-    for (const int32_t size : {9, 10, 17, 161, 1000}) {
-      Loader loader(counting(size), {.batch = 1, .context = 8, .seed = 3, .replacement = false});
-      const int64_t n = loader.windows();
-      CHECK(n == (size - 1) / 8);
-      const Ids first = starts(loader, n), second = starts(loader, n);
-      for (const Ids& epoch : {first, second}) {
-        const std::set<int64_t> seen(epoch.begin(), epoch.end());
-        CHECK(int64_t(seen.size()) == n);
-        CHECK(*seen.rbegin() == (n - 1) * 8);
-      }
-      if (n > 10) {
-        CHECK(first != second);
-        CHECK(!std::is_sorted(first.begin(), first.end()));
-      }
-    }
-  }
-
-  TEST_CASE("in order, one pass gives every window once") {
-    Loader loader(counting(100), {.batch = 4, .context = 9, .shuffle = false});
-    CHECK(loader.windows() == 11);
-    CHECK(starts(loader, 3) == Ids{0, 9, 18, 27, 36, 45, 54, 63, 72, 81, 90});
-    CHECK(loader.done());
-    CHECK(contains(message_of<Error>([&] { loader.next(); }), "all 3 batches were given"));
-    Loader endless(counting(19), {.batch = 3, .context = 9, .steps = 2, .shuffle = false});
-    CHECK(starts(endless, 2) == Ids{0, 9, 0, 9, 0, 9});
-  }
-
-  TEST_CASE("the smallest dataset has one window, a smaller one is refused") {
-    Loader loader(counting(9), {.batch = 2, .context = 8});
-    CHECK(starts(loader, 2) == Ids{0, 0, 0, 0});
-    CHECK(message_of<Error>([] { Loader(counting(8), {.context = 8}); }) ==
-          "loader: ids in memory has 8 tokens, a context of 8 needs at least 9");
-    CHECK_THROWS_AS(Loader(counting(8), {.context = 0}), Error);
-    CHECK_THROWS_AS(Loader(counting(8), {.batch = 0, .context = 2}), Error);
-    CHECK_THROWS_AS(Loader(TokenDataset(), {.context = 2}), Error);
   }
 }

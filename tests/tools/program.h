@@ -46,6 +46,7 @@ struct RunOptions {
   rlim_t file_limit = RLIM_INFINITY;  ///< largest file the program may write
   std::string input = {};
   std::string program = OLM_PROGRAM;
+  std::string folder = {};  ///< where the program runs; here if empty
   int error_stream = -1;  ///< where standard error goes; a file, whose text is the result's, if -1
   /// Called with the process every few milliseconds while it runs.
   std::function<void(pid_t)> watch = {};
@@ -68,6 +69,7 @@ inline Result run_program(const Args& args, const RunOptions& options = {}) {
       const rlimit limit{options.file_limit, options.file_limit};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
+    if (!options.folder.empty() && ::chdir(options.folder.c_str()) != 0) ::_exit(127);
     std::vector<char*> argv{const_cast<char*>(options.program.c_str())};
     for (const std::string& a : args) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);

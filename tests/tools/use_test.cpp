@@ -116,4 +116,28 @@ TEST_SUITE("tools/use") {
     CHECK(run.status == 0);
     CHECK(read_file(trained().folder / "with_bpe/tokenizer.json") == read_file(file));
   }
+
+  TEST_CASE("a byte-order mark at the start of a text changes nothing") {
+    const TempFolder f;
+    const std::string mark = "\xef\xbb\xbf", text = small_text();
+    write_file(f / "marked.txt", mark + text);
+    write_file(f / "marked.toml", mark + "[model]\nnum_layers = 1\n");
+    const std::string run = f / "run";
+    const Result r = run_program(tiny_training(
+        f / "marked.txt", run,
+        {"--lr=0.01", "--steps=20", "--eval-every=20", "--config", f / "marked.toml"}));
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    CHECK(read_file(run + "/tokenizer.json") == read_file(trained().run + "/tokenizer.json"));
+    // Everything but the time.
+    const auto figures = [&](const std::string& data) {
+      const Result e = run_program({"eval", run, "--data", data});
+      CHECK(e.status == 0);
+      return e.out.substr(0, e.out.find("time"));
+    };
+    CHECK(figures(f / "marked.txt") == figures(trained().data));
+    for (const char* first : {"", "\xef\xbb\xbf"})
+      CHECK(run_program({"tokenizer", "encode", run}, {.input = first + std::string("mira")}).out ==
+            run_program({"tokenizer", "encode", run, "--text", "mira"}).out);
+  }
 }

@@ -6,6 +6,7 @@
 #include <olm/nn/training.h>
 
 #include "tools/olm/commands.h"
+#include "tools/olm/corpus.h"
 #include "tools/olm/machine.h"
 
 namespace olm::tools {
@@ -15,7 +16,7 @@ int eval(const EvalArgs& args) {
   const auto tokenizer = nn::load_tokenizer(args.folder);
   const DType dtype = nn::parse_dtype(args.dtype, "--dtype");
   require(dtype == f32 || dtype == bf16, "--dtype: wants f32 or bf16, got ", args.dtype);
-  const nn::Corpus corpus = nn::Corpus::open(args.data);
+  const nn::Corpus corpus = open_corpus(args.data);
   const nn::TokenDataset data(corpus, *tokenizer);
   // A model that takes any length is measured in windows of 1024.
   const int64_t most = nn::context_of(*model) > 0 ? nn::context_of(*model) : 1024;

@@ -3,10 +3,12 @@
 #include <cstdio>
 #include <sstream>
 
+#include <olm/engine/utf8.h>
 #include <olm/nn/data.h>
 #include <olm/nn/text.h>
 
 #include "tools/olm/commands.h"
+#include "tools/olm/corpus.h"
 #include "tools/olm/machine.h"
 #include "tools/olm/model.h"
 
@@ -25,7 +27,7 @@ std::string standard_input() {
 }  // namespace
 
 int tokenizer_train(const TokenizerArgs& args) {
-  const nn::Corpus corpus = nn::Corpus::open(args.data);
+  const nn::Corpus corpus = open_corpus(args.data);
   nn::require_tokenizer_spec(args.kind);
   const auto tokenizer = make_tokenizer(args.kind, corpus);
   tokenizer->save(args.out);
@@ -46,7 +48,9 @@ int tokenizer_train(const TokenizerArgs& args) {
 
 int tokenizer_encode(const TokenizerArgs& args) {
   const auto tokenizer = nn::load_tokenizer(args.path);
-  const std::vector<int32_t> ids = tokenizer->encode(args.text ? *args.text : standard_input());
+  const std::string given = args.text ? *args.text : standard_input();
+  const std::vector<int32_t> ids =
+      tokenizer->encode(args.text ? std::string_view(given) : without_byte_order_mark(given));
   for (size_t i = 0; i < ids.size(); ++i) fmt::print("{}{}", i ? " " : "", ids[i]);
   fmt::print("\n");
   return 0;

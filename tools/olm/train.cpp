@@ -16,6 +16,7 @@
 #include "tools/olm/assemble.h"
 #include "tools/olm/chart.h"
 #include "tools/olm/commands.h"
+#include "tools/olm/corpus.h"
 #include "tools/olm/model.h"
 #include "tools/olm/presets.h"
 #include "tools/olm/progress.h"
@@ -81,7 +82,8 @@ std::string shard_of(const Run& run) { return run.folder + "/tokens.safetensors"
 void load_data(Run& run) {
   const RunConfig& c = run.config;
   require(!c.data.path.empty(), "--data: a file or folder with text was wanted, none was named");
-  const nn::Corpus corpus = nn::Corpus::open(c.data.path);
+  const nn::Corpus corpus = open_corpus(c.data.path);
+  if (!run.resumed) require_outside(corpus, run.folder);
   run.tokenizer = run.resumed ? nn::load_tokenizer(run.folder + "/tokenizer.json")
                               : make_tokenizer(c.data.tokenizer, corpus);
   if (run.resumed)
@@ -133,6 +135,8 @@ void take_folder(Run& run) {
   run.lock = RunLock(run.folder);
   require_no_run(run.folder);
   remove_leftovers(run.folder, true);
+  // First, since it marks the folder as that of a run, which is no text.
+  nn::save_architecture(*run.model, run.folder + "/model.json");
   keep_tokens(run);
 }
 
@@ -141,7 +145,6 @@ void write_folder(Run& run) {
   write_file(run.folder + "/run.toml", to_toml(stored_config(run)));
   if (run.resumed) return keep_tokens(run);
   run.tokenizer->save(run.folder + "/tokenizer.json");
-  nn::save_architecture(*run.model, run.folder + "/model.json");
 }
 
 nn::TrainerOptions trainer_options(const Run& run) {
