@@ -97,8 +97,8 @@ struct LoaderOptions {
   uint64_t seed = 0;
   /// Windows at random; else one after the other from the start, again and again.
   bool shuffle = true;
-  /// With `shuffle`: each window begins anywhere, whatever came before. Else every epoch is a new
-  /// order of all windows that begin at multiples of `context`.
+  /// With `shuffle`: each window begins at any of the size - context places, whatever came before.
+  /// Else every epoch is a new order of all windows that begin at multiples of `context`.
   bool replacement = true;
 };
 
@@ -116,7 +116,8 @@ class OLM_API Loader {
   /// Number of batches given; the next one's step.
   int64_t position() const { return position_; }
   void set_position(int64_t position);
-  /// The position, and what it belongs to; `set_state` throws where that differs.
+  /// The position, and what it belongs to; `set_state` throws where that differs. A state without
+  /// "starts" is of a run whose random windows never began at the last place: they go on so.
   Json state() const;
   void set_state(const Json& state);
   bool done() const { return limit_ > 0 && position_ >= limit_; }
@@ -155,7 +156,7 @@ class OLM_API Loader {
   TokenDataset dataset_;
   LoaderOptions options_;
   uint64_t seed_ = 0;
-  int64_t windows_ = 0, limit_ = 0, position_ = 0;
+  int64_t windows_ = 0, starts_ = 0, limit_ = 0, position_ = 0;
 };
 
 }  // namespace olm::nn

@@ -65,6 +65,9 @@ struct CheckpointState {
   Json model = {};  ///< its description
   double train_seconds = 0;
   std::optional<double> val_loss = {};  ///< where it was evaluated at this step
+  /// Evaluations measure the ids behind the last full window as well. False for runs that began
+  /// without: their losses stay comparable.
+  bool evaluates_rest = true;
 };
 
 /// Checkpoints of a run: folders `checkpoints/000500` with model.safetensors, optimizer.safetensors
@@ -147,11 +150,12 @@ struct Timing {
   size_t peak_bytes = 0;
 };
 
-/// Mean loss of a model over a whole dataset in windows of `context`, nats per token. What is
-/// behind the last full window is left out. Deterministic: no dropout. `should_stop` is asked
-/// before each batch.
+/// Mean loss of a model over a whole dataset in windows of `context`, nats per token; the last
+/// window may be shorter, so that each id but the first is a target once. Deterministic: no
+/// dropout. `should_stop` is asked before each batch.
 OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context,
-                            DType dtype = f32, const std::function<bool()>& should_stop = {});
+                            DType dtype = f32, const std::function<bool()>& should_stop = {},
+                            bool with_rest = true);
 
 /// The loop: batches → loss → backward → step, with everything that belongs to a long run. Never
 /// prints; tells its callbacks.
@@ -217,6 +221,7 @@ class OLM_API Trainer {
   int64_t step_ = 0, saved_step_ = -1, evaluated_step_ = -1, sampled_step_ = -1;
   double train_seconds_ = 0;
   std::optional<double> val_loss_;
+  bool evaluates_rest_ = true;
 };
 
 }  // namespace olm::nn

@@ -44,6 +44,7 @@ Loader::Loader(TokenDataset dataset, LoaderOptions options)
   require(size > context, "loader: ", dataset_.describe(), " has ", size, " tokens, a context of ",
           context, " needs at least ", context + 1);
   windows_ = (size - 1) / context;
+  starts_ = size - context;
   limit_ = options_.steps;
   if (limit_ == 0 && !options_.shuffle) limit_ = (windows_ + batch - 1) / batch;
 }
@@ -62,22 +63,27 @@ Json Loader::state() const {
   state["shuffle"] = options_.shuffle;
   state["replacement"] = options_.replacement;
   state["tokens"] = dataset_.size();
+  state["starts"] = starts_;
   return state;
 }
 
 void Loader::set_state(const Json& state) {
-  const Json mine = this->state();
+  Loader other = *this;
+  const int64_t all = dataset_.size() - options_.context, but_one = std::max<int64_t>(1, all - 1);
+  Json given = state;
+  if (!given.contains("starts")) given["starts"] = but_one;
+  other.starts_ = given.at("starts") == Json(but_one) ? but_one : all;
+  const Json mine = other.state();
   for (const auto& [key, value] : mine.members())
-    require(key == "position" || state.at(key) == value, "loader: the state is for ", key, " ",
-            state.at(key).dump(), ", this loader has ", value.dump());
-  set_position(state.at("position").as_int());
+    require(key == "position" || given.at(key) == value, "loader: the state is for ", key, " ",
+            given.at(key).dump(), ", this loader has ", value.dump());
+  other.set_position(given.at("position").as_int());
+  *this = std::move(other);
 }
 
 int64_t Loader::window_start(int64_t number) const {
-  if (options_.shuffle && options_.replacement) {
-    const int64_t range = std::max<int64_t>(1, dataset_.size() - options_.context - 1);
-    return random_below(seed_, uint64_t(number), range);
-  }
+  if (options_.shuffle && options_.replacement)
+    return random_below(seed_, uint64_t(number), starts_);
   const int64_t in_epoch = number % windows_;
   if (!options_.shuffle) return in_epoch * options_.context;
   const auto epoch = uint64_t(number / windows_);

@@ -40,6 +40,7 @@ Json to_json(const CheckpointState& s, const std::string& folder) {
   json["tokenizer_hash"] = s.tokenizer_hash;
   json["train_seconds"] = s.train_seconds;
   json["val_loss"] = s.val_loss ? Json(*s.val_loss) : Json();
+  json["evaluates_rest"] = s.evaluates_rest;
   for (const char* file : {kWeights, kOptimizer})
     json["files"][file] = hash_of(folder + "/" + file);
   json["model"] = s.model;
@@ -74,6 +75,7 @@ CheckpointState from_json(const Json& json, const std::string& path) {
   s.tokenizer_hash = json.at("tokenizer_hash").as_string();
   s.train_seconds = json.at("train_seconds").as_double();
   if (!json.at("val_loss").is_null()) s.val_loss = json.at("val_loss").as_double();
+  s.evaluates_rest = json.contains("evaluates_rest") && json.at("evaluates_rest").as_bool();
   s.model = json.at("model");
   require(s.step >= 0 && s.total_steps >= 0, path, ": step ", s.step, " of ", s.total_steps,
           " cannot be");

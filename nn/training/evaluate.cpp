@@ -7,7 +7,7 @@
 namespace olm::nn {
 
 EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DType dtype,
-                    const std::function<bool()>& should_stop) {
+                    const std::function<bool()>& should_stop, bool with_rest) {
   constexpr int64_t kTokensAtOnce = 16384;
   const auto start = std::chrono::steady_clock::now();
   NoGrad guard;
@@ -16,15 +16,20 @@ EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DT
                         .shuffle = false});
   EvalReport report;
   double sum = 0;
-  for (Batch& batch : windows) {
-    if (should_stop && should_stop()) {
-      report.finished = false;
-      return report;
-    }
+  const auto add = [&](const Batch& batch) {
+    if (should_stop && should_stop()) return report.finished = false;
     Context ctx{.dtype = dtype};
     const int64_t tokens = batch.targets.numel();
     sum += model.loss(batch.inputs, batch.targets, ctx).item<double>() * double(tokens);
     report.tokens += tokens;
+    return true;
+  };
+  for (const Batch& batch : windows)
+    if (!add(batch)) return report;
+  const int64_t done = windows.windows() * context, rest = data.size() - 1 - done;
+  if (with_rest && rest > 0) {  // a shorter window
+    Loader last(data.slice(done, data.size()), {.context = rest, .shuffle = false});
+    if (!add(last.next())) return report;
   }
   report.loss = sum / double(report.tokens);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

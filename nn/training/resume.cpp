@@ -13,7 +13,8 @@ void Trainer::check_same(const CheckpointState& state) const {
   require(state.tokenizer_hash == data.tokenizer_hash(),
           "resume: the checkpoint was trained with another tokenizer");
   require(state.corpus_hash == data.source_hash(),
-          "resume: the checkpoint was trained on another corpus than ", data.describe());
+          "resume: the checkpoint was trained on another corpus than ", data.describe(),
+          "; give the text back that it was trained on, or begin a new run");
 }
 
 void Trainer::resume() {
@@ -31,6 +32,7 @@ void Trainer::resume() {
   step_ = saved_step_ = state.step;
   train_seconds_ = state.train_seconds;
   val_loss_ = state.val_loss;
+  evaluates_rest_ = state.evaluates_rest;
   if (state.val_loss) evaluated_step_ = step_;
   set_total_steps(std::max<int64_t>(1, state.total_steps));
   for (const char* log : {"/metrics.jsonl", "/samples.jsonl"})

@@ -132,8 +132,9 @@ bool Trainer::is_asked_to_stop() const {
 }
 
 void Trainer::evaluate_now() {
-  EvalReport report = evaluate(*model_, validation_, loader_.options().context, options_.dtype,
-                               [this] { return is_asked_to_stop(); });
+  EvalReport report = evaluate(
+      *model_, validation_, loader_.options().context, options_.dtype,
+      [this] { return is_asked_to_stop(); }, evaluates_rest_);
   if (!report.finished) return;
   report.step = step_;
   val_loss_ = report.loss;
@@ -174,6 +175,7 @@ void Trainer::checkpoint_now() {
                         .tokenizer_hash = loader_.dataset().tokenizer_hash(),
                         .model = describe(*model_),
                         .train_seconds = train_seconds_};
+  state.evaluates_rest = evaluates_rest_;
   if (evaluated_step_ == step_) state.val_loss = val_loss_;
   Checkpoints checkpoints(options_.folder, options_.keep);
   checkpoints.save(state, *model_, optimizer_);

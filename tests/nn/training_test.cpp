@@ -118,19 +118,24 @@ TEST_SUITE("nn/training") {
     CHECK_FALSE(s.is_spike(0.1, 8));
   }
 
-  TEST_CASE("evaluation is the mean over all windows, whatever the batches") {
+  TEST_CASE("evaluation has every id but the first as a target once, whatever the batches") {
     const Ref<Module> model = small_model(0.5);
-    const TokenDataset data = tokens(83);
-    const EvalReport report = evaluate(*model, data, 8);
-    double sum = 0;
     NoGrad guard;
-    for (Batch& b : Loader(data, {.batch = 1, .context = 8, .shuffle = false})) {
-      Context ctx;
-      sum += model->loss(b.inputs, b.targets, ctx).item<double>();
+    for (const int64_t size : {81, 83, 88, 9, 10, 15}) {
+      const TokenDataset data = tokens(size);
+      const EvalReport report = evaluate(*model, data, 8);
+      double sum = 0;
+      for (int64_t at = 0; at + 1 < size; at += 8) {
+        const TokenDataset window = data.slice(at, std::min(size, at + 9));
+        Loader one(window, {.context = window.size() - 1, .shuffle = false});
+        const Batch b = one.next();
+        Context ctx;
+        sum += model->loss(b.inputs, b.targets, ctx).item<double>() * double(b.targets.numel());
+      }
+      CHECK(report.tokens == size - 1);
+      CHECK(report.loss == doctest::Approx(sum / double(size - 1)).epsilon(1e-5));
+      CHECK(evaluate(*model, data, 8).loss == report.loss);
     }
-    CHECK(report.tokens == 80);
-    CHECK(report.loss == doctest::Approx(sum / 10).epsilon(1e-5));
-    CHECK(evaluate(*model, data, 8).loss == report.loss);
   }
 
   TEST_CASE("accumulated batches are one large batch") {
@@ -330,6 +335,41 @@ TEST_SUITE("nn/training") {
     const auto b = JsonLines::read(halves.path + "/metrics.jsonl");
     REQUIRE(a.size() == b.size());
     for (size_t i = 1; i < a.size(); ++i) CHECK(a[i].at("loss") == b[i].at("loss"));
+  }
+
+  TEST_CASE("a run that began without the last window and place goes on without them") {
+    const Folder f;
+    const auto trainer_of = [&](const Ref<Module>& model, Optimizer& optimizer, int64_t steps) {
+      return Trainer(model, optimizer, Loader(tokens(), batches()), tokens(206),
+                     {.folder = f.path, .total_steps = steps, .eval_every = 2});
+    };
+    const auto last_loss = [&] {
+      return JsonLines::read(f.path + "/metrics.jsonl").back().at("val_loss").as_double();
+    };
+    const Ref<Module> model = small_model();
+    AdamW optimizer(model->parameters(), {.lr = 1e-2});
+    trainer_of(model, optimizer, 2).run();
+    CHECK(last_loss() == evaluate(*model, tokens(206), 8).loss);
+    // What the state of such a run looks like.
+    const std::string file = Checkpoints(f.path).path(2) + "/state.json";
+    const Json state = read_json(file);
+    Json old = Json::object(), loader = Json::object();
+    for (const auto& [key, value] : state.members())
+      if (key != "hash" && key != "evaluates_rest") old.append(key, value);
+    for (const auto& [key, value] : state.at("loader").members())
+      if (key != "starts") loader.append(key, value);
+    old["loader"] = loader;
+    old["hash"] = hash_hex(old.dump());
+    write_json(file, old);
+    for (const int64_t steps : {4, 6}) {
+      Trainer trainer = trainer_of(model, optimizer, steps);
+      trainer.resume();
+      trainer.set_total_steps(steps);
+      trainer.run();
+      CHECK(last_loss() == evaluate(*model, tokens(206), 8, f32, {}, false).loss);
+      CHECK(last_loss() != evaluate(*model, tokens(206), 8).loss);
+      CHECK(Checkpoints(f.path).state(steps).loader.at("starts") == Json(2000 - 8 - 1));
+    }
   }
 
   TEST_CASE("a checkpoint of another model or text is refused") {
