@@ -264,6 +264,31 @@ TEST_SUITE("tools/train") {
     CHECK(run_program(tiny_training(f / "corpus/part", f / "corpus/run")).status == 0);
   }
 
+  TEST_CASE("printed commands can be typed as they are") {
+    const TempFolder f;
+    write_file(f / "text.txt", small_text());
+    const std::string run = f / "it's mine; \"$HOME\"";
+    const auto command = [](const std::string& text, const std::string& begin) {
+      const size_t at = text.find(begin);
+      REQUIRE(at != std::string::npos);
+      std::string line = text.substr(at + 4, text.find('\n', at) - at - 4);  // behind "olm "
+      return line.substr(0, line.find(", or name"));
+    };
+    const auto typed = [](const std::string& line) {
+      return run_program({"-c", "exec '" OLM_PROGRAM "' " + line}, {.program = "/bin/sh"});
+    };
+    const Result stopped =
+        run_program(tiny_training(f / "text.txt", run), interrupt_at(run, 10, SIGTERM));
+    REQUIRE(stopped.status == 128 + SIGTERM);
+    const Result done = typed(command(stopped.out, "olm train --resume "));
+    INFO(done.err);
+    REQUIRE(done.status == 0);
+    CHECK(typed(command(done.out, "olm sample ")).status == 0);
+    const Result taken = run_program(tiny_training(f / "text.txt", run));
+    CHECK(taken.status == 1);
+    CHECK(typed(command(taken.err, "olm train --resume ")).status == 0);
+  }
+
   TEST_CASE("one thread and two give the same bits") {
     const Corpus c;
     const std::string one = c.folder / "one", two = c.folder / "two";

@@ -11,6 +11,8 @@
 #include <olm/engine/file.h>
 #include <olm/nn/training.h>
 
+#include "tools/olm/command_line.h"
+
 namespace olm::tools {
 
 namespace {
@@ -64,8 +66,8 @@ void require_no_run(const std::string& folder) {
     used = used || (ours ? holds_steps(folder + name) : file_exists(folder + name));
   if (!used) return;
   if (resumable)
-    throw FileError(folder, ": holds a run already; go on with it by --resume ", folder,
-                    " or name another folder with --out");
+    throw FileError(folder, ": holds a run already; go on with it by: olm train --resume ",
+                    shell_word(folder), ", or name another folder with --out");
   throw FileError(folder,
                   ": holds a run already, without a checkpoint to go on from; remove it or ",
                   "name another folder with --out");

@@ -15,6 +15,7 @@
 
 #include "tools/olm/assemble.h"
 #include "tools/olm/chart.h"
+#include "tools/olm/command_line.h"
 #include "tools/olm/commands.h"
 #include "tools/olm/corpus.h"
 #include "tools/olm/model.h"
@@ -301,7 +302,7 @@ int train_run(Run& run) {
   finish(run);
   if (!done) {
     fmt::print("stopped at step {} of {}; go on with: olm train --resume {}\n", trainer.step(),
-               trainer.total_steps(), run.folder);
+               trainer.total_steps(), shell_word(run.folder));
     return 128 + stop_signal.load();
   }
   if (trainer.validation_loss())
@@ -309,7 +310,8 @@ int train_run(Run& run) {
                trainer.step());
   else
     fmt::print("done: {} steps\n", trainer.step());
-  fmt::print("report: {0}/report.html\nsample: olm sample {0} --prompt '...'\n", run.folder);
+  fmt::print("report: {}/report.html\nsample: olm sample {} --prompt '...'\n", run.folder,
+             shell_word(run.folder));
   return 0;
 }
 
