@@ -112,7 +112,11 @@ class Pass {
   }
 
   Sink sink_for(const Edge& edge) {
-    Sink sink{.needed = wanted(edge), .pending = {}, .last_run = !retain_};
+    Sink sink{.needed = wanted(edge),
+              .last_run = !retain_,
+              .shape = edge.shape,
+              .dtype = edge.dtype,
+              .device = edge.device};
     if (sink.needed && edge.leaf) {
       Leaf& leaf = leaves_[edge.leaf.get()];
       start(*edge.leaf, leaf);

@@ -13,12 +13,16 @@ namespace olm {
 /// What a backward function is told about one input of its op.
 struct Sink {
   bool needed = false;    ///< a gradient is wanted; otherwise return an undefined tensor
-  Tensor pending;         ///< the gradient so far, where a kernel may add into it
+  Tensor pending = {};    ///< the gradient so far, where a kernel may add into it
   bool last_run = false;  ///< backward will not run again: what it holds may become the gradient
+  /// What the input was, and its gradient must be, where one is needed.
+  Shape shape = {};
+  DType dtype = f32;
+  Device device = {};
 
   /// The gradient so far if it has like's shape, dtype and device, else new memory like `like`.
   OLM_API Tensor pending_or_empty(const Tensor& like) const;
-  /// True where `buffer` came from `pending`: the kernel must add into it.
+  /// True where `buffer` is `pending`: the kernel must add into it.
   bool accumulates(const Tensor& buffer) const {
     return pending.defined() && buffer.is_same(pending);
   }

@@ -1,5 +1,6 @@
 #include <olm/autograd/ops/arithmetic.h>
 
+#include <olm/autograd/ops/kit_internal.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/unary_internal.h>
 #include <olm/engine/exact.h>
@@ -35,15 +36,14 @@ Grads slopes(BinaryOp op, const Tensor& dy, const Tensor& a, const Tensor& b, Si
   const Tensor &left = a.defined() ? a : b, &right = b.defined() ? b : a;
   const Tensor da = into[0].needed ? empty_like(g) : Tensor();
   const Tensor db = into[1].needed ? empty_like(g) : Tensor();
-  run(g.device().kind,
-      over(shape, g,
-           kernels::BinaryBackward{.op = op,
-                                   .dtype = g.dtype(),
-                                   .dy = g.data(),
-                                   .a = operand(left, shape),
-                                   .b = operand(right, shape),
-                                   .da = da.defined() ? da.mutable_data() : nullptr,
-                                   .db = db.defined() ? db.mutable_data() : nullptr}));
+  run(g.device().kind, over(shape, g,
+                            kernels::BinaryBackward{.op = op,
+                                                    .dtype = g.dtype(),
+                                                    .dy = g.data(),
+                                                    .a = operand(left, shape),
+                                                    .b = operand(right, shape),
+                                                    .da = memory_or_null(da),
+                                                    .db = memory_or_null(db)}));
   return {da, db};
 }
 

@@ -1,4 +1,5 @@
 #include <olm/autograd/ops/cumsum.h>
+
 #include <olm/engine/raw.h>
 #include <olm/kernels/scan.h>
 
@@ -11,14 +12,14 @@ Tensor scan(const Tensor& x, int dim, bool reverse) {
   int64_t outer = 1, inner = 1;
   for (int d = 0; d < dim; ++d) outer *= x.size(d);
   for (int d = dim + 1; d < x.rank(); ++d) inner *= x.size(d);
-  kernels::run(x.device().kind, kernels::Cumsum{.dtype = from.dtype(),
-                                                .y = y.mutable_data(),
-                                                .x = from.data(),
-                                                .outer = outer,
-                                                .size = x.size(dim),
-                                                .inner = inner,
-                                                .reverse = reverse,
-                                                .stream = stream_of(x)});
+  run(x.device().kind, kernels::Cumsum{.dtype = from.dtype(),
+                                       .y = y.mutable_data(),
+                                       .x = from.data(),
+                                       .outer = outer,
+                                       .size = x.size(dim),
+                                       .inner = inner,
+                                       .reverse = reverse,
+                                       .stream = stream_of(x)});
   return y;
 }
 

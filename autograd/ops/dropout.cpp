@@ -1,4 +1,5 @@
 #include <olm/autograd/ops/dropout.h>
+
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 #include <olm/kernels/random.h>
@@ -8,14 +9,14 @@ namespace {
 
 Tensor mask(const Tensor& x, double p, uint64_t seed, uint64_t offset) {
   const Tensor from = raw::contiguous(x), y = empty_like(from);
-  kernels::run(x.device().kind, kernels::Dropout{.dtype = x.dtype(),
-                                                 .y = y.mutable_data(),
-                                                 .x = from.data(),
-                                                 .n = x.numel(),
-                                                 .p = p,
-                                                 .seed = seed,
-                                                 .offset = offset,
-                                                 .stream = stream_of(x)});
+  run(x.device().kind, kernels::Dropout{.dtype = x.dtype(),
+                                        .y = y.mutable_data(),
+                                        .x = from.data(),
+                                        .n = x.numel(),
+                                        .p = p,
+                                        .seed = seed,
+                                        .offset = offset,
+                                        .stream = stream_of(x)});
   return y;
 }
 

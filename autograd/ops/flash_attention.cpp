@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 
-#include <olm/engine/raw.h>
+#include <olm/autograd/ops/kit_internal.h>
 #include <olm/kernels/flash_attention.h>
 
 namespace olm {
@@ -51,15 +51,6 @@ void check_shapes(const Tensor& q, const Tensor& k, const Tensor& v) {
           " query heads do not divide among ", kv_heads, " key and value heads");
 }
 
-Tensor per_head(const char* what, const Tensor& t, const Tensor& q) {
-  if (!t.defined()) return t;
-  require(t.shape() == Shape{q.size(2)}, "flash_attention: wanted ", what, " of shape ",
-          Shape{q.size(2)}, ", got ", t.shape());
-  require_same_device(kOp, q, t);
-  require_parameter_dtype(kOp, t, q);
-  return raw::contiguous(raw::cast(t, acc_dtype(q.dtype())));
-}
-
 Tensor ids(const char* what, const Tensor& t, const Shape& wanted, const Tensor& q) {
   if (!t.defined()) return t;
   require(t.shape() == wanted, "flash_attention: wanted ", what, " of shape ", wanted, ", got ",
@@ -102,17 +93,13 @@ Extras extras_of(const Tensor& q, const Tensor& k, const FlashAttentionOptions& 
   require(o.documents.defined() || !o.key_documents.defined(),
           "flash_attention: key_documents came without documents");
   const Tensor& key_documents = o.key_documents.defined() ? o.key_documents : o.documents;
-  return {.slopes = per_head("slopes", o.slopes, q),
-          .sink = per_head("sink", o.sink, q),
+  const Shape per_head{q.size(2)};
+  return {.slopes = checked_if_defined(kOp, "slopes", o.slopes, per_head, q),
+          .sink = checked_if_defined(kOp, "sink", o.sink, per_head, q),
           .mask = full_rank_mask(o.mask, q, k),
           .query_documents = ids("documents", o.documents, of_queries, q),
           .key_documents = ids("key documents", key_documents, of_keys, q),
           .key_lengths = ids("key_lengths", o.key_lengths, {q.size(0)}, q)};
-}
-
-template <class T = void>
-const T* data_or_null(const Tensor& t) {
-  return t.defined() ? static_cast<const T*>(t.data()) : nullptr;
 }
 
 /// The part that forward and backward share, without the pointers of `extras`.
@@ -209,9 +196,9 @@ void run_backward(FlashAttentionBackward call, const Gradients& g, const Tensor&
   call.dq = rows_out(g.dq);
   call.dk = rows_out(g.dk);
   call.dv = rows_out(g.dv);
-  call.dsink = g.dsink.defined() ? g.dsink.mutable_data() : nullptr;
+  call.dsink = memory_or_null(g.dsink);
+  call.dmask = memory_or_null(g.dmask);
   if (g.dmask.defined()) {
-    call.dmask = g.dmask.mutable_data();
     for (int d = 0; d < 4; ++d)
       call.dmask_strides[d] = g.dmask.size(d) == 1 ? 0 : g.dmask.stride(d);
   }

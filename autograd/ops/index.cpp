@@ -1,4 +1,5 @@
 #include <olm/autograd/ops/index.h>
+
 #include <olm/engine/raw.h>
 #include <olm/kernels/index.h>
 
@@ -37,16 +38,16 @@ Tensor gather_values(const Tensor& x, int dim, const Tensor& index) {
   const Tensor from = raw::contiguous(reachable(x, dim, index.shape()));
   const Tensor y = empty(index.shape(), options_of(x));
   const Extents e(from.shape(), dim);
-  kernels::run(x.device().kind, kernels::Gather{.dtype = x.dtype(),
-                                                .index_dtype = index.dtype(),
-                                                .y = y.mutable_data(),
-                                                .x = from.data(),
-                                                .index = index.data(),
-                                                .outer = e.outer,
-                                                .size = e.size,
-                                                .count = index.size(dim),
-                                                .inner = e.inner,
-                                                .stream = stream_of(x)});
+  run(x.device().kind, kernels::Gather{.dtype = x.dtype(),
+                                       .index_dtype = index.dtype(),
+                                       .y = y.mutable_data(),
+                                       .x = from.data(),
+                                       .index = index.data(),
+                                       .outer = e.outer,
+                                       .size = e.size,
+                                       .count = index.size(dim),
+                                       .inner = e.inner,
+                                       .stream = stream_of(x)});
   return y;
 }
 
@@ -55,16 +56,16 @@ void scatter_into(const Tensor& y, int dim, const Tensor& index, const Tensor& s
   const Tensor window = reachable(y, dim, index.shape());
   const Tensor target = raw::contiguous(window), from = raw::contiguous(src);
   const Extents e(target.shape(), dim);
-  kernels::run(y.device().kind, kernels::ScatterAdd{.dtype = src.dtype(),
-                                                    .index_dtype = index.dtype(),
-                                                    .y = target.mutable_data(),
-                                                    .src = from.data(),
-                                                    .index = index.data(),
-                                                    .outer = e.outer,
-                                                    .size = e.size,
-                                                    .count = index.size(dim),
-                                                    .inner = e.inner,
-                                                    .stream = stream_of(y)});
+  run(y.device().kind, kernels::ScatterAdd{.dtype = src.dtype(),
+                                           .index_dtype = index.dtype(),
+                                           .y = target.mutable_data(),
+                                           .src = from.data(),
+                                           .index = index.data(),
+                                           .outer = e.outer,
+                                           .size = e.size,
+                                           .count = index.size(dim),
+                                           .inner = e.inner,
+                                           .stream = stream_of(y)});
   if (!window.is_contiguous()) raw::copy_(window, target);
 }
 
@@ -81,16 +82,16 @@ Tensor padded(const Tensor& src, const Shape& shape) {
 /// Sums of the slices of dy by index, in a tensor of `shape`.
 Tensor add_slices(const Tensor& dy, const Extents& e, const Tensor& ids, const Shape& shape) {
   const Tensor g = raw::contiguous(dy), dx = empty(shape, acc_options(g));
-  kernels::run(g.device().kind, kernels::IndexAdd{.dtype = g.dtype(),
-                                                  .index_dtype = ids.dtype(),
-                                                  .y = dx.mutable_data(),
-                                                  .src = g.data(),
-                                                  .index = ids.data(),
-                                                  .outer = e.outer,
-                                                  .size = e.size,
-                                                  .count = ids.numel(),
-                                                  .inner = e.inner,
-                                                  .stream = stream_of(g)});
+  run(g.device().kind, kernels::IndexAdd{.dtype = g.dtype(),
+                                         .index_dtype = ids.dtype(),
+                                         .y = dx.mutable_data(),
+                                         .src = g.data(),
+                                         .index = ids.data(),
+                                         .outer = e.outer,
+                                         .size = e.size,
+                                         .count = ids.numel(),
+                                         .inner = e.inner,
+                                         .stream = stream_of(g)});
   return raw::cast(dx, g.dtype());
 }
 
@@ -117,17 +118,17 @@ Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
   Shape shape = x.shape();
   shape[d] = index.numel();
   const Tensor y = empty(shape, options_of(x));
-  kernels::run(x.device().kind, kernels::IndexSelect{.dtype = x.dtype(),
-                                                     .x_dtype = x.dtype(),
-                                                     .index_dtype = ids.dtype(),
-                                                     .y = y.mutable_data(),
-                                                     .x = from.data(),
-                                                     .index = ids.data(),
-                                                     .outer = e.outer,
-                                                     .size = e.size,
-                                                     .count = ids.numel(),
-                                                     .inner = e.inner,
-                                                     .stream = stream_of(x)});
+  run(x.device().kind, kernels::IndexSelect{.dtype = x.dtype(),
+                                            .x_dtype = x.dtype(),
+                                            .index_dtype = ids.dtype(),
+                                            .y = y.mutable_data(),
+                                            .x = from.data(),
+                                            .index = ids.data(),
+                                            .outer = e.outer,
+                                            .size = e.size,
+                                            .count = ids.numel(),
+                                            .inner = e.inner,
+                                            .stream = stream_of(x)});
   return record("index_select", y, {x},
                 [e, ids = saved(ids), shape = x.shape()](const Tensor& dy, Sinks) {
                   return Grads{add_slices(dy, e, ids.get(), shape)};
@@ -166,13 +167,13 @@ Tensor one_hot(const Tensor& ids, int64_t classes, DType dtype) {
   Shape shape = ids.shape();
   shape.push_back(classes);
   const Tensor y = empty(shape, {dtype, ids.device()});
-  kernels::run(ids.device().kind, kernels::OneHot{.dtype = dtype,
-                                                  .index_dtype = ids.dtype(),
-                                                  .y = y.mutable_data(),
-                                                  .index = index.data(),
-                                                  .size = classes,
-                                                  .count = ids.numel(),
-                                                  .stream = stream_of(ids)});
+  run(ids.device().kind, kernels::OneHot{.dtype = dtype,
+                                         .index_dtype = ids.dtype(),
+                                         .y = y.mutable_data(),
+                                         .index = index.data(),
+                                         .size = classes,
+                                         .count = ids.numel(),
+                                         .stream = stream_of(ids)});
   return y;
 }
 

@@ -1,8 +1,6 @@
 #include <olm/autograd/ops/linear.h>
 
-#include <algorithm>
-
-#include <olm/engine/raw.h>
+#include <olm/autograd/ops/kit_internal.h>
 
 namespace olm {
 namespace {
@@ -14,21 +12,6 @@ Shape with_last(const Tensor& x, int64_t last) {
   Shape shape = x.shape();
   shape[shape.rank() - 1] = last;
   return shape;
-}
-
-void check(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  require(x.rank() >= 1, "linear: wanted x with at least one dimension, got a scalar");
-  require_float("linear", x);
-  require(weight.defined() && weight.rank() == 2 && weight.size(1) == x.size(-1),
-          "linear: wanted weight [out,", x.size(-1), "] for x ", x.shape(), ", got ",
-          weight.defined() ? weight.shape() : Shape{});
-  require_same_device("linear", x, weight);
-  require_parameter_dtype("linear", weight, x);
-  if (!bias.defined()) return;
-  require(bias.shape() == Shape{weight.size(0)}, "linear: bias ", bias.shape(),
-          " does not fit weight ", weight.shape());
-  require_same_device("linear", x, bias);
-  require_parameter_dtype("linear", bias, x);
 }
 
 /// y = act(x · wᵀ + b) + residual; x, w, b, residual contiguous. Fills `z` where it is defined.
@@ -45,11 +28,11 @@ Tensor forward(const Tensor& x, const Tensor& w, const Tensor& b, Activation act
                             .m = leading_size(x),
                             .n = w.size(0),
                             .k = w.size(1),
-                            .bias = b.defined() ? b.data() : nullptr,
+                            .bias = data_or_null(b),
                             .bias_dtype = b.defined() ? b.dtype() : f32,
                             .activation = activation,
-                            .preactivation = z.defined() ? z.mutable_data() : nullptr,
-                            .residual = residual.defined() ? residual.data() : nullptr,
+                            .preactivation = memory_or_null(z),
+                            .residual = data_or_null(residual),
                             .stream = stream_of(x)});
   return y;
 }
@@ -69,55 +52,56 @@ void input_gradient(const Tensor& dz, const Tensor& w, const Tensor& dx, bool ac
                              .stream = stream_of(dz)});
 }
 
-/// dw = dzᵀ · x, added to the gradient so far where there is one.
-Tensor weight_gradient(const Tensor& dz, const Tensor& x, const Tensor& w, const Sink& into) {
+/// dw = dzᵀ · x in the weight's dtype, which GEMM writes whatever it is.
+Tensor weight_gradient(const Tensor& dz, const Tensor& x, const Sink& into) {
   if (!into.needed) return {};
-  const Tensor dw = into.pending_or_empty(w);
+  const ParamGrad dw(into, into.dtype);
+  const int64_t out = dz.size(-1), in = x.size(-1);
   run(dz.device().kind, Gemm{.a_dtype = dz.dtype(),
                              .b_dtype = x.dtype(),
-                             .c_dtype = dw.dtype(),
+                             .c_dtype = into.dtype,
                              .a = dz.data(),
                              .b = x.data(),
-                             .c = dw.mutable_data(),
+                             .c = dw.data(),
                              .transpose_a = true,
-                             .m = w.size(0),
-                             .n = w.size(1),
+                             .m = out,
+                             .n = in,
                              .k = leading_size(x),
-                             .lda = w.size(0),
-                             .accumulate = into.accumulates(dw),
+                             .lda = out,
+                             .accumulate = dw.accumulates(),
                              .stream = stream_of(dz)});
-  return dw;
+  return dw.result();
 }
 
-/// Through activation and bias: returns dz, and puts the bias gradient into `db` where wanted.
-Tensor epilogue_gradient(const Tensor& dy, const Tensor& z, Activation activation, DType bias_dtype,
-                         const Sink& into, Tensor& db) {
+/// Gradients behind activation and bias.
+struct EpilogueGradient {
+  Tensor dz, dbias;
+};
+
+EpilogueGradient epilogue_gradient(const Tensor& dy, const Tensor& z, Activation activation,
+                                   const Sink& into) {
   const bool bare = activation == Activation::none;
-  if (bare && !into.needed) return dy;
+  if (bare && !into.needed) return {dy, {}};
   const Tensor dz = bare ? dy : empty_like(dy);
-  if (into.needed)
-    db = into.pending_or_empty(empty({dy.size(-1)}, {acc_dtype(bias_dtype), dy.device()}));
+  const ParamGrad dbias(into, acc_dtype(dy.dtype()));
   run(dy.device().kind, GemmEpilogueBackward{.dtype = dy.dtype(),
                                              .dy = dy.data(),
                                              .z = bare ? nullptr : z.data(),
                                              .dz = bare ? nullptr : dz.mutable_data(),
-                                             .dbias = into.needed ? db.mutable_data() : nullptr,
+                                             .dbias = dbias.data(),
                                              .rows = leading_size(dy),
                                              .cols = dy.size(-1),
                                              .activation = activation,
-                                             .accumulate = into.needed && into.accumulates(db),
+                                             .accumulate = dbias.accumulates(),
                                              .stream = stream_of(dy)});
-  if (into.needed) db = raw::cast(db, bias_dtype);
-  return dz;
+  return {dz, dbias.result()};
 }
-
-Tensor contiguous_or_none(const Tensor& t) { return t.defined() ? raw::contiguous(t) : t; }
 
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const LinearOptions& options) {
-  check(x, weight, bias);
+  check_linear("linear", x, weight, bias);
   const Tensor& residual = options.residual;
   const Activation act = options.activation;
   if (residual.defined()) {
@@ -127,27 +111,25 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
     require_same_device("linear", x, residual);
     require_same_dtype("linear", x, residual);
   }
+
   const Tensor xc = raw::contiguous(x), wc = raw::contiguous(weight);
   const bool differentiated =
       requires_grad(x) || requires_grad(weight) || (bias.defined() && requires_grad(bias));
   const bool keep = act != Activation::none && grad_enabled() && differentiated;
   const Tensor z = keep ? empty(with_last(x, weight.size(0)), options_of(x)) : Tensor();
-  const Tensor y = forward(xc, wc, contiguous_or_none(bias), act, contiguous_or_none(residual), z);
-  const DType bias_dtype = bias.defined() ? bias.dtype() : f32;
-  return record("linear", y, {x, weight, bias, residual},
-                [=, x = saved(xc), w = saved(wc)](const Tensor& dy, Sinks into) -> Grads {
-                  if (!into[0].needed && !into[1].needed && !into[2].needed)
-                    return {Tensor(), Tensor(), Tensor(), dy};
-                  Tensor db, dx;
-                  const Tensor dz =
-                      epilogue_gradient(raw::contiguous(dy), z, act, bias_dtype, into[2], db);
-                  if (into[0].needed) {
-                    dx = empty_like(x.get());
-                    input_gradient(dz, w.get(), dx, false);
-                  }
-                  return {dx, weight_gradient(dz, x.get(), w.get(), into[1]), db,
-                          into[3].needed ? dy : Tensor()};
-                });
+  const Tensor y =
+      forward(xc, wc, contiguous_if_defined(bias), act, contiguous_if_defined(residual), z);
+
+  return record(
+      "linear", y, {x, weight, bias, residual},
+      [=, x = saved(xc), w = saved(wc)](const Tensor& dy, Sinks into) -> Grads {
+        if (!into[0].needed && !into[1].needed && !into[2].needed)
+          return {Tensor(), Tensor(), Tensor(), dy};
+        const auto [dz, dbias] = epilogue_gradient(raw::contiguous(dy), z, act, into[2]);
+        const Tensor dx = empty_if_needed(into[0]);
+        if (dx.defined()) input_gradient(dz, w.get(), dx, false);
+        return {dx, weight_gradient(dz, x.get(), into[1]), dbias, into[3].needed ? dy : Tensor()};
+      });
 }
 
 Tensors linear(const Tensor& x, const Tensors& weights, const Tensors& biases) {
@@ -157,25 +139,24 @@ Tensors linear(const Tensor& x, const Tensors& weights, const Tensors& biases) {
   Tensors inputs{x}, ys;
   const Tensor xc = raw::contiguous(x);
   std::vector<Saved> ws;
-  std::vector<DType> bias_dtypes;
   for (size_t i = 0; i < n; ++i) {
     const Tensor bias = biases.empty() ? Tensor() : biases[i];
-    check(x, weights[i], bias);
+    check_linear("linear", x, weights[i], bias);
     const Tensor wc = raw::contiguous(weights[i]);
-    ys.push_back(forward(xc, wc, contiguous_or_none(bias), Activation::none, {}, {}));
+    ys.push_back(forward(xc, wc, contiguous_if_defined(bias), Activation::none, {}, {}));
     ws.push_back(saved(wc));
-    bias_dtypes.push_back(bias.defined() ? bias.dtype() : f32);
     inputs.push_back(weights[i]);
     inputs.push_back(bias);
   }
   return record("linear", ys, inputs, [=, x = saved(xc)](const Tensors& dys, Sinks into) -> Grads {
     Grads grads(1 + 2 * n);
-    if (into[0].needed) grads[0] = empty_like(x.get());
+    grads[0] = empty_if_needed(into[0]);
     for (size_t i = 0; i < n; ++i) {
-      const Tensor dz = epilogue_gradient(raw::contiguous(dys[i]), {}, Activation::none,
-                                          bias_dtypes[i], into[2 + 2 * i], grads[2 + 2 * i]);
+      const auto [dz, dbias] =
+          epilogue_gradient(raw::contiguous(dys[i]), {}, Activation::none, into[2 + 2 * i]);
       if (into[0].needed) input_gradient(dz, ws[i].get(), grads[0], i > 0);
-      grads[1 + 2 * i] = weight_gradient(dz, x.get(), ws[i].get(), into[1 + 2 * i]);
+      grads[1 + 2 * i] = weight_gradient(dz, x.get(), into[1 + 2 * i]);
+      grads[2 + 2 * i] = dbias;
     }
     return grads;
   });

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <olm/autograd/ops/cross_entropy_internal.h>
+#include <olm/autograd/ops/kit_internal.h>
 #include <olm/kernels/gemm.h>
 #include <olm/kernels/linear_cross_entropy.h>
 
@@ -41,7 +42,7 @@ void compute_logits(const Head& h, const Tensor& x, const Tensor& logits) {
                             .m = x.size(0),
                             .n = h.weight.size(0),
                             .k = x.size(1),
-                            .bias = h.bias.defined() ? h.bias.data() : nullptr,
+                            .bias = data_or_null(h.bias),
                             .bias_dtype = h.bias.defined() ? h.bias.dtype() : f32,
                             .stream = stream_of(x)});
 }
@@ -130,16 +131,7 @@ Tensor run_chunks(const Head& h) {
 
 void check(const Tensor& x, const Tensor& weight, const LinearCrossEntropyOptions& options) {
   const char* op = "linear_cross_entropy";
-  require(x.rank() >= 1 && weight.rank() == 2 && weight.size(1) == x.size(-1), op, ": weight ",
-          weight.shape(), " does not fit x ", x.shape(), ": wanted [V,D]");
-  require_same_device(op, x, weight);
-  require_parameter_dtype(op, weight, x);
-  if (options.bias.defined()) {
-    require(options.bias.shape() == Shape{weight.size(0)}, op, ": bias ", options.bias.shape(),
-            " does not fit weight ", weight.shape());
-    require_same_device(op, x, options.bias);
-    require_parameter_dtype(op, options.bias, x);
-  }
+  check_linear(op, x, weight, options.bias);
   require(options.softcap >= 0, op, ": wanted softcap 0 or above, got ", options.softcap);
   require(options.loss.reduction != Reduction::none, op,
           ": the losses of single tokens are not kept; wanted mean or sum");
@@ -147,24 +139,18 @@ void check(const Tensor& x, const Tensor& weight, const LinearCrossEntropyOption
 
 bool differentiates(const Tensor& t) { return t.defined() && grad_enabled() && requires_grad(t); }
 
-/// dy · gradient in the shape and dtype of the input, or added to the gradient so far; in place
-/// where nobody asks for the gradient again.
-Tensor scaled(const Tensor& gradient, const Tensor& dy, const Shape& shape, DType dtype,
-              const Sink& into) {
+/// dy · gradient in the shape and dtype of the input.
+Tensor scaled(const Tensor& gradient, const Tensor& dy, const Sink& into) {
   if (!into.needed || !gradient.defined()) return {};
-  const bool add = into.pending.defined() && into.pending.dtype() == dtype;
-  const bool in_place = into.last_run && gradient.dtype() == dtype && gradient.shape() == shape;
-  const Tensor result = add        ? into.pending
-                        : in_place ? gradient
-                                   : empty(shape, {dtype, gradient.device()});
-  run(gradient.device().kind, kernels::ScaleGradient{.dtype = dtype,
-                                                     .y = result.mutable_data(),
+  const ParamGrad result(into, into.dtype, gradient);
+  run(gradient.device().kind, kernels::ScaleGradient{.dtype = into.dtype,
+                                                     .y = result.data(),
                                                      .x = gradient.data(),
                                                      .factor = dy.data(),
                                                      .n = gradient.numel(),
-                                                     .accumulate = add,
+                                                     .accumulate = result.accumulates(),
                                                      .stream = stream_of(gradient)});
-  return result;
+  return result.result();
 }
 
 }  // namespace
@@ -178,7 +164,7 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor&
   const TensorOptions acc = acc_options(x);
   Head h{.x = raw::view(raw::contiguous(x), {tokens, x.size(-1)}),
          .weight = raw::contiguous(weight),
-         .bias = bias.defined() ? raw::contiguous(bias) : Tensor(),
+         .bias = contiguous_if_defined(bias),
          .targets = raw::view(tc, {tokens}),
          .scale = loss::scale(tc, classes, options.loss, acc),
          .softcap = options.softcap,
@@ -187,15 +173,10 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor&
   if (differentiates(weight)) h.dweight = empty(weight.shape(), acc);
   if (differentiates(bias)) h.dbias = empty({classes}, acc);
   const Tensor result = loss::total(run_chunks(h), h.scale);
-  const Shape x_shape = x.shape(), weight_shape = weight.shape();
-  const DType x_dtype = x.dtype(), weight_dtype = weight.dtype();
-  const DType bias_dtype = bias.defined() ? bias.dtype() : f32;
   return record(
       "linear_cross_entropy", result, {x, weight, bias},
-      [=, dx = h.dx, dweight = h.dweight, dbias = h.dbias](const Tensor& dy, Sinks into) -> Grads {
-        return {scaled(dx, dy, x_shape, x_dtype, into[0]),
-                scaled(dweight, dy, weight_shape, weight_dtype, into[1]),
-                scaled(dbias, dy, {classes}, bias_dtype, into[2])};
+      [dx = h.dx, dweight = h.dweight, dbias = h.dbias](const Tensor& dy, Sinks into) -> Grads {
+        return {scaled(dx, dy, into[0]), scaled(dweight, dy, into[1]), scaled(dbias, dy, into[2])};
       });
 }
 

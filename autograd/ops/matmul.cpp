@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include <olm/engine/raw.h>
+#include <olm/autograd/ops/kit_internal.h>
 #include <olm/kernels/gemm.h>
 
 namespace olm {
@@ -128,10 +128,12 @@ Tensor product_summed_to(const Tensor& a, const Tensor& b, const Shape& shape) {
 /// Gradient of b: aᵀ · dy summed over what b was broadcast to.
 Tensor right_gradient(const Tensor& a, const Tensor& b, const Tensor& dy, const Sink& into) {
   if (!foldable(a, b)) return product_summed_to(raw::transpose(a, -1, -2), dy, b.shape());
-  const Tensor db = into.pending_or_empty(empty(b.shape(), options_of(b)));
   const Tensor rows = raw::view(a, {leading_size(a), a.size(-1)});
   const Tensor dys = raw::view(raw::contiguous(dy), {rows.size(0), dy.size(-1)});
-  return product(raw::transpose(rows, 0, 1), dys, db, into.accumulates(db));
+  // A vector's gradient is made as a matrix of one column, so not in its own memory.
+  if (b.shape() != into.shape) return product(raw::transpose(rows, 0, 1), dys);
+  const ParamGrad db(into, into.dtype);
+  return product(raw::transpose(rows, 0, 1), dys, db.tensor(), db.accumulates());
 }
 
 /// a as a matrix: a vector becomes a row (left operand) or a column (right operand).

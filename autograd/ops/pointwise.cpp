@@ -1,5 +1,6 @@
 #include <olm/autograd/ops/pointwise.h>
 
+#include <olm/autograd/ops/kit_internal.h>
 #include <olm/autograd/ops/unary_internal.h>
 #include <olm/engine/exact.h>
 
@@ -24,17 +25,16 @@ Tensor unary(const char* name, UnaryOp op, const Tensor& x, double a, double b) 
                 [=, x = needs.x ? saved(from) : Saved(), y = needs.y ? saved(y) : Saved()](
                     const Tensor& dy, Sinks) -> Grads {
                   const Tensor g = raw::contiguous(dy), dx = empty_like(g);
-                  run(g.device().kind,
-                      kernels::UnaryBackward{.op = op,
-                                             .dtype = g.dtype(),
-                                             .dy = g.data(),
-                                             .x = x.defined() ? x.get().data() : nullptr,
-                                             .y = y.defined() ? y.get().data() : nullptr,
-                                             .dx = dx.mutable_data(),
-                                             .n = g.numel(),
-                                             .a = a,
-                                             .b = b,
-                                             .stream = stream_of(g)});
+                  run(g.device().kind, kernels::UnaryBackward{.op = op,
+                                                              .dtype = g.dtype(),
+                                                              .dy = g.data(),
+                                                              .x = data_or_null(x.get()),
+                                                              .y = data_or_null(y.get()),
+                                                              .dx = dx.mutable_data(),
+                                                              .n = g.numel(),
+                                                              .a = a,
+                                                              .b = b,
+                                                              .stream = stream_of(g)});
                   return {dx};
                 });
 }

@@ -1,6 +1,6 @@
 #include <olm/autograd/ops/rope.h>
 
-#include <olm/engine/raw.h>
+#include <olm/autograd/ops/kit_internal.h>
 #include <olm/kernels/rope.h>
 
 namespace olm {
@@ -53,27 +53,24 @@ Angles angles(const Tensor& x, const RopeTables& tables, const RopeOptions& opti
 Tensor rotate(const Tensor& x, const Angles& a, bool inverse) {
   const Tensor dense = x.stride(3) == 1 || x.size(3) <= 1 ? x : raw::contiguous(x);
   const Tensor y = empty(x.shape(), options_of(x));
-  run(x.device().kind,
-      kernels::Rope{.dtype = x.dtype(),
-                    .y = y.mutable_data(),
-                    .x = dense.data(),
-                    .stride_batch = dense.stride(0),
-                    .stride_time = dense.stride(1),
-                    .stride_head = dense.stride(2),
-                    .cos = a.cos.data(),
-                    .sin = a.sin.data(),
-                    .positions = a.positions.defined()
-                                     ? static_cast<const int64_t*>(a.positions.data())
-                                     : nullptr,
-                    .offset = a.offset,
-                    .batch = x.size(0),
-                    .time = x.size(1),
-                    .heads = x.size(2),
-                    .head_dim = x.size(3),
-                    .rotated = 2 * a.cos.size(1),
-                    .max_position = a.cos.size(0),
-                    .inverse = inverse,
-                    .stream = stream_of(x)});
+  run(x.device().kind, kernels::Rope{.dtype = x.dtype(),
+                                     .y = y.mutable_data(),
+                                     .x = dense.data(),
+                                     .stride_batch = dense.stride(0),
+                                     .stride_time = dense.stride(1),
+                                     .stride_head = dense.stride(2),
+                                     .cos = a.cos.data(),
+                                     .sin = a.sin.data(),
+                                     .positions = data_or_null<int64_t>(a.positions),
+                                     .offset = a.offset,
+                                     .batch = x.size(0),
+                                     .time = x.size(1),
+                                     .heads = x.size(2),
+                                     .head_dim = x.size(3),
+                                     .rotated = 2 * a.cos.size(1),
+                                     .max_position = a.cos.size(0),
+                                     .inverse = inverse,
+                                     .stream = stream_of(x)});
   return y;
 }
 

@@ -3,40 +3,40 @@
 #include <algorithm>
 #include <numeric>
 
-#include <olm/engine/raw.h>
+#include <olm/autograd/ops/kit_internal.h>
 
 namespace olm {
 namespace {
 
-/// The gradient of a window: dy goes into it, zeros around it. Where a leaf's gradient so far may
-/// be added to, it is, and nothing is allocated.
+/// The gradient of a window: dy goes into it, zeros around it. Where the gradient so far may be
+/// added to, nothing is allocated.
 template <class Window>
-Tensor scatter(const Tensor& dy, const Sink& into, const Shape& shape, Window&& window) {
-  const Tensor& pending = into.pending;
-  if (pending.defined() && pending.shape() == shape && pending.dtype() == dy.dtype()) {
-    raw::add_(window(pending), dy);
-    return pending;
+Tensor scatter(const Tensor& dy, const Sink& into, Window&& window) {
+  if (!into.needed) return {};
+  const ParamGrad dx(into, dy.dtype());
+  if (dx.accumulates()) {
+    raw::add_(window(dx.tensor()), dy);
+  } else {
+    raw::fill_(dx.tensor(), 0);
+    raw::copy_(window(dx.tensor()), dy);
   }
-  const Tensor dx = zeros(shape, options_of(dy));
-  raw::copy_(window(dx), dy);
-  return dx;
+  return dx.result();
 }
 
 }  // namespace
 
 Tensor slice(const Tensor& x, int64_t dim, int64_t start, int64_t end, int64_t step) {
   const auto window = [=](const Tensor& t) { return raw::slice(t, dim, start, end, step); };
-  return record("slice", window(x), {x}, [window, shape = x.shape()](const Tensor& dy, Sinks into) {
-    return Grads{scatter(dy, into[0], shape, window)};
+  return record("slice", window(x), {x}, [window](const Tensor& dy, Sinks into) -> Grads {
+    return {scatter(dy, into[0], window)};
   });
 }
 
 Tensor select(const Tensor& x, int64_t dim, int64_t index) {
   const auto window = [=](const Tensor& t) { return raw::select(t, dim, index); };
-  return record("select", window(x), {x},
-                [window, shape = x.shape()](const Tensor& dy, Sinks into) {
-                  return Grads{scatter(dy, into[0], shape, window)};
-                });
+  return record("select", window(x), {x}, [window](const Tensor& dy, Sinks into) -> Grads {
+    return {scatter(dy, into[0], window)};
+  });
 }
 
 Tensors split(const Tensor& x, const std::vector<int64_t>& sizes, int64_t dim) {

@@ -1,7 +1,7 @@
 #include <olm/autograd/ops/sort.h>
 
 #include <olm/autograd/ops/index.h>
-#include <olm/engine/raw.h>
+#include <olm/autograd/ops/kit_internal.h>
 #include <olm/kernels/sort.h>
 
 namespace olm {
@@ -16,16 +16,15 @@ Sorted first_in_order(const Tensor& x, int dim, int64_t count, bool descending, 
   Sorted result;
   if (with_values) result.values = empty(shape, options_of(x));
   result.indices = empty(shape, {i64, x.device()});
-  kernels::run(x.device().kind,
-               kernels::Sort{.dtype = x.dtype(),
-                             .values = with_values ? result.values.mutable_data() : nullptr,
-                             .indices = result.indices.mutable_data(),
-                             .x = rows.data(),
-                             .rows = leading_size(rows),
-                             .cols = rows.size(-1),
-                             .count = count,
-                             .descending = descending,
-                             .stream = stream_of(x)});
+  run(x.device().kind, kernels::Sort{.dtype = x.dtype(),
+                                     .values = memory_or_null(result.values),
+                                     .indices = result.indices.mutable_data(),
+                                     .x = rows.data(),
+                                     .rows = leading_size(rows),
+                                     .cols = rows.size(-1),
+                                     .count = count,
+                                     .descending = descending,
+                                     .stream = stream_of(x)});
   for (Tensor* t : {&result.values, &result.indices})
     if (t->defined()) *t = raw::contiguous(raw::transpose(*t, dim, last));
   return result;

@@ -121,7 +121,7 @@ TEST_SUITE("ops/linear") {
     Generator g(1);
     const Tensor x = randn({2, 3}, g), w = randn({4, 3}, g);
     check_error([&] { linear(x, randn({3, 4}, g)); }, {"linear", "[out,3]", "[3,4]", "[2,3]"});
-    check_error([&] { linear(x, w, randn({3}, g)); }, {"linear", "[3]", "[4,3]"});
+    check_error([&] { linear(x, w, randn({3}, g)); }, {"linear", "bias", "[3]", "[4]"});
     check_error([&] { linear(x, w, {}, {.residual = x}); }, {"linear", "[2,4]", "[2,3]"});
     check_error([&] { linear(x, raw::cast(w, bf16)); }, {"linear", "bf16", "f32"});
     check_error([&] { linear(x, Tensors{w, w}, Tensors{w}); }, {"linear", "2", "1"});
