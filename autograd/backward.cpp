@@ -238,12 +238,6 @@ class Pass {
 
 }  // namespace
 
-Tensor Sink::pending_or_empty(const Tensor& like) const {
-  const bool fits = pending.defined() && pending.shape() == like.shape() &&
-                    pending.dtype() == like.dtype() && pending.device() == like.device();
-  return fits ? pending : empty(like.shape(), options_of(like));
-}
-
 void backward(const Tensor& y, BackwardOptions options) {
   require(requires_grad(y), "backward: ", y.shape(),
           " does not depend on anything that requires a gradient");

@@ -20,8 +20,6 @@ struct Sink {
   DType dtype = f32;
   Device device = {};
 
-  /// The gradient so far if it has like's shape, dtype and device, else new memory like `like`.
-  OLM_API Tensor pending_or_empty(const Tensor& like) const;
   /// True where `buffer` is `pending`: the kernel must add into it.
   bool accumulates(const Tensor& buffer) const {
     return pending.defined() && buffer.is_same(pending);

@@ -1,8 +1,8 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/cast.h>
+#include <olm/autograd/ops/gated.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/softmax.h>
-#include <olm/autograd/ops/swiglu.h>
 #include <olm/autograd/ops/view.h>
 #include <olm/nn/activations.h>
 

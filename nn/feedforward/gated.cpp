@@ -1,4 +1,4 @@
-#include <olm/autograd/ops/swiglu.h>
+#include <olm/autograd/ops/gated.h>
 #include <olm/nn/feedforward.h>
 
 namespace olm::nn {

@@ -1,8 +1,6 @@
 #include <olm/nn/norms.h>
 
-#include <olm/autograd/ops/add_norm.h>
-#include <olm/autograd/ops/layer_norm.h>
-#include <olm/autograd/ops/rms_norm.h>
+#include <olm/autograd/ops/norm.h>
 
 namespace olm::nn {
 

@@ -5,12 +5,12 @@
 #include <functional>
 #include <vector>
 
-#include <olm/kernels/add_norm.h>
 #include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cross_entropy.h>
+#include <olm/kernels/gated.h>
+#include <olm/kernels/norm.h>
 #include <olm/kernels/pointwise.h>
 #include <olm/kernels/softmax.h>
-#include <olm/kernels/swiglu.h>
 #include <tests/support/op_case.h>
 
 using namespace olm;
@@ -40,19 +40,18 @@ float* spare() {
 }
 
 std::vector<Rows> norm_kernels() {
-  const auto forward = [](DType t, const void* a, const void* b, void* sum, void* y, int64_t rows) {
-    run(Cpu{}, AddNormForward{.dtype = t,
-                              .sum = sum,
-                              .y = y,
-                              .mean = spare(),
-                              .rstd = spare(),
-                              .x = a,
-                              .residual = b,
-                              .weight = ones().data(),
-                              .rows = rows,
-                              .cols = kCols,
-                              .eps = 1e-5,
-                              .centered = sum == nullptr});
+  const auto forward = [](DType t, const void* a, const void* b, void* s, void* y, int64_t rows) {
+    run(Cpu{}, NormForward{.kind = s ? NormKind::rms : NormKind::layer,
+                           .dtype = t,
+                           .y = y,
+                           .s = s,
+                           .mean = spare(),
+                           .rstd = spare(),
+                           .x = a,
+                           .delta = b,
+                           .weight = ones().data(),
+                           .rows = rows,
+                           .cols = kCols});
   };
   const auto norm = [=](DType t, const void* a, const void*, const void*, void* y, int64_t rows) {
     forward(t, a, nullptr, nullptr, y, rows);
@@ -68,15 +67,15 @@ std::vector<Rows> norm_kernels() {
   };
   const auto backward = [](DType t, const void* a, const void* b, const void* c, void* y,
                            int64_t rows) {
-    run(Cpu{}, AddNormBackward{.dtype = t,
-                               .dx = y,
-                               .dweight = spare(),
-                               .dy = a,
-                               .dsum = c,
-                               .sum = b,
-                               .rstd = ones().data(),
-                               .rows = rows,
-                               .cols = kCols});
+    run(Cpu{}, NormBackward{.dtype = t,
+                            .dx = y,
+                            .dweight = spare(),
+                            .dy = a,
+                            .ds = c,
+                            .s = b,
+                            .rstd = ones().data(),
+                            .rows = rows,
+                            .cols = kCols});
   };
   return {{"norm", kCols, kCols, norm},
           {"norm of a sum", kCols, kCols, add_norm},
@@ -86,11 +85,11 @@ std::vector<Rows> norm_kernels() {
 
 std::vector<Rows> row_kernels() {
   const auto gate = [](DType t, const void* a, const void*, const void*, void* y, int64_t rows) {
-    run(Cpu{}, SwigluForward{.dtype = t, .y = y, .x = a, .rows = rows, .hidden = kCols});
+    run(Cpu{}, GatedForward{.dtype = t, .y = y, .x = a, .rows = rows, .hidden = kCols});
   };
   const auto ungate = [](DType t, const void* a, const void* b, const void*, void* y,
                          int64_t rows) {
-    run(Cpu{}, SwigluBackward{.dtype = t, .dx = y, .dy = b, .x = a, .rows = rows, .hidden = kCols});
+    run(Cpu{}, GatedBackward{.dtype = t, .dx = y, .dy = b, .x = a, .rows = rows, .hidden = kCols});
   };
   const auto softmax = [](bool log) {
     return [log](DType t, const void* a, const void*, const void*, void* y, int64_t rows) {

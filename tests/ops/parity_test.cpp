@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include <olm/autograd/ops/add_norm.h>
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/cast.h>
 #include <olm/autograd/ops/combine.h>
@@ -13,19 +12,18 @@
 #include <olm/autograd/ops/cumsum.h>
 #include <olm/autograd/ops/embedding.h>
 #include <olm/autograd/ops/flash_attention.h>
+#include <olm/autograd/ops/gated.h>
 #include <olm/autograd/ops/index.h>
-#include <olm/autograd/ops/layer_norm.h>
 #include <olm/autograd/ops/linear.h>
 #include <olm/autograd/ops/linear_cross_entropy.h>
 #include <olm/autograd/ops/matmul.h>
+#include <olm/autograd/ops/norm.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/reduce.h>
-#include <olm/autograd/ops/rms_norm.h>
 #include <olm/autograd/ops/rope.h>
 #include <olm/autograd/ops/select.h>
 #include <olm/autograd/ops/softmax.h>
 #include <olm/autograd/ops/sort.h>
-#include <olm/autograd/ops/swiglu.h>
 #include <olm/autograd/ops/view.h>
 #include <olm/autograd/ops/where.h>
 #include <olm/engine/raw.h>

@@ -3,7 +3,7 @@
 
 namespace olm {
 
-/// Gated units: the last axis of x [..., 2h] holds values a, then gates b, and y [..., h] is
+/// Gated linear units: the last axis of x [..., 2h] holds values a, then gates b, and y [..., h] is
 ///   swiglu: a · silu(b)   geglu: a · gelu(b), exact   reglu: a · relu(b)   liglu: a · b
 ///   glu: a · sigmoid(b)
 /// computed in f32 (f64 for f64; bf16 to the accuracy that rounding leaves). Throws where the last

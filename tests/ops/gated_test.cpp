@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include <olm/autograd/ops/swiglu.h>
+#include <olm/autograd/ops/gated.h>
 #include <tests/support/op_case.h>
 
 using namespace olm;
@@ -24,7 +24,7 @@ OpCase gated_case(Unit unit) {
 
 }  // namespace
 
-TEST_SUITE("ops/swiglu") {
+TEST_SUITE("ops/gated") {
   TEST_CASE("gradients match finite differences") {
     for (const Unit unit : kUnits) gradcheck(gated_case(unit));
   }

@@ -1,14 +1,16 @@
 #pragma once
-// Contract of the gated units.
+// Contract of the gated linear units.
 #include <olm/kernels/gemm.h>
 
 namespace olm::kernels {
 
 /// Gated linear units (Shazeer 2020, arXiv:2002.05202) on packed rows, value first, gate second:
 ///   y[r,c] = x[r,c] · act(x[r, hidden + c])
-/// x: [rows, 2 · hidden], y: [rows, hidden], contiguous, of `dtype`; computed in acc_dtype. `silu`
-/// makes it SwiGLU, `gelu` GeGLU, `relu` ReGLU, `none` the bilinear unit, `sigmoid` GLU.
-struct SwigluForward {
+/// `activation` is which: `silu` SwiGLU, `gelu` (exact) GeGLU, `relu` ReGLU, `none` LiGLU, the
+/// bilinear unit, `sigmoid` GLU (Dauphin et al. 2016, arXiv:1612.08083).
+/// x: [rows, 2 · hidden], y: [rows, hidden], contiguous, of `dtype`; computed in acc_dtype, to the
+/// accuracy that `dtype` leaves.
+struct GatedForward {
   static constexpr const char* name = "gated unit forward";
   DType dtype = f32;
   void* y = nullptr;
@@ -17,12 +19,12 @@ struct SwigluForward {
   Activation activation = Activation::silu;
   Stream stream = {};
 };
-OLM_API void run(Cpu, const SwigluForward&);
-OLM_API void run(Cuda, const SwigluForward&);
+OLM_API void run(Cpu, const GatedForward&);
+OLM_API void run(Cuda, const GatedForward&);
 
 /// dx[r,c] = dy[r,c] · act(gate)      dx[r, hidden + c] = dy[r,c] · x[r,c] · act'(gate)
-/// The activation is computed again from x. dx: [rows, 2 · hidden].
-struct SwigluBackward {
+/// with gate = x[r, hidden + c], whose activation is computed again. dx: [rows, 2 · hidden].
+struct GatedBackward {
   static constexpr const char* name = "gated unit backward";
   DType dtype = f32;
   void* dx = nullptr;
@@ -32,7 +34,7 @@ struct SwigluBackward {
   Activation activation = Activation::silu;
   Stream stream = {};
 };
-OLM_API void run(Cpu, const SwigluBackward&);
-OLM_API void run(Cuda, const SwigluBackward&);
+OLM_API void run(Cpu, const GatedBackward&);
+OLM_API void run(Cuda, const GatedBackward&);
 
 }  // namespace olm::kernels
