@@ -39,7 +39,7 @@ OLM_API void run(Cuda, const NormForward&);
 ///   dx[r,c] = ds[r,c] + rstd[r] · (g[r,c] - mean_c g - n[r,c] · mean_c (g · n))
 ///   dweight[c] = Σ_r dy[r,c] · n[r,c]      dbias[c] = Σ_r dy[r,c]
 /// where RMSNorm lacks mean_c g. dx is the gradient of x and of delta alike; ds is what reaches s
-/// from elsewhere (null: zeros).
+/// from elsewhere (null: zeros). For LayerNorm of one column dx is ds exactly.
 /// dx, dy, ds, s (x, if there was no delta): [rows, cols] contiguous, of `dtype`. dweight and dbias
 /// [cols] are in acc_dtype, summed over rows in a fixed order, and with their `accumulate` flag are
 /// added to what is there. A gradient that is null is skipped. weight, mean, rstd: as in forward.

@@ -114,7 +114,9 @@ void backward_row(const NormBackward& k, bool non_temporal, int64_t r, A* dweigh
   const hn::ScalableTag<A> d;
   const T *s = row<T>(k.s, r, k.cols), *dy = row<T>(k.dy, r, k.cols);
   const A* weight = in<A>(k.weight);
-  const A rstd = in<A>(k.rstd)[r];
+  // One number is its own mean, so no change of it changes y: a factor of 0 takes away what the
+  // rounding of g - mean_c g would leave.
+  const A rstd = centered && k.cols == 1 ? A(0) : in<A>(k.rstd)[r];
   const auto center = hn::Set(d, centered ? in<A>(k.mean)[r] : A(0)), factor = hn::Set(d, rstd);
   auto sum_g = hn::Zero(d), sum_gn = hn::Zero(d);
   for_vectors(d, k.cols, [&](int64_t i, auto part) HWY_ATTR {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include <olm/autograd/ops/combine.h>
 #include <olm/autograd/ops/norm.h>
 #include <tests/support/op_case.h>
 
@@ -125,6 +126,33 @@ TEST_SUITE("ops/norm") {
     const std::vector<float> y = to_host<float>(layer_norm(x, {}, beta));
     for (size_t i = 0; i < 4; ++i) CHECK(y[i] == float(i + 1));
     for (size_t i = 4; i < 12; ++i) CHECK(std::isnan(y[i]));
+  }
+
+  TEST_CASE("LayerNorm of one number is beta, and its gradient exactly 0") {
+    for_each_target([](const std::string& name) {
+      INFO(name);
+      for (const DType dtype : {f32, bf16, f16, f64}) {
+        Generator g(9);
+        const DType acc = acc_dtype(dtype);
+        const Tensor x = randn({70, 1}, g, {.dtype = dtype}),
+                     dy = randn({70, 1}, g, {.dtype = dtype});
+        const Tensor delta = randn({70, 1}, g, {.dtype = dtype}),
+                     ds = randn({70, 1}, g, {.dtype = dtype});
+        const Tensor gamma = full({1}, 1.1, {.dtype = acc}), beta = full({1}, -0.3, {.dtype = acc});
+        const Tensor betas = raw::cast(raw::contiguous(raw::expand(beta, {70, 1})), dtype);
+        for (const Tensor& t : {x, delta, gamma}) set_requires_grad(t);
+        const Tensor y = layer_norm(x, gamma, beta, 1e-12);
+        check_same_bits(y, betas, "y");
+        backward(y, {.gradient = dy});
+        check_same_bits(grad(x), zeros({70, 1}, {.dtype = dtype}), "dx");
+        check_same_bits(grad(gamma), zeros({1}, {.dtype = acc}), "dgamma");
+
+        const SumAndNorm both = add_layer_norm(detach(x), delta, gamma, beta, 1e-12);
+        check_same_bits(both.y, betas, "y of a sum");
+        backward(joined(both), {.gradient = stack({ds, dy}, 0)});
+        check_same_bits(grad(delta), ds, "ddelta");
+      }
+    });
   }
 
   TEST_CASE("parameters in the dtype of x get gradients in that dtype") {
