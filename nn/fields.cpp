@@ -29,6 +29,9 @@ void JsonWriter::field(const char* name, DType& value) { stack_.back()[name] = n
 void JsonWriter::field(const char* name, std::vector<int64_t>& value) {
   stack_.back()[name] = Json(value);
 }
+void JsonWriter::field(const char* name, std::optional<bool>& value) {
+  stack_.back()[name] = value ? Json(*value) : Json();
+}
 void JsonWriter::field(const char* name, std::optional<int64_t>& value) {
   stack_.back()[name] = value ? Json(*value) : Json();
 }
@@ -99,6 +102,13 @@ void JsonReader::field(const char* name, std::vector<int64_t>& value) {
     if (!item.is_integer()) wrong_type(name, *j, "a list of integers");
     value.push_back(item.as_int());
   }
+}
+void JsonReader::field(const char* name, std::optional<bool>& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_null() && !j->is_bool()) wrong_type(name, *j, "true, false or null");
+  value.reset();
+  if (!j->is_null()) value = j->as_bool();
 }
 void JsonReader::field(const char* name, std::optional<int64_t>& value) {
   const Json* j = find(name);

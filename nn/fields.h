@@ -23,6 +23,8 @@ class OLM_API FieldVisitor {
                   std::is_same_v<T, double> || std::is_same_v<T, std::string> ||
                   std::is_same_v<T, DType> || std::is_same_v<T, std::vector<int64_t>>) {
       field(name, value);
+    } else if constexpr (std::is_same_v<T, std::optional<bool>>) {
+      field(name, value);
     } else if constexpr (std::is_same_v<T, std::optional<int64_t>>) {
       field(name, value);
     } else if constexpr (std::is_same_v<T, std::optional<double>>) {
@@ -40,6 +42,7 @@ class OLM_API FieldVisitor {
   virtual void field(const char* name, std::string& value) = 0;
   virtual void field(const char* name, DType& value) = 0;
   virtual void field(const char* name, std::vector<int64_t>& value) = 0;
+  virtual void field(const char* name, std::optional<bool>& value) = 0;
   virtual void field(const char* name, std::optional<int64_t>& value) = 0;
   virtual void field(const char* name, std::optional<double>& value) = 0;
   /// Members that have fields of their own.
@@ -63,6 +66,7 @@ class OLM_API JsonWriter final : public FieldVisitor {
   void field(const char* name, std::string& value) override;
   void field(const char* name, DType& value) override;
   void field(const char* name, std::vector<int64_t>& value) override;
+  void field(const char* name, std::optional<bool>& value) override;
   void field(const char* name, std::optional<int64_t>& value) override;
   void field(const char* name, std::optional<double>& value) override;
   void begin_group(const char* name) override;
@@ -85,6 +89,7 @@ class OLM_API JsonReader final : public FieldVisitor {
   void field(const char* name, std::string& value) override;
   void field(const char* name, DType& value) override;
   void field(const char* name, std::vector<int64_t>& value) override;
+  void field(const char* name, std::optional<bool>& value) override;
   void field(const char* name, std::optional<int64_t>& value) override;
   void field(const char* name, std::optional<double>& value) override;
   void begin_group(const char* name) override;

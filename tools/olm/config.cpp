@@ -60,6 +60,7 @@ class Lister final : public PathVisitor {
   void field(const char* name, std::vector<int64_t>&) override {
     add(name, "a list of integers", "");
   }
+  void field(const char* name, std::optional<bool>&) override { add(name, "true or false", ""); }
   void field(const char* name, std::optional<int64_t>&) override { add(name, "an integer", ""); }
   void field(const char* name, std::optional<double>&) override { add(name, "a number", ""); }
   std::vector<KeyInfo> keys;
@@ -91,6 +92,7 @@ class FlagReader final : public PathVisitor {
     if (const std::string* text = find(name)) v = nn::parse_dtype(*text, "--" + path(name));
   }
   void field(const char* name, std::vector<int64_t>&) override { unsupported(name); }
+  void field(const char* name, std::optional<bool>&) override { unsupported(name); }
   void field(const char* name, std::optional<int64_t>&) override { unsupported(name); }
   void field(const char* name, std::optional<double>&) override { unsupported(name); }
 
