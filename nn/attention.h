@@ -2,160 +2,56 @@
 // Self-attention. All layers take x [B,T,D] and read from ctx: the mask (boolean: true attends;
 // float: added to the scores), positions, documents, the cache of earlier keys and values, and rng
 // (dropout of the attention weights). A token with nothing to attend gets 0.
+//
+// Layers that differ by data are one class and a row of attentions(): a name, defaults, the fields
+// model.json lists. Layers that compute otherwise derive from AttentionModule (or AttentionBase)
+// and override project(), attend() or compute_attention().
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <olm/nn/embeddings.h>
 #include <olm/nn/linear.h>
 #include <olm/nn/norms.h>
+#include <olm/nn/registry.h>
 
 namespace olm::nn {
 
-/// What an attention layer is made of.
-struct AttentionShape {
-  const char* layer = "attention";  ///< for messages
-  int64_t embed_dim = 0, num_heads = 0, num_kv_heads = 0;
-  int64_t head_dim = 0;  ///< embed_dim / num_heads where 0
-  bool qkv_bias = true, out_bias = true;
-  double dropout = 0;
-  bool causal = false;
-  std::optional<double> scale = {};  ///< 1 / sqrt(head_dim) where empty
-  double softcap = 0;                ///< 0: none
-};
-
-/// Base of the attention layers: projects, lets prepare() turn queries and keys, asks
-/// compute_attention(), projects back. Derive from it to change one of these steps.
-///   y = out_proj(softmax(q kᵀ · scale) v)      q, k, v = q_proj(x), k_proj(x), v_proj(x) by heads
-/// x: [B,T,D], y: like x. Keys: q_proj k_proj v_proj out_proj .weight .bias; feature h · d + i of a
-/// projection is element i of head h. Throws where sizes do not divide or x is of another width.
-/// Vaswani et al. 2017, arXiv:1706.03762.
-class OLM_API AttentionBase : public Module {
- public:
-  explicit AttentionBase(const AttentionShape& shape);
-  Tensor forward(const Tensor& x, Context& ctx) override;
-  const AttentionShape& attention_shape() const { return shape_; }
-  Child<LinearModule> q_proj, k_proj, v_proj, out_proj;
-
- protected:
-  /// What happens to q [B,T,H,d] and k [B,T,K,d] before they meet: nothing here.
-  virtual void prepare(Tensor& q, Tensor& k, Context& ctx);
-  /// [B,T,H,d] from q and all keys and values up to now, [B,S,K,d]; S = T without a cache.
-  virtual Tensor compute_attention(const Tensor& q, const Tensor& k, const Tensor& v, Context& ctx);
-
- private:
-  Tensors project(const Tensor& x, Context& ctx) const;
-  AttentionShape shape_;
-};
-
-/// Base of the layers that turn queries and keys by their positions inside (RoPE).
-class OLM_API AttentionwithRoPEBase : public AttentionBase {
- public:
-  AttentionwithRoPEBase(const AttentionShape& shape, int64_t max_seq_len, double rope_theta);
-
- protected:
-  void prepare(Tensor& q, Tensor& k, Context& ctx) override;
-
- private:
-  RotaryAngles angles_;
-};
-
+/// What an attention layer is made of. Of what is empty, the layer's row in attentions() decides,
+/// and then what is said here.
 struct AttentionOptions {
   int64_t embed_dim = 0, num_heads = 0;
-  double dropout = 0;
-  bool causal = false, bias = true;
-  void fields(auto& v) {
-    v("embed_dim", embed_dim);
-    v("num_heads", num_heads);
-    v("dropout", dropout);
-    v("causal", causal);
-    v("bias", bias);
-  }
-};
-
-struct AttentionwithRoPEOptions {
-  int64_t embed_dim = 0, num_heads = 0, max_seq_len = 0;
-  double dropout = 0;
-  bool causal = false, bias = true;
-  double rope_theta = 10000;
-  void fields(auto& v) {
-    v("embed_dim", embed_dim);
-    v("num_heads", num_heads);
-    v("max_seq_len", max_seq_len);
-    v("dropout", dropout);
-    v("causal", causal);
-    v("bias", bias);
-    v("rope_theta", rope_theta);
-  }
-};
-
-/// Attention without positions of its own: add them at the input, as GPT-2 does.
-class OLM_API MultiHeadAttentionModule : public AttentionBase {
- public:
-  explicit MultiHeadAttentionModule(AttentionOptions o, const char* layer = "MultiHeadAttention");
-  std::string type_name() const override { return "MultiHeadAttention"; }
-  void visit_options(FieldVisitor& v) override { options.fields(v); }
-  AttentionOptions options;
-};
-OLM_API Ref<MultiHeadAttentionModule> MultiHeadAttention(AttentionOptions options);
-OLM_API Ref<MultiHeadAttentionModule> MultiHeadAttention(int64_t embed_dim, int64_t num_heads,
-                                                         AttentionOptions options = {});
-
-/// The same under the name that says how it is computed: by tiles, never holding a T × T matrix.
-/// Both layers are.
-class OLM_API FlashAttentionModule final : public MultiHeadAttentionModule {
- public:
-  explicit FlashAttentionModule(AttentionOptions o)
-      : MultiHeadAttentionModule(o, "FlashAttention") {}
-  std::string type_name() const override { return "FlashAttention"; }
-};
-OLM_API Ref<FlashAttentionModule> FlashAttention(AttentionOptions options);
-OLM_API Ref<FlashAttentionModule> FlashAttention(int64_t embed_dim, int64_t num_heads,
-                                                 AttentionOptions options = {});
-
-/// Attention with RoPE. Throws for an odd head size and for positions from max_seq_len on.
-class OLM_API MultiHeadAttentionwithRoPEModule : public AttentionwithRoPEBase {
- public:
-  explicit MultiHeadAttentionwithRoPEModule(AttentionwithRoPEOptions o,
-                                            const char* layer = "MultiHeadAttentionwithRoPE");
-  std::string type_name() const override { return "MultiHeadAttentionwithRoPE"; }
-  void visit_options(FieldVisitor& v) override { options.fields(v); }
-  AttentionwithRoPEOptions options;
-};
-OLM_API Ref<MultiHeadAttentionwithRoPEModule> MultiHeadAttentionwithRoPE(
-    AttentionwithRoPEOptions options);
-OLM_API Ref<MultiHeadAttentionwithRoPEModule> MultiHeadAttentionwithRoPE(
-    int64_t embed_dim, int64_t num_heads, int64_t max_seq_len,
-    AttentionwithRoPEOptions options = {});
-
-/// The same under the name that says how it is computed. The default of modern decoders.
-class OLM_API FlashAttentionwithRoPEModule final : public MultiHeadAttentionwithRoPEModule {
- public:
-  explicit FlashAttentionwithRoPEModule(AttentionwithRoPEOptions o)
-      : MultiHeadAttentionwithRoPEModule(o, "FlashAttentionwithRoPE") {}
-  std::string type_name() const override { return "FlashAttentionwithRoPE"; }
-};
-OLM_API Ref<FlashAttentionwithRoPEModule> FlashAttentionwithRoPE(AttentionwithRoPEOptions options);
-OLM_API Ref<FlashAttentionwithRoPEModule> FlashAttentionwithRoPE(
-    int64_t embed_dim, int64_t num_heads, int64_t max_seq_len,
-    AttentionwithRoPEOptions options = {});
-
-struct GroupedQueryAttentionOptions {
-  int64_t embed_dim = 0, num_heads = 0, num_kv_heads = 0, max_seq_len = 0;
-  std::optional<int64_t> head_dim = {};  ///< embed_dim / num_heads where empty
-  double dropout = 0, rope_theta = 10000;
-  bool use_bias = false;     ///< of out_proj
-  bool qkv_bias = false;     ///< of q_proj, k_proj, v_proj
-  bool use_qk_norm = false;  ///< RMSNorm of each head's query and key, before RoPE
-  double rms_norm_eps = 1e-6;
-  std::optional<double> attention_scale = {};     ///< 1 / sqrt(head_dim) where empty
-  std::optional<double> attn_logit_softcap = {};  ///< c: scores become c · tanh(score / c)
+  std::optional<int64_t> num_kv_heads = {};  ///< heads of keys and values; num_heads
+  std::optional<int64_t> max_seq_len = {};   ///< positions of RoPE; of no meaning without it
+  std::optional<int64_t> head_dim = {};      ///< of queries and keys; embed_dim / num_heads
+  std::optional<int64_t> value_dim = {};     ///< of values; head_dim
+  std::optional<double> dropout = {};        ///< of attention weights; 0
+  std::optional<bool> causal = {};           ///< no token attends later ones; false
+  std::optional<bool> bias = {};             ///< of all four projections; true
+  std::optional<double> rope_theta = {};     ///< 10000
+  std::optional<bool> use_bias = {};         ///< of out_proj; bias
+  std::optional<bool> qkv_bias = {};         ///< of q_proj, k_proj, v_proj; bias
+  std::optional<bool> use_qk_norm =
+      {};  ///< RMSNorm of each head's query and key, before RoPE; false
+  std::optional<double> rms_norm_eps = {};        ///< of that norm; 1e-6
+  std::optional<double> attention_scale = {};     ///< 1 / sqrt(head_dim)
+  std::optional<double> attn_logit_softcap = {};  ///< c: scores become c · tanh(score / c); none
+  std::optional<int64_t> window_size = {};        ///< keys less than this far from the query; all
+  std::optional<bool> use_rope = {};  ///< queries and keys turned by their positions; false
+  std::optional<double> partial_rotary_factor = {};  ///< share of head_dim that RoPE turns; 1
+  std::optional<bool> use_alibi = {};                ///< scores lose slope[h] · distance; false
+  std::optional<bool> use_attention_sink = {};  ///< a learned score per head without a value; false
   void fields(auto& v) {
     v("embed_dim", embed_dim);
     v("num_heads", num_heads);
     v("num_kv_heads", num_kv_heads);
     v("max_seq_len", max_seq_len);
     v("head_dim", head_dim);
+    v("value_dim", value_dim);
     v("dropout", dropout);
+    v("causal", causal);
+    v("bias", bias);
     v("rope_theta", rope_theta);
     v("use_bias", use_bias);
     v("qkv_bias", qkv_bias);
@@ -163,25 +59,169 @@ struct GroupedQueryAttentionOptions {
     v("rms_norm_eps", rms_norm_eps);
     v("attention_scale", attention_scale);
     v("attn_logit_softcap", attn_logit_softcap);
+    v("window_size", window_size);
+    v("use_rope", use_rope);
+    v("partial_rotary_factor", partial_rotary_factor);
+    v("use_alibi", use_alibi);
+    v("use_attention_sink", use_attention_sink);
   }
 };
 
-/// Causal attention with RoPE in which num_heads / num_kv_heads neighbouring query heads share one
-/// key and value head: as many as queries gives plain attention, one gives multi-query attention.
-/// Keys besides those of the base: q_norm.weight, k_norm.weight [head_dim] with `use_qk_norm`.
-/// Ainslie et al. 2023, arXiv:2305.13245.
-class OLM_API GroupedQueryAttentionModule final : public AttentionwithRoPEBase {
+class AttentionModule;
+
+/// A kind of attention layer: a row of attentions().
+struct AttentionKind {
+  std::string name;                ///< in messages and model.json
+  AttentionOptions defaults = {};  ///< what stands where options are empty
+  /// Options that its description always lists; the others where they differ from the defaults.
+  std::vector<std::string> fields = {"embed_dim", "num_heads"};
+  /// The class that computes it: make_attention<M>, AttentionModule's where null.
+  Ref<AttentionModule> (*make)(const AttentionOptions&, const AttentionKind&) = nullptr;
+};
+
+/// Queries [B,T,H,Dh], keys [B,T,Hkv,Dh] and values [B,T,Hkv,Dv] of some tokens.
+struct QKV {
+  Tensor q, k, v;
+};
+
+/// Attention by the fused op: no T × T matrix is ever held. See flash_attention() for the scores.
+///   y = out_proj(softmax(q kᵀ · scale) v)      q, k, v = q_proj(x), k_proj(x), v_proj(x) by heads
+/// x: [B,T,D], y: like x. num_heads / num_kv_heads neighbouring query heads share one key and value
+/// head. Keys: q_proj k_proj v_proj out_proj .weight .bias; feature h · d + i of a projection is
+/// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm; attention_sink [H],
+/// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens. Throws
+/// where sizes do not divide, x is of another width, RoPE has an odd size or a position from
+/// max_seq_len on, or documents meet a cache.
+/// Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023, arXiv:2307.08691.
+class OLM_API AttentionModule : public Module {
  public:
-  explicit GroupedQueryAttentionModule(GroupedQueryAttentionOptions o);
-  std::string type_name() const override { return "GroupedQueryAttention"; }
-  void visit_options(FieldVisitor& v) override { options.fields(v); }
-  GroupedQueryAttentionOptions options;
+  explicit AttentionModule(const AttentionOptions& o,
+                           const AttentionKind& kind = {.name = "Attention"});
+  Tensor forward(const Tensor& x, Context& ctx) override;
+  std::string type_name() const override { return kind_.name; }
+  void visit_options(FieldVisitor& v) override;
+
+  int64_t kv_heads() const { return options.num_kv_heads.value_or(options.num_heads); }
+  int64_t head_dim() const;
+  int64_t value_dim() const { return options.value_dim.value_or(head_dim()); }
+  double scale() const;
+
+  AttentionOptions options;  ///< as given, with the defaults of the layer
+  Child<LinearModule> q_proj, k_proj, v_proj, out_proj;
   std::optional<Child<RMSNormModule>> q_norm, k_norm;
+  std::optional<Parameter> attention_sink;
 
  protected:
-  void prepare(Tensor& q, Tensor& k, Context& ctx) override;
+  /// Queries, keys and values of x as they meet: projected, normed, turned.
+  virtual QKV project(const Tensor& x, Context& ctx);
+  /// [B,T,H,Dv] of queries [B,T,H,Dh] on all keys and values up to them, [B,S,Hkv,·]; S = T
+  /// without a cache, and the last query is at the last key's position.
+  virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, Context& ctx);
+
+  /// ALiBi's slopes [H] in acc_dtype of x, on x's device; undefined without use_alibi.
+  Tensor slopes(const Tensor& x) const;
+  /// The sink's scores [H]; undefined without use_attention_sink.
+  Tensor sink() const { return attention_sink ? attention_sink->tensor() : Tensor(); }
+  /// ctx.mask for `keys` keys: where a windowed cache dropped the first ones, without theirs.
+  Tensor mask_of_keys(int64_t keys, const Context& ctx) const;
+
+ private:
+  /// Options with what a kind says of those that are empty; throws where they do not fit each
+  /// other.
+  static AttentionOptions completed(const AttentionOptions& given, const AttentionKind& kind);
+  Tensors projections(const Tensor& x, Context& ctx) const;
+  AttentionKind kind_;
+  std::optional<RotaryAngles> angles_;
+  std::optional<Buffer> slopes_;
 };
-OLM_API Ref<GroupedQueryAttentionModule> GroupedQueryAttention(
-    GroupedQueryAttentionOptions options);
+
+/// Attention computed in steps that one can read and change: matmul, softmax, matmul. It holds the
+/// scores of all queries with all keys. The same function as AttentionModule, to rounding, but
+/// for one thing: what is NaN or infinite in a key that a mask takes away reaches the output, since
+/// 0 · NaN is NaN. Derive and override compute_attention() to change how tokens attend; rows,
+/// projections, cache and masks stay as they are.
+class OLM_API AttentionBase : public AttentionModule {
+ public:
+  explicit AttentionBase(const AttentionOptions& o,
+                         const AttentionKind& kind = {.name = "AttentionBase"})
+      : AttentionModule(o, kind) {}
+
+ protected:
+  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, Context& ctx) final;
+  /// O [B,H,T,Dv] of Q [B,H,T,Dh], K [B,H,S,Dh] and V [B,H,S,Dv], where every query head has a key
+  /// and value head of its own. `mask` broadcasts to [B,H,T,S] and is to be added to the scores:
+  /// -inf where a query may not attend (causal, window, documents, ctx.mask), else ALiBi's
+  /// distances and what a float ctx.mask adds. In acc_dtype; undefined where there is nothing to
+  /// add.
+  virtual Tensor compute_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const Tensor& mask, Context& ctx);
+
+ private:
+  Tensor score_mask(const Tensor& q, const Tensor& k, const Context& ctx) const;
+};
+
+/// AttentionBase with RoPE: queries and keys come to compute_attention() turned by their positions.
+class OLM_API AttentionwithRoPEBase : public AttentionBase {
+ public:
+  explicit AttentionwithRoPEBase(const AttentionOptions& o,
+                                 AttentionKind kind = {.name = "AttentionwithRoPEBase"})
+      : AttentionBase(o, rotary(std::move(kind))) {}
+
+ private:
+  static AttentionKind rotary(AttentionKind kind) {
+    kind.defaults.use_rope = true;
+    return kind;
+  }
+};
+
+/// What AttentionKind::make is for layers of class M, made from options and kind.
+template <class M>
+Ref<AttentionModule> make_attention(const AttentionOptions& o, const AttentionKind& kind) {
+  return nn::make<M>(o, kind);
+}
+
+/// Attention layers by name: the functions below, and rows that users add.
+OLM_API Registry<AttentionKind>& attentions();
+/// A layer of a kind; by name of one in attentions().
+OLM_API Ref<AttentionModule> Attention(const AttentionKind& kind, const AttentionOptions& options);
+OLM_API Ref<AttentionModule> Attention(const std::string& name, const AttentionOptions& options);
+/// The maker that layers() wants for a kind, so that model.json may name it.
+OLM_API LayerMaker attention_maker(AttentionKind kind);
+
+/// Attention without positions of its own, in readable steps: add positions at the input, as GPT-2
+/// does.
+OLM_API Ref<AttentionModule> MultiHeadAttention(const AttentionOptions& options);
+OLM_API Ref<AttentionModule> MultiHeadAttention(int64_t embed_dim, int64_t num_heads,
+                                                AttentionOptions options = {});
+
+/// The same by the fused op.
+OLM_API Ref<AttentionModule> FlashAttention(const AttentionOptions& options);
+OLM_API Ref<AttentionModule> FlashAttention(int64_t embed_dim, int64_t num_heads,
+                                            AttentionOptions options = {});
+
+/// Attention with RoPE, in readable steps.
+OLM_API Ref<AttentionModule> MultiHeadAttentionwithRoPE(const AttentionOptions& options);
+OLM_API Ref<AttentionModule> MultiHeadAttentionwithRoPE(int64_t embed_dim, int64_t num_heads,
+                                                        int64_t max_seq_len,
+                                                        AttentionOptions options = {});
+
+/// The same by the fused op. The default of modern decoders.
+OLM_API Ref<AttentionModule> FlashAttentionwithRoPE(const AttentionOptions& options);
+OLM_API Ref<AttentionModule> FlashAttentionwithRoPE(int64_t embed_dim, int64_t num_heads,
+                                                    int64_t max_seq_len,
+                                                    AttentionOptions options = {});
+
+/// Causal attention with RoPE and without biases, by the fused op, in which query heads share
+/// num_kv_heads key and value heads: as many as queries gives plain attention, one gives
+/// multi-query attention. Ainslie et al. 2023, arXiv:2305.13245.
+OLM_API Ref<AttentionModule> GroupedQueryAttention(const AttentionOptions& options);
+
+/// Causal attention without biases, in readable steps, in which scores fall with distance:
+///   s -= slope[h] · |i - j|      slope[h] = 2^(-8 (h + 1) / H) for a power of two H
+/// For another H they are those of the power of two below it, then every second one of twice that.
+/// Press et al. 2021, arXiv:2108.12409.
+OLM_API Ref<AttentionModule> MultiHeadAttentionwithALiBi(const AttentionOptions& options);
+OLM_API Ref<AttentionModule> MultiHeadAttentionwithALiBi(int64_t embed_dim, int64_t num_heads,
+                                                         AttentionOptions options = {});
 
 }  // namespace olm::nn

@@ -52,8 +52,7 @@ struct TransformerBlockOptions {
   double dropout = 0;
   bool causal = true;
   double ff_multiplier = 2.5;
-  std::string attention = "FlashAttentionwithRoPE";  ///< or MultiHeadAttentionwithRoPE,
-                                                     ///< FlashAttention, MultiHeadAttention
+  std::string attention = "FlashAttentionwithRoPE";  ///< or another name in attentions()
   void fields(auto& v) {
     v("embed_dim", embed_dim);
     v("num_heads", num_heads);

@@ -166,6 +166,10 @@ class OLM_API PartialRotaryPositionalEmbeddingModule final
 OLM_API Ref<PartialRotaryPositionalEmbeddingModule> PartialRotaryPositionalEmbedding(
     int64_t head_dim, PartialRotaryPositionalEmbeddingOptions options = {});
 
+/// The dimensions that RoPE turns of `share` of a head: an even number. Throws naming `layer` and
+/// the `option` where the share is outside (0, 1] or leaves none.
+OLM_API int64_t rotated_dims(const char* layer, const char* option, int64_t head_dim, double share);
+
 /// How many tokens came before x: what ctx.cache holds.
 inline int64_t first_position(const Context& ctx) { return ctx.cache ? ctx.cache->length() : 0; }
 

@@ -91,22 +91,17 @@ std::map<std::string, LayerMaker> built_in() {
       entry<DropoutModule>("Dropout"),
       entry<ELUModule>("ELU"),
       entry<EmbeddingModule>("Embedding"),
-      entry<FlashAttentionModule>("FlashAttention"),
-      entry<FlashAttentionwithRoPEModule>("FlashAttentionwithRoPE"),
       entry("GELU", GELU),
       entry("GELUTanh", GELUTanh),
       entry<GLUModule>("GLU"),
       entry("GeGLU", GeGLU),
       entry<GeGLUFFNModule>("GeGLUFFN"),
-      entry<GroupedQueryAttentionModule>("GroupedQueryAttention"),
       entry("Identity", Identity),
       entry<LayerNormModule>("LayerNorm"),
       entry<LeakyReLUModule>("LeakyReLU"),
       entry("LiGLU", LiGLU),
       entry<LinearModule>("Linear"),
       entry("Mish", Mish),
-      entry<MultiHeadAttentionModule>("MultiHeadAttention"),
-      entry<MultiHeadAttentionwithRoPEModule>("MultiHeadAttentionwithRoPE"),
       entry<OutputHeadModule>("OutputHead"),
       entry<PReLUModule>("PReLU"),
       entry<PartialRotaryPositionalEmbeddingModule>("PartialRotaryPositionalEmbedding"),
@@ -125,6 +120,8 @@ std::map<std::string, LayerMaker> built_in() {
       entry<SwiGLUFFNModule>("SwiGLUFFN"),
       entry("Tanh", Tanh),
   });
+  for (const std::string& name : attentions().names())
+    table.emplace(name, attention_maker(attentions().get(name)));
   return table;
 }
 

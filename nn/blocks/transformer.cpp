@@ -5,30 +5,16 @@
 
 namespace olm::nn {
 
-namespace {
-
-Ref<Module> attention_of(const TransformerBlockOptions& o) {
-  const AttentionwithRoPEOptions rotary{.embed_dim = o.embed_dim,
-                                        .num_heads = o.num_heads,
-                                        .max_seq_len = o.max_seq_len,
-                                        .dropout = o.dropout,
-                                        .causal = o.causal};
-  const AttentionOptions plain{
-      .embed_dim = o.embed_dim, .num_heads = o.num_heads, .dropout = o.dropout, .causal = o.causal};
-  if (o.attention == "FlashAttentionwithRoPE") return FlashAttentionwithRoPE(rotary);
-  if (o.attention == "MultiHeadAttentionwithRoPE") return MultiHeadAttentionwithRoPE(rotary);
-  if (o.attention == "FlashAttention") return FlashAttention(plain);
-  if (o.attention == "MultiHeadAttention") return MultiHeadAttention(plain);
-  fail("TransformerBlock: unknown attention \"", o.attention,
-       "\"; known are FlashAttentionwithRoPE, MultiHeadAttentionwithRoPE, FlashAttention, "
-       "MultiHeadAttention");
-}
-
-}  // namespace
-
 Ref<BlockModule> TransformerBlock(TransformerBlockOptions o) {
   return Block({
-      Residual(Block({LayerNorm(o.embed_dim), attention_of(o)})),
+      Residual(Block({
+          LayerNorm(o.embed_dim),
+          Attention(o.attention, {.embed_dim = o.embed_dim,
+                                  .num_heads = o.num_heads,
+                                  .max_seq_len = o.max_seq_len,
+                                  .dropout = o.dropout,
+                                  .causal = o.causal}),
+      })),
       Residual(Block({
           LayerNorm(o.embed_dim),
           SwiGLUFFN(o.embed_dim, {.dropout = o.dropout, .ff_multiplier = o.ff_multiplier}),

@@ -110,21 +110,20 @@ Ref<RotaryPositionalEmbeddingModule> RotaryPositionalEmbedding(int64_t head_dim,
       .head_dim = head_dim, .max_seq_len = max_seq_len, .base = base});
 }
 
-namespace {
-int64_t rotated_dims(const PartialRotaryPositionalEmbeddingOptions& o) {
-  require(o.rotary_percentage > 0 && o.rotary_percentage <= 1,
-          "PartialRotaryPositionalEmbedding: wanted rotary_percentage in (0, 1], got ",
-          o.rotary_percentage);
-  const int64_t r = int64_t(double(o.head_dim) * o.rotary_percentage) / 2 * 2;
-  require(r > 0, "PartialRotaryPositionalEmbedding: rotary_percentage ", o.rotary_percentage,
-          " of head_dim ", o.head_dim, " leaves nothing to turn");
+int64_t rotated_dims(const char* layer, const char* option, int64_t head_dim, double share) {
+  require(share > 0 && share <= 1, layer, ": wanted ", option, " in (0, 1], got ", share);
+  const int64_t r = int64_t(double(head_dim) * share) / 2 * 2;
+  require(r > 0, layer, ": ", option, " ", share, " of head_dim ", head_dim,
+          " leaves nothing to turn");
   return r;
 }
-}  // namespace
 
 PartialRotaryPositionalEmbeddingModule::PartialRotaryPositionalEmbeddingModule(
     PartialRotaryPositionalEmbeddingOptions o)
-    : Layer(o), angles_(rotated_dims(o), o.base, o.max_seq_len) {}
+    : Layer(o),
+      angles_(rotated_dims("PartialRotaryPositionalEmbedding", "rotary_percentage", o.head_dim,
+                           o.rotary_percentage),
+              o.base, o.max_seq_len) {}
 
 Tensor PartialRotaryPositionalEmbeddingModule::forward(const Tensor& x, Context& ctx) {
   check_heads("PartialRotaryPositionalEmbedding", x, options.head_dim);

@@ -5,6 +5,7 @@
 #include <olm/nn/attention.h>
 #include <tests/support/layer_parity.h>
 #include <tests/support/op_case.h>
+#include <tests/support/sequence.h>
 
 using namespace olm;
 using namespace olm::nn;
@@ -21,30 +22,13 @@ class Wrapped final : public Module {
   Child<> inner;
 };
 
-Tensor tokens(const Tensor& x, int64_t begin, int64_t end) {
-  return raw::contiguous(raw::slice(x, 1, begin, end));
-}
-
-/// x through the layer in pieces of the given lengths, with a cache.
-Tensor in_pieces(Module& layer, const Tensor& x, std::initializer_list<int64_t> lengths) {
-  const NoGrad guard;
-  KVCache cache(x.size(1));
-  Context ctx{.cache = &cache};
-  const Tensor y = empty_like(x);
-  int64_t begin = 0;
-  for (const int64_t length : lengths) {
-    cache.begin();
-    const Tensor piece = layer.forward(tokens(x, begin, begin + length), ctx);
-    raw::copy_(raw::slice(y, 1, begin, begin + length), piece);
-    cache.advance(length);
-    begin += length;
-  }
-  return y;
-}
-
 std::vector<Ref<Module>> causal_layers() {
   std::vector<Ref<Module>> layers{
       FlashAttention(12, 3, {.causal = true}),
+      MultiHeadAttention(12, 3, {.causal = true}),
+      MultiHeadAttention(12, 3, {.causal = true, .window_size = 3}),
+      FlashAttention(12, 3, {.causal = true, .window_size = 3, .use_alibi = true}),
+      MultiHeadAttentionwithALiBi(12, 3),
       MultiHeadAttentionwithRoPE(12, 3, 9, {.causal = true}),
       FlashAttentionwithRoPE({.embed_dim = 12, .num_heads = 3, .max_seq_len = 9, .causal = true}),
       GroupedQueryAttention({.embed_dim = 12,
@@ -57,12 +41,43 @@ std::vector<Ref<Module>> causal_layers() {
   return layers;
 }
 
+const double kNone = -std::numeric_limits<double>::infinity();
+
+/// Two layers with the same weights: by the fused op, and in steps.
+struct Pair {
+  explicit Pair(const AttentionOptions& o, DType dtype = f32)
+      : fused(Attention(AttentionKind{.name = "Fused"}, o)),
+        steps(Attention({.name = "Steps", .make = make_attention<AttentionBase>}, o)) {
+    init(fused, {.seed = 6, .dtype = dtype});
+    Generator rng(3);
+    if (fused->attention_sink)
+      fused->attention_sink->assign(randn({o.num_heads}, rng, {.dtype = dtype}));
+    steps->load_state_dict(fused->state_dict());
+  }
+  Ref<AttentionModule> fused, steps;
+};
+
+/// Output and gradients of x, all parameters and the mask.
+Tensors in_and_out(Module& layer, const Tensor& x, Context ctx) {
+  const Tensor in = raw::clone(x);
+  set_requires_grad(in);
+  layer.zero_grad();
+  const Tensor y = layer.forward(in, ctx);
+  CHECK(y.dtype() == x.dtype());
+  Generator rng(12);
+  backward(y, {.gradient = raw::cast(randn(y.shape(), rng), y.dtype())});
+  Tensors all{y, grad(in)};
+  for (const Tensor& p : layer.parameters()) all.push_back(grad(p));
+  if (requires_grad(ctx.mask)) all.push_back(grad(ctx.mask));
+  return all;
+}
+
 }  // namespace
 
 TEST_SUITE("nn/attention") {
   TEST_CASE("values and gradients are OLM's") {
     const AttentionOptions causal{.embed_dim = 12, .num_heads = 3, .causal = true};
-    const AttentionwithRoPEOptions rotary{
+    const AttentionOptions rotary{
         .embed_dim = 12, .num_heads = 3, .max_seq_len = 8, .causal = true};
     check_layer_parity("MultiHeadAttention", MultiHeadAttention(12, 3));
     check_layer_parity("MultiHeadAttention.causal", MultiHeadAttention(causal));
@@ -103,35 +118,135 @@ TEST_SUITE("nn/attention") {
     }
   }
 
+  TEST_CASE("a windowed cache meets masks of all keys") {
+    Generator rng(6);
+    const Tensor x = randn({2, 9, 12}, rng), mask = randn({9, 9}, rng);
+    const NoGrad guard;
+    const Pair pair({.embed_dim = 12, .num_heads = 3, .causal = true, .window_size = 3});
+    for (const Ref<AttentionModule>& layer : {pair.fused, pair.steps}) {
+      INFO(layer->type_name());
+      Context whole{.mask = mask};
+      const Tensor wanted = layer(x, whole);
+      KVCache cache(9);
+      for (int64_t t = 0; t < 9; ++t) {
+        Context ctx{.mask = raw::slice(raw::slice(mask, 0, t, t + 1), 1, 0, t + 1),
+                    .cache = &cache};
+        cache.begin();
+        check_close(layer(tokens(x, t, t + 1), ctx), tokens(wanted, t, t + 1), f32, 12, "token");
+        cache.advance(1);
+      }
+    }
+  }
+
+  TEST_CASE("steps and the fused op compute the same") {
+    const AttentionOptions plain{.embed_dim = 12, .num_heads = 6};
+    AttentionOptions grouped = plain, all = plain, causal = plain;
+    causal.causal = true;
+    grouped.num_kv_heads = 2, grouped.window_size = 3;
+    all.num_kv_heads = 3, all.max_seq_len = 9, all.head_dim = 6, all.value_dim = 5;
+    all.causal = true, all.bias = false, all.qkv_bias = true, all.use_qk_norm = true;
+    all.attention_scale = 0.7, all.attn_logit_softcap = 1.5, all.window_size = 5;
+    all.use_rope = true, all.partial_rotary_factor = 0.7, all.use_alibi = true;
+    all.use_attention_sink = true;
+    const Tensor keep =
+        raw::cast(from_host<int64_t>({1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 0, 0,
+                                      1, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 1},
+                                     {6, 6}),
+                  boolean);
+    for (const DType dtype : {f32, bf16, f64})
+      for (const AttentionOptions& o : {plain, causal, grouped, all})
+        for (const std::string mask : {"none", "boolean", "added", "documents"}) {
+          INFO(name_of(dtype) << " with " << mask << ", " << to_json(o).dump());
+          Generator rng(8);
+          const Pair pair(o, dtype == bf16 ? f32 : dtype);
+          const Tensor x = raw::cast(randn({2, 6, 12}, rng), dtype);
+          Context ctx;
+          if (mask == "boolean") ctx.mask = keep;
+          if (mask == "added") {
+            ctx.mask = randn({6, 1, 6}, rng);
+            set_requires_grad(ctx.mask);
+          }
+          if (mask == "documents")
+            ctx.documents = from_host<int64_t>({0, 0, 0, 5, 5, 5, 1, 1, 2, 2, 2, 1}, {2, 6});
+          const Tensors fused = in_and_out(*pair.fused, x, ctx);
+          if (ctx.mask.defined()) zero_grad(ctx.mask);
+          const Tensors steps = in_and_out(*pair.steps, x, ctx);
+          REQUIRE(fused.size() == steps.size());
+          for (size_t i = 0; i < fused.size(); ++i) {
+            CHECK(!raw::has_nonfinite(steps[i]));
+            check_close(steps[i], fused[i], dtype, 12, "value " + std::to_string(i), 0.5);
+          }
+        }
+  }
+
   TEST_CASE("documents attend within themselves") {
     Generator rng(7);
     const Tensor x = randn({1, 7, 12}, rng);
-    const auto layer = FlashAttention(12, 3, {.causal = true});
-    init(layer);
     Context ctx{.documents = from_host<int64_t>({0, 0, 0, 5, 5, 5, 5}, {1, 7})};
     const NoGrad guard;
-    const Tensor y = layer(x, ctx);
-    check_close(tokens(y, 0, 3), layer(tokens(x, 0, 3)), f32, 12, "first");
-    check_close(tokens(y, 3, 7), layer(tokens(x, 3, 7)), f32, 12, "second");
+    const Pair pair({.embed_dim = 12, .num_heads = 3, .causal = true});
+    for (const Ref<AttentionModule>& layer : {pair.fused, pair.steps}) {
+      const Tensor y = layer(x, ctx);
+      check_close(tokens(y, 0, 3), layer(tokens(x, 0, 3)), f32, 12, "first");
+      check_close(tokens(y, 3, 7), layer(tokens(x, 3, 7)), f32, 12, "second");
+    }
   }
 
   TEST_CASE("masks: true attends, floats are added, nothing to attend gives 0") {
     Generator rng(8);
     const Tensor x = randn({2, 3, 12}, rng);
-    const auto layer = MultiHeadAttention(12, 3);
-    init(layer);
-    const double none = -std::numeric_limits<double>::infinity();
     Context keep{.mask =
                      raw::cast(from_host<int64_t>({1, 0, 1, 0, 0, 0, 1, 1, 1}, {3, 3}), boolean)};
-    Context added{
-        .mask = raw::cast(from_host<double>({0, none, 0, none, none, none, 0, 0, 0}, {3, 3}), f32)};
-    const Tensor y = layer(x, keep);
-    check_close(layer(x, added), y, f32, 12, "added");
-    const std::vector<float> values = to_host<float>(y);
-    const std::vector<float> bias = to_host<float>(layer->parameter("out_proj.bias").tensor());
-    for (int64_t i = 0; i < 12; ++i) CHECK(values[size_t(12 + i)] == bias[size_t(i)]);
-    backward(y, {.gradient = ones_like(y)});
-    for (const Tensor& p : layer->parameters()) CHECK(!raw::has_nonfinite(grad(p)));
+    Context added{.mask = raw::cast(
+                      from_host<double>({0, kNone, 0, kNone, kNone, kNone, 0, 0, 0}, {3, 3}), f32)};
+    const Pair pair({.embed_dim = 12, .num_heads = 3});
+    for (const Ref<AttentionModule>& layer : {pair.fused, pair.steps}) {
+      const Tensor y = layer(x, keep);
+      check_close(layer(x, added), y, f32, 12, "added");
+      const std::vector<float> values = to_host<float>(y);
+      const std::vector<float> bias = to_host<float>(layer->parameter("out_proj.bias").tensor());
+      for (int64_t i = 0; i < 12; ++i) CHECK(values[size_t(12 + i)] == bias[size_t(i)]);
+      backward(y, {.gradient = ones_like(y)});
+      for (const Tensor& p : layer->parameters()) CHECK(!raw::has_nonfinite(grad(p)));
+    }
+  }
+
+  TEST_CASE("ALiBi takes the slope of each head times the distance off the scores") {
+    Generator rng(8);
+    const Tensor x = randn({2, 5, 12}, rng);
+    const std::vector<std::pair<int64_t, std::vector<double>>> slopes{
+        {4, {0.25, 0.0625, 0.015625, 0.00390625}}, {3, {0.0625, 0.00390625, 0.25}}};
+    for (const auto& [heads, slope] : slopes) {
+      std::vector<double> bias;
+      for (const double s : slope)
+        for (int i = 0; i < 5; ++i)
+          for (int j = 0; j < 5; ++j) bias.push_back(-s * std::abs(i - j));
+      const auto layer = MultiHeadAttentionwithALiBi(12, heads);
+      const auto plain = MultiHeadAttention(12, heads, {.causal = true, .bias = false});
+      const auto flash =
+          FlashAttention(12, heads, {.causal = true, .bias = false, .use_alibi = true});
+      init(layer);
+      plain->load_state_dict(layer->state_dict());
+      flash->load_state_dict(layer->state_dict());
+      Context ctx{.mask = raw::cast(from_host(bias, {heads, 5, 5}), f32)};
+      const Tensor wanted = plain(x, ctx);
+      check_close(layer(x), wanted, f32, 12, "in steps");
+      check_close(flash(x), wanted, f32, 12, "fused");
+    }
+  }
+
+  TEST_CASE("a sink of the same score takes half of the weight") {
+    const AttentionOptions o{
+        .embed_dim = 2, .num_heads = 1, .bias = false, .use_attention_sink = true};
+    const Tensor x = from_host<float>({2, 4}, {1, 1, 2});
+    for (const Ref<AttentionModule>& layer : {FlashAttention(o), MultiHeadAttention(o)}) {
+      init(layer);
+      for (const char* key : {"q_proj.weight", "k_proj.weight"})
+        layer->parameter(key).assign(zeros({2, 2}));
+      for (const char* key : {"v_proj.weight", "out_proj.weight"})
+        layer->parameter(key).assign(from_host<float>({1, 0, 0, 1}, {2, 2}));
+      CHECK(to_host<float>(layer(x)) == std::vector<float>{1, 2});
+    }
   }
 
   TEST_CASE("as many key heads as query heads is plain attention") {
@@ -152,15 +267,16 @@ TEST_SUITE("nn/attention") {
   TEST_CASE("weights drop out while training alone") {
     Generator data(1);
     const Tensor x = randn({2, 6, 12}, data);
-    const auto layer = FlashAttention(12, 3, {.dropout = 0.5});
-    init(layer);
-    Generator first(3), second(3);
-    Context one{.rng = &first}, two{.rng = &second};
-    const Tensor y = layer(x, one);
-    check_same_bits(y, layer(x, two), "same seed");
-    CHECK(first.offset() > 0);
-    CHECK(to_host<float>(y) != to_host<float>(layer(x)));
-    check_same_bits(layer(x), layer(x), "inference");
+    const Pair pair({.embed_dim = 12, .num_heads = 3, .dropout = 0.5});
+    for (const Ref<AttentionModule>& layer : {pair.fused, pair.steps}) {
+      Generator first(3), second(3);
+      Context one{.rng = &first}, two{.rng = &second};
+      const Tensor y = layer(x, one);
+      check_same_bits(y, layer(x, two), "same seed");
+      CHECK(first.offset() > 0);
+      CHECK(to_host<float>(y) != to_host<float>(layer(x)));
+      check_same_bits(layer(x), layer(x), "inference");
+    }
   }
 
   TEST_CASE("a replaced projection is called") {
@@ -198,6 +314,30 @@ TEST_SUITE("nn/attention") {
         },
         {"GroupedQueryAttention", "num_heads 6", "num_kv_heads 4"});
     check_error([] { FlashAttention(12, 3, {.dropout = 3}); }, {"FlashAttention", "dropout"});
+    check_error([] { FlashAttention(12, 3, {.window_size = 0}); },
+                {"FlashAttention", "window_size", "0"});
+    check_error([] { FlashAttention(12, 3, {.attn_logit_softcap = -1}); },
+                {"FlashAttention", "attn_logit_softcap", "-1"});
+    check_error([] { FlashAttention(12, 3, {.attention_scale = 0}); },
+                {"FlashAttention", "attention_scale"});
+    check_error([] { FlashAttention(12, 3, {.head_dim = 4, .value_dim = 0}); },
+                {"FlashAttention", "value_dim 0"});
+    check_error([] { FlashAttention(12, 3, {.use_rope = true}); },
+                {"FlashAttention", "RoPE", "max_seq_len"});
+    check_error([] { FlashAttentionwithRoPE(12, 3, 8, {.partial_rotary_factor = 1.5}); },
+                {"FlashAttentionwithRoPE", "partial_rotary_factor", "1.5"});
+    const auto steps = MultiHeadAttention(12, 3);
+    init(steps);
+    Context integers{.mask = zeros({3, 3}, {.dtype = i64})};
+    check_error([&] { steps(ones({1, 3, 12}), integers); }, {"MultiHeadAttention", "mask", "i64"});
+    Context tall{.mask = zeros({4, 1, 3, 3})};
+    check_error([&] { steps(ones({1, 3, 12}), tall); }, {"MultiHeadAttention", "[1,3,3,4]"});
+    Context documents{.documents = zeros({3, 1}, {.dtype = i64})};
+    check_error(
+        [&] {
+          steps(ones({1, 3, 12}), documents);
+        },
+        {"MultiHeadAttention", "documents", "[1,3]", "[3,1]"});
     const auto layer = FlashAttentionwithRoPE(12, 3, 4, {.causal = true});
     init(layer);
     check_error([&] { layer(ones({1, 5, 12})); }, {"FlashAttentionwithRoPE", "5", "4"});
@@ -205,108 +345,5 @@ TEST_SUITE("nn/attention") {
     KVCache cache(8);
     Context ctx{.cache = &cache};
     check_error([&] { layer(ones({1, 2, 12}), ctx); }, {"KVCache", "NoGrad"});
-  }
-}
-
-TEST_SUITE("nn/cache") {
-  TEST_CASE("tokens come back in order") {
-    Generator rng(3);
-    const Tensor k = randn({2, 8, 3, 4}, rng), v = randn({2, 8, 3, 6}, rng);
-    KVCache cache(8);
-    for (int64_t begin = 0; begin < 8; begin += 2) {
-      cache.begin();
-      for (int slot = 0; slot < 2; ++slot) {
-        const auto [keys, values] =
-            cache.append(tokens(k, begin, begin + 2), tokens(v, begin, begin + 2));
-        check_same_bits(raw::contiguous(keys), tokens(k, 0, begin + 2), "keys");
-        check_same_bits(raw::contiguous(values), tokens(v, 0, begin + 2), "values");
-      }
-      cache.advance(2);
-    }
-    CHECK(cache.bytes() == size_t(2 * 2 * 8 * 3 * (4 + 6) * 4));
-    cache.begin();
-    check_error([&] { cache.append(tokens(k, 0, 1), tokens(v, 0, 1)); }, {"KVCache", "9", "8"});
-    cache.clear();
-    const auto [keys, values] = cache.append(tokens(k, 3, 4), tokens(v, 3, 4));
-    check_same_bits(raw::contiguous(keys), tokens(k, 3, 4), "after clear");
-  }
-
-  TEST_CASE("a window keeps its last tokens and little memory") {
-    Generator rng(3);
-    const Tensor k = randn({1, 40, 1, 4}, rng);
-    for (const int64_t window : {1, 2, 3, 7}) {
-      for (const int64_t step : {1, 2, 5}) {
-        INFO("window " << window << " step " << step);
-        KVCache cache(1000);
-        for (int64_t begin = 0; begin + step <= 40; begin += step) {
-          cache.begin();
-          const Tensor now = tokens(k, begin, begin + step);
-          const auto [keys, values] = cache.append(now, now, window);
-          check_same_bits(raw::contiguous(keys),
-                          tokens(k, std::max<int64_t>(0, begin - window + 1), begin + step),
-                          "window");
-          cache.advance(step);
-        }
-        CHECK(cache.bytes() <= size_t(2 * 4 * 4 * (3 * window + step)));
-      }
-    }
-    KVCache grows(1000);
-    grows.append(tokens(k, 0, 1), tokens(k, 0, 1), 3);
-    grows.advance(1);
-    grows.begin();
-    const Tensor keys = grows.append(tokens(k, 1, 30), tokens(k, 1, 30), 3).first;
-    check_same_bits(raw::contiguous(keys), tokens(k, 0, 30), "a longer piece");
-  }
-
-  TEST_CASE("a pass that was cut off leaves no trace") {
-    Generator rng(3);
-    const Tensor k = randn({1, 60, 1, 4}, rng), stale = full({1, 9, 1, 4}, 99);
-    for (const int64_t window : {0, 1, 3, 7}) {
-      KVCache cache(60);
-      for (int64_t begin = 0; begin + 3 <= 60; begin += 3) {
-        INFO("window " << window << " at " << begin);
-        for (const int64_t length : {1, 9}) {
-          if (begin + length > 60) continue;
-          cache.begin();
-          cache.append(tokens(stale, 0, length), tokens(stale, 0, length), window);
-        }
-        cache.begin();
-        for (int slot = 0; slot < 2; ++slot) {
-          const Tensor now = tokens(k, begin, begin + 3);
-          const int64_t first = window > 0 ? std::max<int64_t>(0, begin - window + 1) : 0;
-          const auto [keys, values] = cache.append(now, now, window);
-          check_same_bits(raw::contiguous(keys), tokens(k, first, begin + 3), "keys");
-          check_same_bits(raw::contiguous(values), tokens(k, first, begin + 3), "values");
-        }
-        cache.advance(3);
-      }
-    }
-  }
-
-  TEST_CASE("what does not fit is refused") {
-    KVCache uneven(8);
-    for (int slot = 0; slot < 2; ++slot) uneven.append(ones({1, 2, 1, 4}), ones({1, 2, 1, 4}));
-    uneven.advance(2);
-    uneven.begin();
-    uneven.append(ones({1, 1, 1, 4}), ones({1, 1, 1, 4}));
-    uneven.advance(1);
-    uneven.begin();
-    uneven.append(ones({1, 1, 1, 4}), ones({1, 1, 1, 4}));
-    check_error(
-        [&] {
-          uneven.append(ones({1, 1, 1, 4}), ones({1, 1, 1, 4}));
-        },
-        {"KVCache", "of 3 tokens, 1", "slot 1"});
-    KVCache cache(8);
-    cache.append(ones({2, 1, 3, 4}), ones({2, 1, 3, 4}));
-    cache.advance(1);
-    cache.begin();
-    check_error(
-        [&] {
-          cache.append(ones({1, 1, 3, 4}), ones({1, 1, 3, 4}));
-        },
-        {"KVCache", "[1,1,3,4]"});
-    KVCache other(8);
-    check_error([&] { other.append(ones({2, 3, 4}), ones({2, 3, 4})); }, {"[B,T,H,D]"});
   }
 }

@@ -93,8 +93,9 @@ TEST_SUITE("nn/blocks") {
   TEST_CASE("TransformerBlock is causal, and its attention can be chosen") {
     Generator rng(3);
     const Tensor x = randn({1, 5, 8}, rng);
-    for (const char* attention : {"FlashAttentionwithRoPE", "MultiHeadAttentionwithRoPE",
-                                  "FlashAttention", "MultiHeadAttention"}) {
+    for (const char* attention :
+         {"FlashAttentionwithRoPE", "MultiHeadAttentionwithRoPE", "FlashAttention",
+          "MultiHeadAttention", "MultiHeadAttentionwithALiBi", "GroupedQueryAttention"}) {
       INFO(attention);
       const auto layer = TransformerBlock(8, 2, 6, {.attention = attention});
       init(layer);

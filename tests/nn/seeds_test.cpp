@@ -263,7 +263,7 @@ TEST_SUITE("nn/seeds") {
                    GroupedQueryAttention(
                        {.embed_dim = 32, .num_heads = 4, .num_kv_heads = 2, .max_seq_len = 16}));
     CHECK(model->num_parameters() == before - 4 * 32 - 2 * 16 * 32);
-    CHECK(model->get<GroupedQueryAttentionModule>("blocks.1.stack.0.blocks.0.block.blocks.1")
+    CHECK(model->get<AttentionModule>("blocks.1.stack.0.blocks.0.block.blocks.1")
               ->options.num_kv_heads == 2);
     init(model, {.seed = 7});
     model->freeze("blocks.0");

@@ -1,0 +1,129 @@
+#include <cmath>
+
+#include <olm/autograd/ops/flash_attention.h>
+#include <olm/autograd/ops/linear.h>
+#include <olm/autograd/ops/select.h>
+#include <olm/autograd/ops/view.h>
+#include <olm/engine/raw.h>
+#include <olm/nn/attention.h>
+
+namespace olm::nn {
+
+namespace {
+
+Ref<LinearModule> projection_of(const AttentionOptions& o, int64_t features) {
+  const bool bias = o.qkv_bias.value_or(*o.bias);
+  return Linear(o.embed_dim, features, {.bias = bias});
+}
+
+Ref<LinearModule> projection_back(const AttentionOptions& o, int64_t features) {
+  const bool bias = o.use_bias.value_or(*o.bias);
+  return Linear(features, o.embed_dim, {.bias = bias});
+}
+
+RotaryAngles angles_of(const char* layer, const AttentionOptions& o, int64_t head_dim) {
+  const double share = *o.partial_rotary_factor;
+  const int64_t turned =
+      share == 1 ? head_dim : rotated_dims(layer, "partial_rotary_factor", head_dim, share);
+  return RotaryAngles(turned, *o.rope_theta, *o.max_seq_len);
+}
+
+Tensor alibi_slopes(int64_t heads) {
+  int64_t power = 1;
+  while (2 * power <= heads) power *= 2;
+  std::vector<double> slopes;
+  for (int64_t h = 0; h < power; ++h)
+    slopes.push_back(std::exp2(-8 * double(h + 1) / double(power)));
+  for (int64_t h = 0; int64_t(slopes.size()) < heads; h += 2)
+    slopes.push_back(std::exp2(-4 * double(h + 1) / double(power)));
+  return from_host(slopes, {heads});
+}
+
+}  // namespace
+
+AttentionModule::AttentionModule(const AttentionOptions& o, const AttentionKind& kind)
+    : options(completed(o, kind)),
+      q_proj(this, "q_proj", projection_of(options, options.num_heads * head_dim())),
+      k_proj(this, "k_proj", projection_of(options, kv_heads() * head_dim())),
+      v_proj(this, "v_proj", projection_of(options, kv_heads() * value_dim())),
+      out_proj(this, "out_proj", projection_back(options, options.num_heads * value_dim())),
+      kind_(kind) {
+  if (*options.use_qk_norm) {
+    q_norm.emplace(this, "q_norm", RMSNorm(head_dim(), *options.rms_norm_eps));
+    k_norm.emplace(this, "k_norm", RMSNorm(head_dim(), *options.rms_norm_eps));
+  }
+  if (*options.use_attention_sink)
+    attention_sink.emplace(this, "attention_sink", Shape{options.num_heads}, init::zeros);
+  if (*options.use_rope) angles_ = angles_of(kind_.name.c_str(), options, head_dim());
+  if (*options.use_alibi) slopes_.emplace(this, "slopes", alibi_slopes(options.num_heads));
+}
+
+int64_t AttentionModule::head_dim() const {
+  return options.head_dim.value_or(options.embed_dim / options.num_heads);
+}
+
+double AttentionModule::scale() const {
+  return options.attention_scale.value_or(1 / std::sqrt(double(head_dim())));
+}
+
+Tensors AttentionModule::projections(const Tensor& x, Context& ctx) const {
+  const LinearModule *q = q_proj.typed(), *k = k_proj.typed(), *v = v_proj.typed();
+  if (!q || !k || !v) return {q_proj(x, ctx), k_proj(x, ctx), v_proj(x, ctx)};
+  return linear(x, {q->weight, k->weight, v->weight},
+                {q->bias_or_none(), k->bias_or_none(), v->bias_or_none()});
+}
+
+QKV AttentionModule::project(const Tensor& x, Context& ctx) {
+  const int64_t batch = x.size(0), time = x.size(1);
+  const Tensors qkv = projections(x, ctx);
+  Tensor q = view(qkv[0], {batch, time, options.num_heads, head_dim()});
+  Tensor k = view(qkv[1], {batch, time, kv_heads(), head_dim()});
+  const Tensor v = view(qkv[2], {batch, time, kv_heads(), value_dim()});
+  if (q_norm) q = (*q_norm)(q, ctx);
+  if (k_norm) k = (*k_norm)(k, ctx);
+  if (angles_) {
+    const auto [tables, places] = angles_->at(kind_.name.c_str(), q, ctx);
+    std::tie(q, k) = rope(q, k, tables, places);
+  }
+  return {.q = q, .k = k, .v = v};
+}
+
+Tensor AttentionModule::forward(const Tensor& x, Context& ctx) {
+  require(x.rank() == 3 && x.size(2) == options.embed_dim, kind_.name, ": wanted x [B,T,",
+          options.embed_dim, "], got ", x.shape());
+  require(!ctx.cache || !ctx.documents.defined(), kind_.name,
+          ": documents and a cache do not go together");
+  auto [q, k, v] = project(x, ctx);
+  if (ctx.cache) std::tie(k, v) = ctx.cache->append(k, v, options.window_size.value_or(0));
+  const Tensor y = attend(q, k, v, ctx);
+  return out_proj(reshape(y, {x.size(0), x.size(1), options.num_heads * value_dim()}), ctx);
+}
+
+Tensor AttentionModule::attend(const Tensor& q, const Tensor& k, const Tensor& v, Context& ctx) {
+  return flash_attention(q, k, v,
+                         {.causal = *options.causal,
+                          .offset = k.size(1) - q.size(1),
+                          .window = options.window_size.value_or(0),
+                          .scale = scale(),
+                          .softcap = options.attn_logit_softcap.value_or(0),
+                          .slopes = slopes(q),
+                          .sink = sink(),
+                          .mask = mask_of_keys(k.size(1), ctx),
+                          .documents = ctx.documents,
+                          .dropout = ctx.rng ? *options.dropout : 0,
+                          .rng = ctx.rng});
+}
+
+Tensor AttentionModule::slopes(const Tensor& x) const {
+  if (!slopes_) return {};
+  return raw::cast(raw::to(slopes_->tensor(), x.device()), acc_dtype(x.dtype()));
+}
+
+Tensor AttentionModule::mask_of_keys(int64_t keys, const Context& ctx) const {
+  const Tensor& mask = ctx.mask;
+  if (!ctx.cache || !options.window_size || !mask.defined() || mask.rank() == 0) return mask;
+  const bool of_all = mask.size(-1) > keys && mask.size(-1) > 1;
+  return of_all ? slice(mask, -1, mask.size(-1) - keys) : mask;
+}
+
+}  // namespace olm::nn

@@ -1,0 +1,94 @@
+#include <algorithm>
+#include <functional>
+
+#include <olm/nn/attention.h>
+
+namespace olm::nn {
+
+namespace {
+
+/// `given`, and where that is empty `defaults`.
+AttentionOptions over(const AttentionOptions& defaults, const AttentionOptions& given) {
+  Json merged = to_json(defaults);
+  const Json chosen = to_json(given);
+  for (const auto& [name, value] : chosen.members())
+    if (!value.is_null()) merged[name] = value;
+  AttentionOptions result;
+  from_json(merged, result, "attention");
+  return result;
+}
+
+/// What a layer of `kind` is where options say nothing; `bias` stands for the biases of which the
+/// row says something else.
+AttentionOptions defaults_of(const AttentionKind& kind, std::optional<bool> bias) {
+  const AttentionOptions common{.dropout = 0,
+                                .causal = false,
+                                .bias = true,
+                                .rope_theta = 10000,
+                                .use_qk_norm = false,
+                                .rms_norm_eps = 1e-6,
+                                .use_rope = false,
+                                .partial_rotary_factor = 1,
+                                .use_alibi = false,
+                                .use_attention_sink = false};
+  AttentionOptions result = over(common, kind.defaults);
+  for (std::optional<bool>* own : {&result.use_bias, &result.qkv_bias})
+    if (*own && bias) *own = bias;
+  return result;
+}
+
+void check_sizes(const char* layer, const AttentionOptions& o) {
+  const int64_t kv_heads = o.num_kv_heads.value_or(o.num_heads);
+  require(o.embed_dim > 0 && o.num_heads > 0 && kv_heads > 0, layer,
+          ": wanted sizes above 0, got embed_dim ", o.embed_dim, ", num_heads ", o.num_heads,
+          " and num_kv_heads ", kv_heads);
+  const int64_t head_dim = o.head_dim.value_or(1), value_dim = o.value_dim.value_or(1);
+  require(head_dim > 0 && value_dim > 0, layer, ": wanted sizes above 0, got head_dim ", head_dim,
+          " and value_dim ", value_dim);
+  require(o.head_dim || o.embed_dim % o.num_heads == 0, layer, ": embed_dim ", o.embed_dim,
+          " does not divide into num_heads ", o.num_heads);
+  require(o.num_heads % kv_heads == 0, layer, ": num_heads ", o.num_heads,
+          " does not divide into num_kv_heads ", kv_heads);
+}
+
+/// Hands on to `to` the fields that pass.
+struct FieldFilter {
+  FieldVisitor& to;
+  std::function<bool(const char* name)> passes;
+  template <class T>
+  void operator()(const char* name, T& value) {
+    if (passes(name)) to(name, value);
+  }
+};
+
+}  // namespace
+
+AttentionOptions AttentionModule::completed(const AttentionOptions& given,
+                                            const AttentionKind& kind) {
+  AttentionOptions o = over(defaults_of(kind, given.bias), given);
+  const char* layer = kind.name.c_str();
+  check_sizes(layer, o);
+  checked_probability(layer, *o.dropout);
+  require(!o.window_size || *o.window_size > 0, layer, ": wanted window_size above 0, got ",
+          o.window_size.value_or(0));
+  require(!o.attn_logit_softcap || *o.attn_logit_softcap > 0, layer,
+          ": wanted attn_logit_softcap above 0, got ", o.attn_logit_softcap.value_or(0));
+  require(!o.attention_scale || *o.attention_scale != 0, layer,
+          ": wanted attention_scale other than 0");
+  require(!*o.use_rope || o.max_seq_len, layer, ": RoPE wants a max_seq_len");
+  if (!*o.use_rope) o.max_seq_len.reset();
+  return o;
+}
+
+void AttentionModule::visit_options(FieldVisitor& v) {
+  AttentionOptions own = options;
+  const Json all = to_json(own), usual = to_json(defaults_of(kind_, {}));
+  const std::vector<std::string>& listed = kind_.fields;
+  FieldFilter filter{v, [&](const char* name) {
+                       return all.at(name) != usual.at(name) ||
+                              std::find(listed.begin(), listed.end(), name) != listed.end();
+                     }};
+  own.fields(filter);
+}
+
+}  // namespace olm::nn

@@ -1,0 +1,142 @@
+// Attention layers of users, and what model.json says of all of them.
+#include <doctest/doctest.h>
+
+#include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/matmul.h>
+#include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/view.h>
+#include <olm/engine/json.h>
+#include <olm/nn/attention.h>
+#include <olm/nn/blocks.h>
+#include <olm/nn/model_io.h>
+#include <tests/support/op_case.h>
+#include <tests/support/sequence.h>
+#include <tests/support/temp_folder.h>
+
+using namespace olm;
+using namespace olm::nn;
+using namespace olm::test;
+
+namespace {
+
+/// Softmax replaced by a sigmoid of each score (Ramapuram et al. 2024, arXiv:2409.04431).
+class SigmoidAttention final : public AttentionwithRoPEBase {
+ public:
+  explicit SigmoidAttention(const AttentionOptions& o)
+      : AttentionwithRoPEBase(o, {.name = "SigmoidAttention", .defaults = {.causal = true}}) {}
+
+ protected:
+  Tensor compute_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask,
+                           Context&) override {
+    const Tensor scores = matmul(q, transpose(k, -2, -1)) * scale();
+    return matmul(sigmoid(scores + mask), v);
+  }
+};
+
+}  // namespace
+
+TEST_SUITE("nn/attention_layers") {
+  TEST_CASE("a user's class computes in its own way, in a Block, with a cache, and is rebuilt") {
+    layers().add("SigmoidAttention", layer_maker<SigmoidAttention>("SigmoidAttention"));
+    const auto layer = make<SigmoidAttention>(AttentionOptions{
+        .embed_dim = 12, .num_heads = 3, .num_kv_heads = 1, .max_seq_len = 9, .bias = false});
+    const auto block = Block({Residual(Block({RMSNorm(12), layer}))});
+    init(block, {.seed = 2});
+    Generator rng(8);
+    const Tensor x = randn({2, 5, 12}, rng);
+    const NoGrad guard;
+    const Tensor y = block(x);
+    check_close(in_pieces(*block, x, {2, 1, 2}), y, f32, 12, "cache");
+    const auto usual = FlashAttentionwithRoPE({.embed_dim = 12,
+                                               .num_heads = 3,
+                                               .num_kv_heads = 1,
+                                               .max_seq_len = 9,
+                                               .causal = true,
+                                               .bias = false});
+    usual->load_state_dict(layer->state_dict());
+    CHECK(difference(layer(x), usual(x)).relative_l2 > 0.1);
+
+    // One token attends itself alone: sigmoid(scale · q·k) · v.
+    const Tensor one = tokens(x, 0, 1);
+    const Tensor q = view(layer->q_proj->operator()(one), {2, 1, 3, 4});
+    const Tensor k = view(layer->k_proj->operator()(one), {2, 1, 1, 4});
+    const Tensor v = view(layer->v_proj->operator()(one), {2, 1, 1, 4});
+    const Tensor weight = sigmoid(matmul(q, transpose(k, -2, -1)) * 0.5);
+    Context ctx;
+    check_close(layer(one), layer->out_proj(view(weight * v, {2, 1, 12}), ctx), f32, 12, "formula");
+
+    const TempFolder folder;
+    save(*block, folder.path());
+    check_same_bits(load(folder.path())(x), y, "rebuilt");
+  }
+
+  TEST_CASE("MultiHeadAttention layers compute in steps, the others by the fused op") {
+    for (const std::string& name : attentions().names()) {
+      INFO(name);
+      const auto layer = Attention(name, {.embed_dim = 8, .num_heads = 2, .max_seq_len = 4});
+      CHECK((dynamic_cast<AttentionBase*>(layer.get()) != nullptr) ==
+            name.starts_with("MultiHeadAttention"));
+    }
+  }
+
+  TEST_CASE("a row of data is a layer") {
+    const AttentionKind kind{
+        .name = "LocalAttention",
+        .defaults = {.causal = true, .bias = false, .use_qk_norm = true, .window_size = 2},
+        .fields = {"embed_dim", "num_heads", "window_size"}};
+    attentions().add(kind.name, kind);
+    layers().add(kind.name, attention_maker(kind));
+    const auto block = TransformerBlock(12, 3, 9, {.attention = "LocalAttention"});
+    const auto layer = block->get<AttentionModule>("blocks.0.block.blocks.1");
+    CHECK(layer->type_name() == "LocalAttention");
+    CHECK(*layer->options.window_size == 2);
+    CHECK(layer->parameter("q_norm.weight").shape() == Shape{4});
+    CHECK(describe(*layer).dump() ==
+          R"({"type":"LocalAttention","options":{"embed_dim":12,"num_heads":3,"window_size":2}})");
+    const auto other =
+        Attention(kind, {.embed_dim = 12, .num_heads = 3, .num_kv_heads = 1, .use_qk_norm = false});
+    CHECK(describe(*other).dump() ==
+          R"({"type":"LocalAttention","options":{"embed_dim":12,"num_heads":3,"num_kv_heads":1,)"
+          R"("use_qk_norm":false,"window_size":2}})");
+    CHECK(describe(*build(describe(*other))) == describe(*other));
+    check_error([] { Attention("NoAttention", {}); }, {"NoAttention", "FlashAttention"});
+  }
+
+  TEST_CASE("model.json lists the fields that each layer has always had") {
+    const TempFolder folder;
+    const std::string before = OLM_FIXTURES "/attention_model.json";
+    const Ref<Module> model = load_architecture(before);
+    save_architecture(*model, folder / "model.json");
+    CHECK(read_json(folder / "model.json").dump() == read_json(before).dump());
+    init(*model);
+    CHECK(model->num_parameters() == 9036);
+  }
+
+  TEST_CASE("options beyond a layer's own are kept in its description") {
+    for (const AttentionOptions& o :
+         {AttentionOptions{.embed_dim = 12, .num_heads = 6, .num_kv_heads = 2, .window_size = 3},
+          AttentionOptions{.embed_dim = 12, .num_heads = 6, .max_seq_len = 5, .bias = true},
+          AttentionOptions{.embed_dim = 12,
+          .num_heads = 6,
+          .max_seq_len = 5,
+          .use_bias = true,
+          .use_attention_sink = true}})
+      for (const std::string& name : attentions().names()) {
+        AttentionOptions own = o;
+        own.max_seq_len = 5;
+        const auto layer = Attention(name, own);
+        const Json json = describe(*layer);
+        INFO(json.dump());
+        const Ref<Module> again = build(json);
+        init(*layer);
+        init(*again);
+        CHECK(describe(*again) == json);
+        const auto keys = layer->state_dict(), keys_again = again->state_dict();
+        REQUIRE(keys.size() == keys_again.size());
+        for (size_t i = 0; i < keys.size(); ++i) {
+          CHECK(keys[i].first == keys_again[i].first);
+          CHECK(keys[i].second.shape() == keys_again[i].second.shape());
+        }
+      }
+  }
+}
