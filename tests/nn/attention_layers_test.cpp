@@ -79,6 +79,20 @@ TEST_SUITE("nn/attention_layers") {
     }
   }
 
+  TEST_CASE("every layer runs on meta") {
+    for (const std::string& name : attentions().names()) {
+      INFO(name);
+      const auto layer = Attention(name, {.embed_dim = 8,
+                                          .num_heads = 2,
+                                          .max_seq_len = 4,
+                                          .window_size = 2,
+                                          .use_alibi = true,
+                                          .use_attention_sink = true});
+      init(layer, {.device = meta});
+      CHECK(layer(empty({2, 3, 8}, {.device = meta})).shape() == Shape{2, 3, 8});
+    }
+  }
+
   TEST_CASE("a row of data is a layer") {
     const AttentionKind kind{
         .name = "LocalAttention",
