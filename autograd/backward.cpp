@@ -133,6 +133,9 @@ class Pass {
   }
 
   void run_node(Node& node) {
+    require(!node.spent, "backward: the graph of ", node.op,
+            " was used by another backward while this one ran; pass {.retain_graph = true} to "
+            "that one");
     Pending& state = nodes_[&node];
     Results results(node.inputs.size());
     const bool reached = std::any_of(state.grads.begin(), state.grads.end(),
@@ -214,17 +217,26 @@ class Pass {
     if (!leaf.pending.defined() || leaf.lent) return;
     if (!owned_alone(leaf.pending)) leaf.pending = raw::clone(leaf.pending);
     if (leaf.captured) return;
-    meta.grad = std::move(leaf.pending);
-    leaf.pending = {};
-    for (const auto& hook : meta.hooks) hook(meta.grad);
+    // What functions of on_grad put there while this pass was under way, such as by a backward.
+    add(leaf.pending, std::exchange(meta.grad, {}), false);
+    const Tensor gradient = std::exchange(leaf.pending, {});
+    meta.grad = gradient;
+    // They may give the leaf more functions, and its gradient to others or away.
+    auto hook = meta.hooks.begin();
+    for (size_t n = meta.hooks.size(); n > 0; --n) (*hook++)(gradient);
   }
 
   /// After an exception the graph is spent, and leaves hold what had arrived for them.
   void abandon() noexcept {
     for (auto& [node, state] : nodes_) node->backward = nullptr, node->spent = true;
-    for (auto& [meta, leaf] : leaves_)
-      if (leaf.started && !leaf.captured && !meta->grad.defined())
-        meta->grad = std::move(leaf.pending);
+    for (auto& [meta, leaf] : leaves_) {
+      if (leaf.captured || !leaf.pending.defined()) continue;
+      try {
+        add(leaf.pending, std::exchange(meta->grad, {}), false);
+      } catch (...) {  // no memory: what came from this pass stays
+      }
+      meta->grad = std::move(leaf.pending);
+    }
   }
 
   bool retain_, capturing_ = false;

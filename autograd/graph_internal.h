@@ -1,5 +1,6 @@
 #pragma once
 // The graph behind the tape: what hangs on tensors, and the nodes they lead to.
+#include <list>
 #include <memory>
 #include <vector>
 
@@ -13,7 +14,7 @@ struct Node;
 struct Meta final : AutogradSlot {
   bool leaf_wanted = false;
   Tensor grad;
-  std::vector<std::function<void(const Tensor&)>> hooks;
+  std::list<std::function<void(const Tensor&)>> hooks;  // a list: it may grow while they run
   std::shared_ptr<Node> node;
   int output = 0;
 };

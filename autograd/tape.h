@@ -68,7 +68,10 @@ OLM_API void zero_grad(const Tensor& leaf);
 OLM_API Tensor detach(const Tensor& t);
 /// Calls fn(gradient) whenever a backward has delivered the last contribution to `leaf`, in the
 /// order in which functions were given. They stay for as long as the leaf does: none can be taken
-/// away, so one that is to end must ignore later calls.
+/// away, so one that is to end must ignore later calls. All functions of a leaf get the same
+/// tensor, also where one of them clears or sets the leaf's gradient; a function given to the leaf
+/// by one of them waits for the next backward. They run without recording, and may call backward
+/// on other graphs: what that brings is added. Where one throws, so does backward, as for an op.
 OLM_API void on_grad(const Tensor& leaf, std::function<void(const Tensor& gradient)> fn);
 
 /// Where backward starts, and what it leaves behind.

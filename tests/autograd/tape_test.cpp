@@ -64,6 +64,105 @@ TEST_SUITE("autograd/tape") {
     CHECK(grad(x).item<float>() == 9);
   }
 
+  TEST_CASE("a function given by one of on_grad waits for the next backward") {
+    const Tensor x = leaf(3);
+    std::vector<int> calls(70);
+    on_grad(x, [&, left = size_t(69)](const Tensor& g) mutable {
+      ++calls[69];
+      for (; left > 0; --left) on_grad(x, [&calls, at = left - 1](const Tensor&) { ++calls[at]; });
+      CHECK(g.item<float>() == 2);
+      CHECK(left == 0);  // what the function holds is still there
+    });
+    backward(scaled(x, 2));
+    CHECK(calls[69] == 1);
+    for (size_t i = 0; i < 69; ++i) CHECK(calls[i] == 0);
+    zero_grad(x);
+    backward(scaled(x, 2));
+    for (size_t i = 0; i < 70; ++i) CHECK(calls[i] == (i == 69 ? 2 : 1));
+  }
+
+  TEST_CASE("functions of on_grad all get the same, whatever one of them does to the leaf") {
+    for (const bool clear : {true, false}) {
+      const Tensor x = leaf(3);
+      std::vector<float> got;
+      on_grad(x, [&](const Tensor& g) {
+        if (clear)
+          zero_grad(x);
+        else
+          set_grad(x, from_host<float>({7}, {1}));
+        got.push_back(g.item<float>());
+      });
+      on_grad(x, [&](const Tensor& g) { got.push_back(g.item<float>()); });
+      backward(scaled(x, 2));
+      CHECK(got == std::vector<float>{2, 2});
+      CHECK(grad(x).defined() == !clear);
+      if (!clear) CHECK(grad(x).item<float>() == 7);
+      zero_grad(x);
+      backward(scaled(x, 5));
+      CHECK(got == std::vector<float>{2, 2, 5, 5});
+    }
+  }
+
+  TEST_CASE("a function of on_grad may scale the gradient in place") {
+    const Tensor x = leaf(3);
+    on_grad(x, [](const Tensor& g) { raw::scale_(g, 0.5); });
+    backward(scaled(x, 2));
+    CHECK(grad(x).item<float>() == 1);
+  }
+
+  TEST_CASE("a backward inside one of on_grad adds what it brings") {
+    const Tensor x = leaf(3), w = leaf(5);
+    const Tensor other = added(scaled(x, 10), scaled(w, 100));
+    const Tensor first = scaled(x, 2), second = scaled(w, 3);
+    std::vector<float> got;
+    on_grad(x, [&, done = false](const Tensor& g) mutable {
+      got.push_back(g.item<float>());
+      if (std::exchange(done, true)) return;
+      backward(other);
+      got.push_back(g.item<float>());  // what was handed out stays
+    });
+    // x is delivered while w has had one of its two gradients.
+    backward(added(added(w, first), scaled(scaled(second, 1), 1)));
+    CHECK(got == std::vector<float>{2, 12, 2});
+    CHECK(grad(x).item<float>() == 12);
+    CHECK(grad(w).item<float>() == 104);
+  }
+
+  TEST_CASE("a backward inside another over the same graph needs it retained") {
+    for (const bool retain : {false, true}) {
+      const Tensor x = leaf(3), w = leaf(5);
+      const Tensor shared = scaled(w, 2);
+      on_grad(x, [&](const Tensor&) { backward(shared, {.retain_graph = retain}); });
+      const Tensor y = added(shared, scaled(x, 1));
+      if (!retain) {
+        check_error([&] { backward(y); }, {"scaled", "retain_graph"});
+        CHECK(grad(x).item<float>() == 1);
+        CHECK(grad(w).item<float>() == 2);
+      } else {
+        backward(y);
+        CHECK(grad(w).item<float>() == 4);
+      }
+    }
+  }
+
+  TEST_CASE("what a function of on_grad throws comes out of backward, and leaves keep theirs") {
+    const Tensor x = leaf(3), w = leaf(5);
+    int calls = 0;
+    on_grad(x, [&](const Tensor&) {
+      zero_grad(w);
+      if (++calls == 1) fail("no more");
+    });
+    const Tensor y = added(added(w, scaled(x, 2)), scaled(scaled(scaled(w, 3), 1), 1));
+    check_error([&] { backward(y); }, {"no more"});
+    CHECK(grad(x).item<float>() == 2);
+    CHECK(grad(w).item<float>() == 1);
+    check_error([&] { backward(y); }, {"retain_graph"});
+    zero_grad(x);
+    backward(scaled(x, 4));
+    CHECK(calls == 2);
+    CHECK(grad(x).item<float>() == 4);
+  }
+
   TEST_CASE("gradients collect over backward passes until cleared") {
     const Tensor x = leaf(3);
     backward(scaled(x, 2));
