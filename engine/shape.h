@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <iosfwd>
 #include <span>
+#include <vector>
 
 #include <olm/kernels/base/error.h>
 
@@ -17,6 +18,8 @@ class OLM_API Shape {
  public:
   Shape() = default;
   Shape(std::initializer_list<int64_t> dims) : Shape(std::span(dims.begin(), dims.size())) {}
+  Shape(const std::vector<int64_t>& dims) : Shape(std::span(dims)) {}
+  /// Throws for more than kMaxRank numbers, as all constructors do.
   explicit Shape(std::span<const int64_t> dims);
 
   int rank() const { return rank_; }

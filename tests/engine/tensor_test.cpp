@@ -93,6 +93,11 @@ TEST_SUITE("engine/tensor") {
     check_error([] { zeros({2}, {.device = cuda(0)}); }, {"cuda:0"});
     check_error([] { (void)parse_device("gpu"); }, {"gpu", "cuda:N"});
     check_error([] { (void)Shape{1, 1, 1, 1, 1, 1, 1, 1, 1}; }, {"8", "9"});
+    const std::vector<int64_t> sizes{2, 3};
+    CHECK(zeros(sizes).shape() == Shape{2, 3});
+    CHECK(raw::view(zeros({6}), sizes).shape() == sizes);
+    CHECK(Shape(std::vector<int64_t>{}).rank() == 0);
+    check_error([] { (void)Shape(std::vector<int64_t>(9, 1)); }, {"8", "9"});
   }
 
   TEST_CASE("views share memory and copies do not") {
