@@ -7,6 +7,9 @@ namespace olm::kernels {
 /// The pointwise function a product passes through on its way out. `gelu` is the exact form by erf,
 /// `gelu_tanh` its usual approximation.
 enum class Activation : uint8_t { none, relu, gelu, gelu_tanh, silu, sigmoid, tanh };
+inline constexpr Activation kActivations[] = {
+    Activation::none, Activation::relu,    Activation::gelu, Activation::gelu_tanh,
+    Activation::silu, Activation::sigmoid, Activation::tanh};
 /// Prints `gelu_tanh`.
 OLM_API const char* name_of(Activation activation);
 

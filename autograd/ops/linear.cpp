@@ -99,6 +99,15 @@ EpilogueGradient epilogue_gradient(const Tensor& dy, const Tensor& z, Activation
 
 }  // namespace
 
+Activation parse_activation(const std::string& name, const std::string& where) {
+  std::string known;
+  for (const Activation a : kActivations) {
+    if (name == name_of(a)) return a;
+    known += (known.empty() ? "" : ", ") + std::string(name_of(a));
+  }
+  fail(where, ": unknown activation \"", name, "\"; known are ", known);
+}
+
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const LinearOptions& options) {
   check_linear("linear", x, weight, bias);

@@ -1,11 +1,16 @@
 #pragma once
 // Affine maps of the last dimension.
+#include <string>
+
 #include <olm/autograd/tape.h>
 #include <olm/kernels/gemm.h>
 
 namespace olm {
 
 using kernels::Activation;
+using kernels::kActivations;
+/// The activation called `name`, as name_of() prints it. Throws naming `where` and the known ones.
+OLM_API Activation parse_activation(const std::string& name, const std::string& where);
 
 /// What linear does to its result on the way out.
 struct LinearOptions {

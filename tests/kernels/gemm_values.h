@@ -66,8 +66,4 @@ inline double activated(Activation act, double z) {
   return 0;
 }
 
-inline constexpr Activation kActivations[] = {
-    Activation::none, Activation::relu,    Activation::gelu, Activation::gelu_tanh,
-    Activation::silu, Activation::sigmoid, Activation::tanh};
-
 }  // namespace olm::test

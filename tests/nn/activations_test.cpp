@@ -43,6 +43,16 @@ TEST_SUITE("nn/activations") {
     }
   }
 
+  TEST_CASE("what linear fuses goes by the same names") {
+    for (const Activation a : kActivations) {
+      CHECK(parse_activation(name_of(a), "here") == a);
+      if (a == Activation::none) continue;
+      const Ref<Module> module = activations().get(name_of(a))();
+      CHECK(dynamic_cast<ElementwiseModule&>(*module).fused() == a);
+    }
+    check_error([] { parse_activation("gleu", "here"); }, {"here", "gleu", "none, relu, gelu,"});
+  }
+
   TEST_CASE("what does not fit is refused") {
     for (const char* name : {"swiglu", "geglu", "reglu", "liglu", "glu"})
       check_error([&] { activations().get(name)()(ones({2, 5})); }, {name, "[2,5]"});

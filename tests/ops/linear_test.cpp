@@ -10,10 +10,6 @@ using namespace olm::test;
 
 namespace {
 
-constexpr Activation kActivations[] = {Activation::none,      Activation::relu, Activation::gelu,
-                                       Activation::gelu_tanh, Activation::silu, Activation::sigmoid,
-                                       Activation::tanh};
-
 /// x [2, 3, n], weight [m, n], bias [m], residual [2, 3, m].
 OpCase linear_case(Activation act, int64_t m = 9) {
   return {.inputs =
