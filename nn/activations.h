@@ -53,6 +53,7 @@ class OLM_API LeakyReLUModule final : public Layer<LeakyReLUOptions> {
   Tensor forward(const Tensor& x, Context&) override;
   std::string type_name() const override { return "LeakyReLU"; }
 };
+OLM_API Ref<LeakyReLUModule> LeakyReLU(LeakyReLUOptions options);
 OLM_API Ref<LeakyReLUModule> LeakyReLU(double negative_slope = 0.01);
 
 struct ELUOptions {
@@ -66,6 +67,7 @@ class OLM_API ELUModule final : public Layer<ELUOptions> {
   Tensor forward(const Tensor& x, Context&) override;
   std::string type_name() const override { return "ELU"; }
 };
+OLM_API Ref<ELUModule> ELU(ELUOptions options);
 OLM_API Ref<ELUModule> ELU(double alpha = 1);
 
 struct SoftplusOptions {
@@ -82,6 +84,7 @@ class OLM_API SoftplusModule final : public Layer<SoftplusOptions> {
   Tensor forward(const Tensor& x, Context&) override;
   std::string type_name() const override { return "Softplus"; }
 };
+OLM_API Ref<SoftplusModule> Softplus(SoftplusOptions options);
 OLM_API Ref<SoftplusModule> Softplus(double beta = 1, double threshold = 20);
 
 struct PReLUOptions {
@@ -103,6 +106,7 @@ class OLM_API PReLUModule final : public Layer<PReLUOptions> {
   std::string type_name() const override { return "PReLU"; }
   Parameter weight;
 };
+OLM_API Ref<PReLUModule> PReLU(PReLUOptions options);
 OLM_API Ref<PReLUModule> PReLU(int64_t num_parameters = 1, double init = 0.25);
 
 struct SoftmaxOptions {
@@ -116,6 +120,7 @@ class OLM_API SoftmaxModule final : public Layer<SoftmaxOptions> {
   Tensor forward(const Tensor& x, Context&) override;
   std::string type_name() const override { return "Softmax"; }
 };
+OLM_API Ref<SoftmaxModule> Softmax(SoftmaxOptions options);
 OLM_API Ref<SoftmaxModule> Softmax(int64_t dim = -1);
 
 struct GLUOptions {
@@ -130,6 +135,7 @@ class OLM_API GLUModule final : public Layer<GLUOptions> {
   Tensor forward(const Tensor& x, Context&) override;
   std::string type_name() const override { return "GLU"; }
 };
+OLM_API Ref<GLUModule> GLU(GLUOptions options);
 OLM_API Ref<GLUModule> GLU(int64_t dim = -1);
 
 }  // namespace olm::nn

@@ -33,9 +33,10 @@ struct OutputHeadOptions {
 class OLM_API OutputHeadModule final : public BlockModule {
  public:
   explicit OutputHeadModule(const OutputHeadOptions& o);
-  Sum forward_sum(const Sum& in, Context& ctx) override;
-  Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
-  Tensor loss_sum(const Sum& in, const Tensor& targets, Context& ctx) override;
+  Tensor forward(const Tensor& x, Context& ctx) override;
+  ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall call) override;
+  Tensor loss(ResidualStream in, const Tensor& targets, Context& ctx,
+              const CrossEntropyOptions& options = {}) override;
   std::string type_name() const override { return "OutputHead"; }
   void visit_options(FieldVisitor& v) override { options.fields(v); }
   bool describes_children() const override { return false; }
@@ -44,6 +45,7 @@ class OLM_API OutputHeadModule final : public BlockModule {
  private:
   Tensor capped(const Tensor& logits) const;
 };
+OLM_API Ref<OutputHeadModule> OutputHead(OutputHeadOptions options);
 OLM_API Ref<OutputHeadModule> OutputHead(int64_t embed_dim, int64_t vocab_size,
                                          OutputHeadOptions options = {});
 

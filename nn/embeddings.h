@@ -29,6 +29,7 @@ class OLM_API EmbeddingModule final : public Layer<EmbeddingLayerOptions> {
   std::string type_name() const override { return "Embedding"; }
   Parameter weight;
 };
+OLM_API Ref<EmbeddingModule> Embedding(EmbeddingLayerOptions options);
 OLM_API Ref<EmbeddingModule> Embedding(int64_t vocab_size, int64_t embedding_dim);
 
 struct AbsolutePositionalEmbeddingOptions {
@@ -54,6 +55,8 @@ class OLM_API AbsolutePositionalEmbeddingModule final
   std::string type_name() const override { return "AbsolutePositionalEmbedding"; }
   Parameter weight;
 };
+OLM_API Ref<AbsolutePositionalEmbeddingModule> AbsolutePositionalEmbedding(
+    AbsolutePositionalEmbeddingOptions options);
 OLM_API Ref<AbsolutePositionalEmbeddingModule> AbsolutePositionalEmbedding(
     int64_t max_seq_len, int64_t embed_dim, AbsolutePositionalEmbeddingOptions options = {});
 
@@ -85,6 +88,8 @@ class OLM_API SinusoidalPositionalEmbeddingModule final
   std::mutex mutex_;
   Tensor table_;  // [positions asked for so far, D], f32
 };
+OLM_API Ref<SinusoidalPositionalEmbeddingModule> SinusoidalPositionalEmbedding(
+    SinusoidalPositionalEmbeddingOptions options);
 OLM_API Ref<SinusoidalPositionalEmbeddingModule> SinusoidalPositionalEmbedding(
     int64_t embed_dim, SinusoidalPositionalEmbeddingOptions options = {});
 
@@ -133,6 +138,8 @@ class OLM_API RotaryPositionalEmbeddingModule final
  private:
   RotaryAngles angles_;
 };
+OLM_API Ref<RotaryPositionalEmbeddingModule> RotaryPositionalEmbedding(
+    RotaryPositionalEmbeddingOptions options);
 OLM_API Ref<RotaryPositionalEmbeddingModule> RotaryPositionalEmbedding(int64_t head_dim,
                                                                        int64_t max_seq_len,
                                                                        double base = 10000);
@@ -163,6 +170,8 @@ class OLM_API PartialRotaryPositionalEmbeddingModule final
  private:
   RotaryAngles angles_;
 };
+OLM_API Ref<PartialRotaryPositionalEmbeddingModule> PartialRotaryPositionalEmbedding(
+    PartialRotaryPositionalEmbeddingOptions options);
 OLM_API Ref<PartialRotaryPositionalEmbeddingModule> PartialRotaryPositionalEmbedding(
     int64_t head_dim, PartialRotaryPositionalEmbeddingOptions options = {});
 

@@ -35,6 +35,7 @@ class OLM_API ClassicFFNModule final : public Layer<ClassicFFNOptions> {
   Child<> act;
   Child<LinearModule> down_proj;
 };
+OLM_API Ref<ClassicFFNModule> ClassicFFN(ClassicFFNOptions options);
 OLM_API Ref<ClassicFFNModule> ClassicFFN(int64_t embed_dim, ClassicFFNOptions options = {});
 
 struct GatedFFNOptions {
@@ -78,6 +79,7 @@ class OLM_API SwiGLUFFNModule final : public GatedFFNBase {
  protected:
   Tensor gated(const Tensor& x) const override;
 };
+OLM_API Ref<SwiGLUFFNModule> SwiGLUFFN(SwiGLUFFNOptions options);
 OLM_API Ref<SwiGLUFFNModule> SwiGLUFFN(int64_t embed_dim, SwiGLUFFNOptions options = {});
 
 using GeGLUFFNOptions = GatedFFNOptions;
@@ -90,6 +92,7 @@ class OLM_API GeGLUFFNModule final : public GatedFFNBase {
  protected:
   Tensor gated(const Tensor& x) const override;
 };
+OLM_API Ref<GeGLUFFNModule> GeGLUFFN(GeGLUFFNOptions options);
 OLM_API Ref<GeGLUFFNModule> GeGLUFFN(int64_t embed_dim, GeGLUFFNOptions options = {});
 
 }  // namespace olm::nn

@@ -31,6 +31,7 @@ class OLM_API LinearModule final : public Layer<LinearLayerOptions> {
   Parameter weight;
   std::optional<Parameter> bias;
 };
+OLM_API Ref<LinearModule> Linear(LinearLayerOptions options);
 OLM_API Ref<LinearModule> Linear(int64_t in_features, int64_t out_features,
                                  LinearLayerOptions options = {});
 
@@ -49,6 +50,7 @@ class OLM_API DropoutModule final : public Layer<DropoutOptions> {
   Tensor forward(const Tensor& x, Context& ctx) override;
   std::string type_name() const override { return "Dropout"; }
 };
+OLM_API Ref<DropoutModule> Dropout(DropoutOptions options);
 OLM_API Ref<DropoutModule> Dropout(double p);
 
 /// dropout(x) with the randomness of ctx; x itself without any.

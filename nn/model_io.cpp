@@ -117,21 +117,24 @@ void load_weights(Module& model, const std::string& path, LoadOptions options) {
   std::map<std::string, Tensor> tensors;
   for (const std::string& name : file.names()) tensors[name] = file.tensor(name);
   try {
-    const std::vector<std::pair<std::string, std::string>> tied = tied_keys(file);
-    for (const auto& [key, first] : tied) {
-      require(model.parameter(key).shape() == model.parameter(first).shape(), "tied keys ", key,
-              " and ", first, " are of different shapes in the model");
-      tensors[key] = tensors.at(first);
-    }
-    // Everything has been looked at once this returns; only then the model's structure changes.
+    for (const auto& [key, first] : tied_keys(file)) tensors.emplace(key, tensors.at(first));
     model.load_state_dict(tensors, options);
-    for (const auto& [key, first] : tied) model.parameter(key) = model.parameter(first);
   } catch (const Error& error) {
     throw FileError(path, ": ", error.what());
   }
 }
 
 namespace {
+
+/// Ties what the weights in a file tie.
+void tie_as_stored(Module& model, const std::string& path) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  try {
+    for (const auto& [key, first] : tied_keys(file)) model.parameter(key) = model.parameter(first);
+  } catch (const Error& error) {
+    throw FileError(path, ": ", error.what());
+  }
+}
 
 /// Keys whose parameter has an earlier key too, and that one.
 Json ties_of(Module& model) {
@@ -202,8 +205,11 @@ void save(Module& model, const std::string& folder) {
 }
 
 Ref<Module> load(const std::string& folder) {
-  return read_model(folder + "/model.json",
-                    [&](Module& model) { load_weights(model, folder + "/model.safetensors"); });
+  const std::string weights = folder + "/model.safetensors";
+  return read_model(folder + "/model.json", [&](Module& model) {
+    tie_as_stored(model, weights);
+    load_weights(model, weights);
+  });
 }
 
 }  // namespace olm::nn

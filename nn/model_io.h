@@ -21,7 +21,10 @@ OLM_API Ref<Module> load(const std::string& folder);
 OLM_API void save_architecture(Module& model, const std::string& path);
 OLM_API Ref<Module> load_architecture(const std::string& path);
 
-/// Weights alone. Tied parameters are stored once, their other keys in the metadata.
+/// Weights alone. Tied parameters are stored once, their other keys in the metadata. Loading fills
+/// by key and leaves the model's own ties as they are: parameters that are tied in the file alone
+/// get a copy each, those that are tied in the model alone want the same values in the file. See
+/// Module::load_state_dict.
 OLM_API void save_weights(Module& model, const std::string& path);
 OLM_API void load_weights(Module& model, const std::string& path, LoadOptions options = {});
 

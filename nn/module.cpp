@@ -1,10 +1,11 @@
 #include <olm/nn/module.h>
 
 #include <algorithm>
+#include <cstring>
+#include <unordered_map>
 #include <unordered_set>
 
 #include <olm/autograd/ops/arithmetic.h>
-#include <olm/autograd/ops/cross_entropy.h>
 #include <olm/engine/raw.h>
 
 namespace olm::nn {
@@ -124,37 +125,51 @@ std::vector<std::pair<std::string, ChildSlot*>> Module::children() {
   return result;
 }
 
-void Module::for_each_parameter(const ParameterVisitor& visit, const std::string& prefix) {
+void Module::find_parameters(const std::string& prefix, std::vector<Found<Parameter>>& found) {
   for (const Slot& slot : slots_) {
     if (const auto* parameter = std::get_if<Parameter*>(&slot))
-      visit(join(prefix, (*parameter)->name()), **parameter);
+      found.push_back({join(prefix, (*parameter)->name()), *parameter, weak_from_this().lock()});
     else if (const auto* child = std::get_if<ChildSlot*>(&slot))
-      (*child)->module()->for_each_parameter(visit, join(prefix, (*child)->name()));
+      (*child)->module()->find_parameters(join(prefix, (*child)->name()), found);
     else if (const auto* list = std::get_if<Children*>(&slot))
       for (const auto& item : (*list)->slots())
-        item->module()->for_each_parameter(visit, join(prefix, item->name()));
+        item->module()->find_parameters(join(prefix, item->name()), found);
   }
 }
 
+void Module::find_modules(const std::string& path, std::vector<Found<Module>>& found) {
+  found.push_back({path, this, weak_from_this().lock()});
+  for (const auto& [name, slot] : children()) slot->module()->find_modules(join(path, name), found);
+}
+
+void Module::for_each_parameter(const ParameterVisitor& visit, const std::string& prefix) {
+  std::vector<Found<Parameter>> found;
+  find_parameters(prefix, found);
+  for (const auto& [key, parameter, owner] : found) visit(key, *parameter);
+}
+
 void Module::for_each_own_parameter(const std::function<void(Parameter&)>& visit) {
-  for (const Slot& slot : slots_)
+  const std::shared_ptr<Module> alive = weak_from_this().lock();
+  const std::vector<Slot> slots = slots_;
+  for (const Slot& slot : slots)
     if (const auto* parameter = std::get_if<Parameter*>(&slot)) visit(**parameter);
 }
 
 void Module::for_each_buffer(const BufferVisitor& visit, const std::string& prefix) {
-  for_each_module(
-      [&](const std::string& path, Module& module) {
-        for (const Slot& slot : module.slots_)
-          if (const auto* buffer = std::get_if<Buffer*>(&slot))
-            visit(join(path, (*buffer)->name()), **buffer);
-      },
-      prefix);
+  std::vector<Found<Module>> modules;
+  find_modules(prefix, modules);
+  std::vector<std::pair<std::string, Buffer*>> buffers;
+  for (const auto& [path, module, owner] : modules)
+    for (const Slot& slot : module->slots_)
+      if (const auto* buffer = std::get_if<Buffer*>(&slot))
+        buffers.emplace_back(join(path, (*buffer)->name()), *buffer);
+  for (const auto& [key, buffer] : buffers) visit(key, *buffer);
 }
 
 void Module::for_each_module(const ModuleVisitor& visit, const std::string& path) {
-  visit(path, *this);
-  for (const auto& [name, slot] : children())
-    slot->module()->for_each_module(visit, join(path, name));
+  std::vector<Found<Module>> found;
+  find_modules(path, found);
+  for (const auto& [where, module, owner] : found) visit(where, *module);
 }
 
 std::vector<NamedTensor> Module::named_parameters() {
@@ -231,13 +246,22 @@ void check_place(const std::string& key, const Tensor& held, const Tensor& got) 
           "load_state_dict: ", key, " is on ", held.device(), " and its values on ", got.device(),
           ", but meta keeps none");
 }
+/// True where both are the same values once they are of `dtype`.
+bool same_values(const Tensor& a, const Tensor& b, DType dtype) {
+  if (a.is_same(b) || a.device() == meta) return true;
+  const auto bytes_of = [&](const Tensor& t) {
+    return raw::contiguous(raw::cast(raw::to(t, cpu), dtype));
+  };
+  const Tensor x = bytes_of(a), y = bytes_of(b);
+  return std::memcmp(x.data(), y.data(), size_t(x.numel()) * size_of(dtype)) == 0;
+}
 }  // namespace
 
 void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadOptions options) {
   std::vector<std::pair<Parameter*, Tensor>> fill;
   std::vector<std::pair<Buffer*, Tensor>> buffers;
   std::unordered_set<std::string> used;
-  std::unordered_set<const TensorImpl*> given;
+  std::unordered_map<const TensorImpl*, std::pair<std::string, Tensor>> given;
   std::vector<std::pair<std::string, const TensorImpl*>> missing;
   for_each_parameter([&](const std::string& key, Parameter& p) {
     const auto found = tensors.find(key);
@@ -245,8 +269,13 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     check_entry(key, p.shape(), found->second);
     if (p.filled()) check_place(key, p.handle(), found->second);
     used.insert(key);
-    given.insert(&p.handle().impl());
-    fill.emplace_back(&p, found->second);
+    const auto [first, fresh] = given.try_emplace(&p.handle().impl(), key, found->second);
+    if (fresh) return fill.emplace_back(&p, found->second), void();
+    const auto& [first_key, values] = first->second;
+    require(same_values(values, found->second, (p.filled() ? p.handle() : values).dtype()),
+            "load_state_dict: ", first_key, " and ", key,
+            " are one tensor in the model, but their values differ; untie them, or give one of "
+            "them");
   });
   for_each_buffer([&](const std::string& key, Buffer& b) {
     if (!b.persistent()) return;
@@ -330,26 +359,34 @@ Tensor Module::operator()(const Tensor& x) {
   return forward(x, ctx);
 }
 
-Tensor Sum::total() const { return delta.defined() ? x + delta : x; }
-
-Sum Module::forward_sum(const Sum& in, Context& ctx) {
-  Tensor total;
-  return {.x = forward_with_total(in, total, ctx), .delta = {}};
+const Tensor& ResidualStream::total() {
+  if (delta.defined()) x = x + delta, delta = {};
+  return x;
 }
 
-Tensor Module::loss_sum(const Sum& in, const Tensor& targets, Context& ctx) {
-  return loss(in.total(), targets, ctx);
+ResidualStream Module::operator()(ResidualStream& in, Context& ctx) {
+  if (fuses_) return forward_residual(in, ctx, FusedCall());
+  return forward(in.total(), ctx);
 }
 
-Tensor Module::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
-  total = in.total();
-  return forward(total, ctx);
+ResidualStream Module::forward_residual(ResidualStream& in, Context& ctx, FusedCall) {
+  return forward(in.total(), ctx);
 }
 
-Tensor Module::loss(const Tensor& x, const Tensor& targets, Context& ctx) {
-  Tensor total = cross_entropy(forward(x, ctx), targets);
-  for (const Tensor& aux : ctx.aux_losses) total = total + aux;
-  return total;
+Tensor Module::loss(ResidualStream in, const Tensor& targets, Context& ctx,
+                    const CrossEntropyOptions& options) {
+  require(options.reduction != Reduction::none, "loss: wanted mean or sum as reduction");
+  const Tensor logits = forward(in.total(), ctx);
+  return with_aux_losses(cross_entropy(logits, targets, options), targets, ctx, options);
+}
+
+Tensor Module::with_aux_losses(Tensor loss, const Tensor& targets, const Context& ctx,
+                               const CrossEntropyOptions& options) {
+  if (ctx.aux_losses.empty()) return loss;
+  const bool summed = options.reduction == Reduction::sum;
+  const auto weight = summed ? double(count_targets(targets, options.ignore_index)) : 1;
+  for (const Tensor& aux : ctx.aux_losses) loss = loss + (summed ? aux * weight : aux);
+  return loss;
 }
 
 }  // namespace olm::nn

@@ -6,10 +6,13 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include <olm/autograd/ops/cross_entropy.h>
 #include <olm/autograd/tape.h>
 #include <olm/engine/random.h>
 #include <olm/nn/context.h>
@@ -19,6 +22,21 @@ namespace olm::nn {
 
 class Module;
 class Parameter;
+
+/// The residual stream between two layers: x + delta, not yet added, so that the addition fuses
+/// with the norm that follows it. Without delta it is x.
+struct OLM_API ResidualStream {
+  ResidualStream(Tensor x, Tensor delta = {}) : x(std::move(x)), delta(std::move(delta)) {}
+  /// The sum, which is added once: afterwards it is x, and delta is undefined.
+  const Tensor& total();
+  Tensor x, delta;
+};
+
+/// Without one nobody can call Module::forward_residual, and Module::operator() alone makes them.
+class FusedCall {
+  friend class Module;
+  FusedCall() = default;
+};
 
 /// How a parameter is filled: values for its shape from a stream of its own.
 using InitRule = std::function<Tensor(const Shape& shape, Generator& rng)>;
@@ -61,15 +79,12 @@ class Ref {
     return module_->forward(x, ctx);
   }
   Tensor operator()(const Tensor& x, Context& ctx) const { return module_->forward(x, ctx); }
+  /// The same of a sum not yet added.
+  ResidualStream operator()(ResidualStream& in, Context& ctx) const { return (*module_)(in, ctx); }
 
  private:
   std::shared_ptr<M> module_;
 };
-
-template <class M, class... Args>
-Ref<M> make(Args&&... args) {
-  return Ref<M>(std::make_shared<M>(std::forward<Args>(args)...));
-}
 
 /// A tensor that is trained. Declared with a shape and a rule, filled by init() or by loading; its
 /// Tensor handle stays the same for life, so optimizers may keep it.
@@ -161,6 +176,7 @@ class Child final : public ChildSlot {
     return *this;
   }
   Tensor operator()(const Tensor& x, Context& ctx) const;
+  ResidualStream operator()(ResidualStream& in, Context& ctx) const;
   Module* operator->() const { return module_.get(); }
   explicit operator bool() const { return bool(module_); }
   /// The child as an M, or null where it was replaced by something else.
@@ -198,15 +214,9 @@ struct LoadOptions {
   bool strict = true;  ///< every key must be there, and no other
 };
 
-/// x + delta, not yet added: what flows between a Residual and what follows it. Without delta it
-/// is x.
-struct OLM_API Sum {
-  Tensor x, delta;
-  Tensor total() const;
-};
-
-/// A layer, a combinator or a model. Members of type Parameter, Buffer, Child and Children name
-/// and register themselves with `this`; everything below is a walk over them.
+/// A layer, a combinator or a model: what has a forward. Members of type Parameter, Buffer, Child
+/// and Children name and register themselves with `this`; everything below is a walk over them.
+/// Made by make(), which looks at how the class computes.
 class OLM_API Module : public std::enable_shared_from_this<Module> {
  public:
   Module() = default;
@@ -214,20 +224,27 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   Module& operator=(const Module&) = delete;
   virtual ~Module() = default;
 
+  /// What the layer computes.
   virtual Tensor forward(const Tensor& x, Context& ctx) = 0;
-  /// Mean cross-entropy of forward(x) against `targets` (ids; -100 is ignored), plus what layers
-  /// put into ctx.aux_losses.
-  virtual Tensor loss(const Tensor& x, const Tensor& targets, Context& ctx);
+  /// The same of a sum not yet added. May be overridden beside forward, in the same class and to
+  /// the same result, by structures and norms, so that addition and norm fuse; a class that
+  /// overrides forward alone is never gone around. What needs the sum takes it from in.total(),
+  /// which leaves it there for the caller. To call it: (*module)(in, ctx).
+  virtual ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall);
+  /// Cross-entropy of forward(in) against `targets` (ids), plus what layers put into
+  /// ctx.aux_losses. By default the mean over the targets that count (-100 is ignored). With
+  /// Reduction::sum it is that mean times count_targets(targets), so that batches of different
+  /// numbers of targets add up:
+  ///   for (batch …) backward(model->loss(inputs, targets, ctx, {.reduction = Reduction::sum})),
+  ///                 n += count_targets(targets);
+  ///   optimizer.step({.gradient_scale = 1.0 / n});
+  /// Throws for Reduction::none. An override repeats the default of `options`.
+  virtual Tensor loss(ResidualStream in, const Tensor& targets, Context& ctx,
+                      const CrossEntropyOptions& options = {});
   Tensor operator()(const Tensor& x);
   Tensor operator()(const Tensor& x, Context& ctx) { return forward(x, ctx); }
-
-  /// The same as forward and loss for an input that is a sum not yet added, so that the addition
-  /// fuses with the norm that follows it. Only structures and norms have a reason to override
-  /// these; each default adds and goes on.
-  virtual Sum forward_sum(const Sum& in, Context& ctx);
-  virtual Tensor loss_sum(const Sum& in, const Tensor& targets, Context& ctx);
-  /// forward of the sum, which is also handed back in `total`.
-  virtual Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx);
+  /// forward_residual where the class has one that goes with its forward, else forward of the sum.
+  ResidualStream operator()(ResidualStream& in, Context& ctx);
 
   /// The layer's name in the registry, and its options: what model.json says of it.
   virtual std::string type_name() const = 0;
@@ -244,8 +261,9 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   /// All keys: parameters (tied ones under each of their keys) and persistent buffers.
   std::vector<NamedTensor> state_dict();
   /// Fills parameters and persistent buffers by key. What was filled before keeps its dtype and
-  /// device; the rest takes those of the values. What does not fit throws and leaves the module as
-  /// it was.
+  /// device; the rest takes those of the values. Of tied parameters one key is enough; where more
+  /// are given their values must be the same. What does not fit throws and leaves the module as it
+  /// was. Ties stay as they are.
   void load_state_dict(const std::vector<NamedTensor>& tensors, LoadOptions options = {});
   void load_state_dict(const std::map<std::string, Tensor>& tensors, LoadOptions options = {});
   /// Moves all parameters and buffers, or converts all parameters; handles stay the same.
@@ -274,7 +292,10 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   using ParameterVisitor = std::function<void(const std::string& key, Parameter&)>;
   using BufferVisitor = std::function<void(const std::string& key, Buffer&)>;
   using ModuleVisitor = std::function<void(const std::string& path, Module&)>;
-  /// Every key, tied ones included; every module, shared ones each time.
+  /// Every key, tied ones included; every module, a parent before its children, shared ones each
+  /// time. A walk visits what was there when it began, and all of that lives until it ends: a
+  /// visitor may replace, add or take out modules. What it puts in is not visited, what it takes
+  /// out still is.
   void for_each_parameter(const ParameterVisitor& visit, const std::string& prefix = "");
   void for_each_buffer(const BufferVisitor& visit, const std::string& prefix = "");
   void for_each_module(const ModuleVisitor& visit, const std::string& path = "");
@@ -283,11 +304,34 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   /// Direct children with their names ("blocks.0"), in order.
   std::vector<std::pair<std::string, ChildSlot*>> children();
 
+ protected:
+  /// `loss` with ctx.aux_losses, each counted once per target where the loss is a sum.
+  static Tensor with_aux_losses(Tensor loss, const Tensor& targets, const Context& ctx,
+                                const CrossEntropyOptions& options);
+  /// True where forward is the one that class C declares, and not one of a class derived from it.
+  template <class C>
+  bool computes_as() const {
+    return forward_of_ && *forward_of_ == typeid(C);
+  }
+
  private:
   friend class Parameter;
   friend class Buffer;
   friend class ChildSlot;
   friend class Children;
+  template <class M, class... Args>
+  friend Ref<M> make(Args&&... args);
+  /// What a walk visits, and the module that it is part of.
+  template <class T>
+  struct Found {
+    std::string key;
+    T* item;
+    std::shared_ptr<Module> owner;
+  };
+  void find_parameters(const std::string& prefix, std::vector<Found<Parameter>>& found);
+  void find_modules(const std::string& path, std::vector<Found<Module>>& found);
+  template <class M>
+  void look_at_overrides();
   std::shared_ptr<Module> get_shared(std::string_view path);
   ChildSlot& slot(std::string_view path);
   std::string path_hint() const;
@@ -295,11 +339,53 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   std::vector<Slot> slots_;
   const Module* parent_ = nullptr;  // for messages: the last module that took this one in
   std::string name_in_parent_;
+  bool fuses_ = false;  // forward_residual goes with forward
+  const std::type_info* forward_of_ = nullptr;
 };
 
+namespace members {
+/// The class that declares a member, from a pointer to it.
+template <class R, class C>
+std::type_identity<C> class_of(R C::*);
+template <class M>
+concept ShowsForward = requires {
+  class_of(&M::forward);
+  class_of(&M::forward_residual);
+};
+}  // namespace members
+
+/// An override of forward hides what a base class can do to a stream, unless that was overridden
+/// with it. Where the members cannot be seen, forward is what counts.
+template <class M>
+void Module::look_at_overrides() {
+  if constexpr (members::ShowsForward<M>) {
+    using Forward = typename decltype(members::class_of(&M::forward))::type;
+    using Residual = typename decltype(members::class_of(&M::forward_residual))::type;
+    constexpr bool same = std::is_same_v<Forward, Residual>;
+    static_assert(same || !std::is_base_of_v<Forward, Residual>,
+                  "forward_residual is overridden without forward: they must give the same");
+    fuses_ = same;
+    forward_of_ = &typeid(Forward);
+  }
+}
+
+template <class M, class... Args>
+Ref<M> make(Args&&... args) {
+  auto module = std::make_shared<M>(std::forward<Args>(args)...);
+  static_cast<Module&>(*module).template look_at_overrides<M>();
+  return Ref<M>(std::move(module));
+}
+
+// A module may put another in its own place while it runs, hence the handles.
 template <class M>
 Tensor Child<M>::operator()(const Tensor& x, Context& ctx) const {
-  return module_->forward(x, ctx);
+  const Ref<Module> module = module_;
+  return module(x, ctx);
+}
+template <class M>
+ResidualStream Child<M>::operator()(ResidualStream& in, Context& ctx) const {
+  const Ref<Module> module = module_;
+  return module(in, ctx);
 }
 
 /// A module whose options struct is a public member `options` with fields(): gives it its name and

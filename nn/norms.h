@@ -26,13 +26,14 @@ class OLM_API LayerNormModule final : public Layer<LayerNormOptions> {
  public:
   explicit LayerNormModule(LayerNormOptions o);
   Tensor forward(const Tensor& x, Context&) override;
-  Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
+  ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall) override;
   std::string type_name() const override { return "LayerNorm"; }
   /// The parameters, or undefined tensors without `elementwise_affine`.
   Tensor gamma_or_none() const { return gamma ? gamma->tensor() : Tensor(); }
   Tensor beta_or_none() const { return beta ? beta->tensor() : Tensor(); }
   std::optional<Parameter> gamma, beta;
 };
+OLM_API Ref<LayerNormModule> LayerNorm(LayerNormOptions options);
 OLM_API Ref<LayerNormModule> LayerNorm(int64_t dim, LayerNormOptions options = {});
 
 struct RMSNormOptions {
@@ -51,10 +52,11 @@ class OLM_API RMSNormModule final : public Layer<RMSNormOptions> {
  public:
   explicit RMSNormModule(RMSNormOptions o);
   Tensor forward(const Tensor& x, Context&) override;
-  Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
+  ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall) override;
   std::string type_name() const override { return "RMSNorm"; }
   Parameter weight;
 };
+OLM_API Ref<RMSNormModule> RMSNorm(RMSNormOptions options);
 OLM_API Ref<RMSNormModule> RMSNorm(int64_t dim, double eps = 1e-5);
 
 }  // namespace olm::nn

@@ -24,7 +24,8 @@ struct ParameterGroup {
 OLM_API std::vector<ParameterGroup> decay_groups(const Tensors& parameters, double weight_decay);
 
 struct StepOptions {
-  double gradient_scale = 1;  ///< gradients are multiplied by it first, such as 1 / target tokens
+  double gradient_scale = 1;  ///< gradients are multiplied by it first, such as 1 / targets, where
+                              ///< losses were summed; see Module::loss
   double skip_above = std::numeric_limits<double>::infinity();  ///< a larger norm skips the step
 };
 

@@ -10,17 +10,17 @@
 namespace olm::nn {
 
 /// Runs its children in order. Where a Residual is followed by a norm, the sum and the norm are
-/// fused; the result and the keys stay the same. Keys: blocks.{i}.
+/// fused; the result and the keys stay the same. Keys: blocks.{i}. A class derived from it that
+/// overrides forward is asked for that, and its loss is the cross-entropy of that.
 class OLM_API BlockModule : public Module {
  public:
   explicit BlockModule(std::vector<Ref<Module>> blocks)
       : blocks(this, "blocks", std::move(blocks)) {}
   Tensor forward(const Tensor& x, Context& ctx) override;
-  /// Folds all children but the last and asks that one for its loss.
-  Tensor loss(const Tensor& x, const Tensor& targets, Context& ctx) override;
-  Sum forward_sum(const Sum& in, Context& ctx) override;
-  Tensor loss_sum(const Sum& in, const Tensor& targets, Context& ctx) override;
-  Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override;
+  ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall) override;
+  /// Runs all children but the last and asks that one for its loss.
+  Tensor loss(ResidualStream in, const Tensor& targets, Context& ctx,
+              const CrossEntropyOptions& options = {}) override;
   std::string type_name() const override { return "Block"; }
   bool describes_children() const override { return true; }
   Children blocks;
@@ -39,7 +39,7 @@ class OLM_API ResidualModule final : public BaseCombinator {
  public:
   explicit ResidualModule(Ref<Module> block) : block(this, "block", std::move(block)) {}
   Tensor forward(const Tensor& x, Context& ctx) override;
-  Sum forward_sum(const Sum& in, Context& ctx) override;
+  ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall) override;
   std::string type_name() const override { return "Residual"; }
   Child<> block;
 };
@@ -52,11 +52,14 @@ class OLM_API RepeatModule final : public BaseCombinator {
  public:
   explicit RepeatModule(std::vector<Ref<Module>> stack) : stack(this, "stack", std::move(stack)) {}
   Tensor forward(const Tensor& x, Context& ctx) override;
-  Sum forward_sum(const Sum& in, Context& ctx) override;
+  ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall) override;
   std::string type_name() const override { return "Repeat"; }
   Children stack;
   bool recompute = false;
 };
+/// Has every Repeat of a model recompute, or none; one within another that recomputes has no need
+/// to. Returns how many do.
+OLM_API int64_t set_recompute(Module& model, bool recompute);
 OLM_API Ref<RepeatModule> make_repeat(const std::function<Ref<Module>()>& factory,
                                       int64_t num_repeat);
 /// Takes a factory, so that each layer has weights of its own.
@@ -110,7 +113,7 @@ OLM_API Ref<ParallelModule> Parallel(std::vector<Ref<Module>> blocks, Merge merg
                                      int64_t dim = -1);
 
 /// module(x) without keeping its activations: they are computed again in backward.
-OLM_API Tensor recomputed(const Ref<Module>& module, const Tensor& x, Context& ctx);
+OLM_API Tensor recomputed(Ref<Module> module, const Tensor& x, Context& ctx);
 
 /// Runs `block` without keeping its activations and computes them again in backward. Key: block.
 class OLM_API RecomputeModule final : public BaseCombinator {

@@ -1,5 +1,7 @@
 #include <olm/autograd/ops/cross_entropy.h>
 
+#include <algorithm>
+
 #include <olm/autograd/ops/cross_entropy_internal.h>
 #include <olm/engine/raw.h>
 
@@ -64,6 +66,14 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets,
                             .options = options};
   return record("cross_entropy", result, {logits},
                 [s](const Tensor& dy, Sinks) -> Grads { return cross_entropy_backward(s, dy); });
+}
+
+int64_t count_targets(const Tensor& targets, int64_t ignore_index) {
+  require_index_dtype("count_targets", targets);
+  if (targets.device() == meta) return targets.numel();
+  const Tensor ids = raw::contiguous(raw::to(raw::cast(targets, i64), cpu));
+  const int64_t* begin = ids.data<int64_t>();
+  return ids.numel() - std::count(begin, begin + ids.numel(), ignore_index);
 }
 
 }  // namespace olm

@@ -23,4 +23,7 @@ struct CrossEntropyOptions {
 OLM_API Tensor cross_entropy(const Tensor& logits, const Tensor& targets,
                              const CrossEntropyOptions& options = {});
 
+/// How many targets count. targets: i64 or i32; on `meta`, which has no values, all do.
+OLM_API int64_t count_targets(const Tensor& targets, int64_t ignore_index = -100);
+
 }  // namespace olm

@@ -38,18 +38,21 @@ Ref<ElementwiseModule> LiGLU() { return elementwise("LiGLU", liglu); }
 Tensor LeakyReLUModule::forward(const Tensor& x, Context&) {
   return leaky_relu(x, options.negative_slope);
 }
+Ref<LeakyReLUModule> LeakyReLU(LeakyReLUOptions options) { return make<LeakyReLUModule>(options); }
 Ref<LeakyReLUModule> LeakyReLU(double negative_slope) {
-  return make<LeakyReLUModule>(LeakyReLUOptions{.negative_slope = negative_slope});
+  return LeakyReLU({.negative_slope = negative_slope});
 }
 
 Tensor ELUModule::forward(const Tensor& x, Context&) { return elu(x, options.alpha); }
-Ref<ELUModule> ELU(double alpha) { return make<ELUModule>(ELUOptions{.alpha = alpha}); }
+Ref<ELUModule> ELU(ELUOptions options) { return make<ELUModule>(options); }
+Ref<ELUModule> ELU(double alpha) { return ELU({.alpha = alpha}); }
 
 Tensor SoftplusModule::forward(const Tensor& x, Context&) {
   return softplus(x, options.beta, options.threshold);
 }
+Ref<SoftplusModule> Softplus(SoftplusOptions options) { return make<SoftplusModule>(options); }
 Ref<SoftplusModule> Softplus(double beta, double threshold) {
-  return make<SoftplusModule>(SoftplusOptions{.beta = beta, .threshold = threshold});
+  return Softplus({.beta = beta, .threshold = threshold});
 }
 
 PReLUModule::PReLUModule(PReLUOptions o)
@@ -67,17 +70,20 @@ Tensor PReLUModule::forward(const Tensor& x, Context&) {
   const Tensor slope = view(cast(weight, x.dtype()), along);
   return relu(x) - slope * relu(neg(x));
 }
+Ref<PReLUModule> PReLU(PReLUOptions options) { return make<PReLUModule>(options); }
 Ref<PReLUModule> PReLU(int64_t num_parameters, double init) {
-  return make<PReLUModule>(PReLUOptions{.num_parameters = num_parameters, .init = init});
+  return PReLU({.num_parameters = num_parameters, .init = init});
 }
 
 Tensor SoftmaxModule::forward(const Tensor& x, Context&) { return softmax(x, options.dim); }
-Ref<SoftmaxModule> Softmax(int64_t dim) { return make<SoftmaxModule>(SoftmaxOptions{.dim = dim}); }
+Ref<SoftmaxModule> Softmax(SoftmaxOptions options) { return make<SoftmaxModule>(options); }
+Ref<SoftmaxModule> Softmax(int64_t dim) { return Softmax({.dim = dim}); }
 
 Tensor GLUModule::forward(const Tensor& x, Context&) {
   const int at = normalize_dim("GLU", options.dim, x.rank()), last = x.rank() - 1;
   return at == last ? glu(x) : transpose(glu(transpose(x, at, last)), at, last);
 }
-Ref<GLUModule> GLU(int64_t dim) { return make<GLUModule>(GLUOptions{.dim = dim}); }
+Ref<GLUModule> GLU(GLUOptions options) { return make<GLUModule>(options); }
+Ref<GLUModule> GLU(int64_t dim) { return GLU({.dim = dim}); }
 
 }  // namespace olm::nn

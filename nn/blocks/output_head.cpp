@@ -44,29 +44,37 @@ Tensor OutputHeadModule::capped(const Tensor& logits) const {
   return tanh(logits * (1 / *options.softcap)) * *options.softcap;
 }
 
-Sum OutputHeadModule::forward_sum(const Sum& in, Context& ctx) {
-  return {.x = capped(BlockModule::forward_sum(in, ctx).total()), .delta = {}};
+Tensor OutputHeadModule::forward(const Tensor& x, Context& ctx) {
+  return capped(BlockModule::forward(x, ctx));
 }
 
-Tensor OutputHeadModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
-  return capped(BlockModule::forward_with_total(in, total, ctx));
+ResidualStream OutputHeadModule::forward_residual(ResidualStream& in, Context& ctx,
+                                                  FusedCall call) {
+  return capped(BlockModule::forward_residual(in, ctx, call).total());
 }
 
-Tensor OutputHeadModule::loss_sum(const Sum& in, const Tensor& targets, Context& ctx) {
-  const auto* head = dynamic_cast<const LinearModule*>(blocks.at(1).get());
-  if (!head) return Module::loss(in.total(), targets, ctx);
-  const Tensor x = blocks.at(0)->forward_sum(in, ctx).total();
-  Tensor loss =
-      linear_cross_entropy(x, head->weight, targets,
-                           {.bias = head->bias_or_none(), .softcap = options.softcap.value_or(0)});
-  for (const Tensor& aux : ctx.aux_losses) loss = loss + aux;
-  return loss;
+Tensor OutputHeadModule::loss(ResidualStream in, const Tensor& targets, Context& ctx,
+                              const CrossEntropyOptions& options) {
+  const auto* head =
+      blocks.size() == 2 ? dynamic_cast<const LinearModule*>(blocks.at(1).get()) : nullptr;
+  if (!head) return Module::loss(std::move(in), targets, ctx, options);
+  const Ref<Module> norm = blocks.at(0);
+  const Tensor x = norm(in, ctx).total();
+  const Tensor loss = linear_cross_entropy(x, head->weight, targets,
+                                           {.bias = head->bias_or_none(),
+                                            .softcap = this->options.softcap.value_or(0),
+                                            .loss = options});
+  return with_aux_losses(loss, targets, ctx, options);
+}
+
+Ref<OutputHeadModule> OutputHead(OutputHeadOptions options) {
+  return make<OutputHeadModule>(options);
 }
 
 Ref<OutputHeadModule> OutputHead(int64_t embed_dim, int64_t vocab_size, OutputHeadOptions options) {
   options.embed_dim = embed_dim;
   options.vocab_size = vocab_size;
-  return make<OutputHeadModule>(options);
+  return OutputHead(std::move(options));
 }
 
 }  // namespace olm::nn

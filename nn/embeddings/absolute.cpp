@@ -46,10 +46,14 @@ Tensor AbsolutePositionalEmbeddingModule::forward(const Tensor& x, Context& ctx)
 }
 
 Ref<AbsolutePositionalEmbeddingModule> AbsolutePositionalEmbedding(
+    AbsolutePositionalEmbeddingOptions options) {
+  return make<AbsolutePositionalEmbeddingModule>(options);
+}
+Ref<AbsolutePositionalEmbeddingModule> AbsolutePositionalEmbedding(
     int64_t max_seq_len, int64_t embed_dim, AbsolutePositionalEmbeddingOptions options) {
   options.max_seq_len = max_seq_len;
   options.embed_dim = embed_dim;
-  return make<AbsolutePositionalEmbeddingModule>(options);
+  return AbsolutePositionalEmbedding(options);
 }
 
 SinusoidalPositionalEmbeddingModule::SinusoidalPositionalEmbeddingModule(
@@ -89,9 +93,13 @@ Tensor SinusoidalPositionalEmbeddingModule::forward(const Tensor& x, Context& ct
 }
 
 Ref<SinusoidalPositionalEmbeddingModule> SinusoidalPositionalEmbedding(
+    SinusoidalPositionalEmbeddingOptions options) {
+  return make<SinusoidalPositionalEmbeddingModule>(options);
+}
+Ref<SinusoidalPositionalEmbeddingModule> SinusoidalPositionalEmbedding(
     int64_t embed_dim, SinusoidalPositionalEmbeddingOptions options) {
   options.embed_dim = embed_dim;
-  return make<SinusoidalPositionalEmbeddingModule>(options);
+  return SinusoidalPositionalEmbedding(options);
 }
 
 }  // namespace olm::nn

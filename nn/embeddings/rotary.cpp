@@ -104,10 +104,14 @@ Tensor RotaryPositionalEmbeddingModule::forward(const Tensor& x, Context& ctx) {
   return rope(x, tables, places);
 }
 
+Ref<RotaryPositionalEmbeddingModule> RotaryPositionalEmbedding(
+    RotaryPositionalEmbeddingOptions options) {
+  return make<RotaryPositionalEmbeddingModule>(options);
+}
 Ref<RotaryPositionalEmbeddingModule> RotaryPositionalEmbedding(int64_t head_dim,
                                                                int64_t max_seq_len, double base) {
-  return make<RotaryPositionalEmbeddingModule>(RotaryPositionalEmbeddingOptions{
-      .head_dim = head_dim, .max_seq_len = max_seq_len, .base = base});
+  return RotaryPositionalEmbedding(
+      {.head_dim = head_dim, .max_seq_len = max_seq_len, .base = base});
 }
 
 int64_t rotated_dims(const char* layer, const char* option, int64_t head_dim, double share) {
@@ -132,9 +136,13 @@ Tensor PartialRotaryPositionalEmbeddingModule::forward(const Tensor& x, Context&
 }
 
 Ref<PartialRotaryPositionalEmbeddingModule> PartialRotaryPositionalEmbedding(
+    PartialRotaryPositionalEmbeddingOptions options) {
+  return make<PartialRotaryPositionalEmbeddingModule>(options);
+}
+Ref<PartialRotaryPositionalEmbeddingModule> PartialRotaryPositionalEmbedding(
     int64_t head_dim, PartialRotaryPositionalEmbeddingOptions options) {
   options.head_dim = head_dim;
-  return make<PartialRotaryPositionalEmbeddingModule>(options);
+  return PartialRotaryPositionalEmbedding(options);
 }
 
 }  // namespace olm::nn

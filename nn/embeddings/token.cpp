@@ -14,9 +14,11 @@ Tensor EmbeddingModule::forward(const Tensor& x, Context& ctx) {
   return embedding(x, weight, {.dtype = ctx.dtype});
 }
 
+Ref<EmbeddingModule> Embedding(EmbeddingLayerOptions options) {
+  return make<EmbeddingModule>(options);
+}
 Ref<EmbeddingModule> Embedding(int64_t vocab_size, int64_t embedding_dim) {
-  return make<EmbeddingModule>(
-      EmbeddingLayerOptions{.vocab_size = vocab_size, .embedding_dim = embedding_dim});
+  return Embedding({.vocab_size = vocab_size, .embedding_dim = embedding_dim});
 }
 
 }  // namespace olm::nn

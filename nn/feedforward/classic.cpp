@@ -32,9 +32,12 @@ Tensor ClassicFFNModule::forward(const Tensor& x, Context& ctx) {
   return dropout_if_training(down_proj(h, ctx), options.dropout, ctx);
 }
 
+Ref<ClassicFFNModule> ClassicFFN(ClassicFFNOptions options) {
+  return make<ClassicFFNModule>(options);
+}
 Ref<ClassicFFNModule> ClassicFFN(int64_t embed_dim, ClassicFFNOptions options) {
   options.embed_dim = embed_dim;
-  return make<ClassicFFNModule>(options);
+  return ClassicFFN(options);
 }
 
 }  // namespace olm::nn

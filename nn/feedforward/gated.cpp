@@ -26,14 +26,16 @@ Tensor GatedFFNBase::forward(const Tensor& x, Context& ctx) {
 Tensor SwiGLUFFNModule::gated(const Tensor& x) const { return swiglu(x); }
 Tensor GeGLUFFNModule::gated(const Tensor& x) const { return geglu(x); }
 
+Ref<SwiGLUFFNModule> SwiGLUFFN(SwiGLUFFNOptions options) { return make<SwiGLUFFNModule>(options); }
 Ref<SwiGLUFFNModule> SwiGLUFFN(int64_t embed_dim, SwiGLUFFNOptions options) {
   options.embed_dim = embed_dim;
-  return make<SwiGLUFFNModule>(options);
+  return SwiGLUFFN(options);
 }
 
+Ref<GeGLUFFNModule> GeGLUFFN(GeGLUFFNOptions options) { return make<GeGLUFFNModule>(options); }
 Ref<GeGLUFFNModule> GeGLUFFN(int64_t embed_dim, GeGLUFFNOptions options) {
   options.embed_dim = embed_dim;
-  return make<GeGLUFFNModule>(options);
+  return GeGLUFFN(options);
 }
 
 }  // namespace olm::nn

@@ -16,10 +16,11 @@ Tensor LinearModule::forward(const Tensor& x, Context&) {
   return linear(x, weight, bias_or_none());
 }
 
+Ref<LinearModule> Linear(LinearLayerOptions options) { return make<LinearModule>(options); }
 Ref<LinearModule> Linear(int64_t in_features, int64_t out_features, LinearLayerOptions options) {
   options.in_features = in_features;
   options.out_features = out_features;
-  return make<LinearModule>(options);
+  return Linear(options);
 }
 
 DropoutModule::DropoutModule(DropoutOptions o) : Layer(o) { checked_probability("Dropout", o.p); }
@@ -28,6 +29,7 @@ Tensor DropoutModule::forward(const Tensor& x, Context& ctx) {
   return dropout_if_training(x, options.p, ctx);
 }
 
-Ref<DropoutModule> Dropout(double p) { return make<DropoutModule>(DropoutOptions{.p = p}); }
+Ref<DropoutModule> Dropout(DropoutOptions options) { return make<DropoutModule>(options); }
+Ref<DropoutModule> Dropout(double p) { return Dropout({.p = p}); }
 
 }  // namespace olm::nn

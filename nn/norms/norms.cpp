@@ -24,17 +24,18 @@ Tensor LayerNormModule::forward(const Tensor& x, Context&) {
   return layer_norm(x, gamma_or_none(), beta_or_none(), options.eps);
 }
 
-Tensor LayerNormModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
-  if (!in.delta.defined()) return forward(total = in.x, ctx);
+ResidualStream LayerNormModule::forward_residual(ResidualStream& in, Context& ctx, FusedCall) {
+  if (!in.delta.defined()) return forward(in.x, ctx);
   const SumAndNorm both =
       add_layer_norm(in.x, in.delta, gamma_or_none(), beta_or_none(), options.eps);
-  total = both.sum;
+  in = both.sum;
   return both.y;
 }
 
+Ref<LayerNormModule> LayerNorm(LayerNormOptions options) { return make<LayerNormModule>(options); }
 Ref<LayerNormModule> LayerNorm(int64_t dim, LayerNormOptions options) {
   options.dim = dim;
-  return make<LayerNormModule>(options);
+  return LayerNorm(options);
 }
 
 RMSNormModule::RMSNormModule(RMSNormOptions o)
@@ -44,15 +45,14 @@ Tensor RMSNormModule::forward(const Tensor& x, Context&) {
   return rms_norm(x, weight, options.eps);
 }
 
-Tensor RMSNormModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
-  if (!in.delta.defined()) return forward(total = in.x, ctx);
+ResidualStream RMSNormModule::forward_residual(ResidualStream& in, Context& ctx, FusedCall) {
+  if (!in.delta.defined()) return forward(in.x, ctx);
   const SumAndNorm both = add_rms_norm(in.x, in.delta, weight, options.eps);
-  total = both.sum;
+  in = both.sum;
   return both.y;
 }
 
-Ref<RMSNormModule> RMSNorm(int64_t dim, double eps) {
-  return make<RMSNormModule>(RMSNormOptions{.dim = dim, .eps = eps});
-}
+Ref<RMSNormModule> RMSNorm(RMSNormOptions options) { return make<RMSNormModule>(options); }
+Ref<RMSNormModule> RMSNorm(int64_t dim, double eps) { return RMSNorm({.dim = dim, .eps = eps}); }
 
 }  // namespace olm::nn

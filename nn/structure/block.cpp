@@ -3,10 +3,31 @@
 namespace olm::nn {
 namespace {
 
-/// `in` through children [begin, end).
-Sum fold(Children& children, size_t begin, size_t end, Sum in, Context& ctx) {
-  for (size_t i = begin; i < end; ++i) in = children.at(i)->forward_sum(in, ctx);
-  return in;
+/// `in` through the first `count` children. A module may put another in its own place while it
+/// runs, so that each is held meanwhile.
+ResidualStream run_in_order(Children& children, size_t count, ResidualStream& in, Context& ctx) {
+  if (count == 0) return in;
+  const Ref<Module> first = children.at(0);
+  ResidualStream stream = first(in, ctx);
+  for (size_t i = 1; i < count; ++i) {
+    const Ref<Module> child = children.at(i);
+    stream = child(stream, ctx);
+  }
+  return stream;
+}
+
+ResidualStream run_stack(RepeatModule& repeat, ResidualStream& in, Context& ctx) {
+  Children& stack = repeat.stack;
+  if (!repeat.recompute) return run_in_order(stack, stack.size(), in, ctx);
+  Tensor x = in.total();
+  for (size_t i = 0; i < stack.size(); ++i) x = recomputed(stack.at(i), x, ctx);
+  return x;
+}
+
+/// in + block(in), left to be added.
+ResidualStream run_residual(Child<>& block, ResidualStream& in, Context& ctx) {
+  const Tensor delta = block(in, ctx).total();
+  return {in.total(), delta};
 }
 
 }  // namespace
@@ -15,40 +36,34 @@ Ref<BlockModule> Block(std::vector<Ref<Module>> blocks) {
   return make<BlockModule>(std::move(blocks));
 }
 
-Sum BlockModule::forward_sum(const Sum& in, Context& ctx) {
-  return fold(blocks, 0, blocks.size(), in, ctx);
-}
-
 Tensor BlockModule::forward(const Tensor& x, Context& ctx) {
-  return forward_sum({.x = x, .delta = {}}, ctx).total();
+  ResidualStream in = x;
+  return run_in_order(blocks, blocks.size(), in, ctx).total();
 }
 
-Tensor BlockModule::forward_with_total(const Sum& in, Tensor& total, Context& ctx) {
-  if (blocks.size() == 0) return total = in.total();
-  const Tensor first = blocks.at(0)->forward_with_total(in, total, ctx);
-  return fold(blocks, 1, blocks.size(), {.x = first, .delta = {}}, ctx).total();
+ResidualStream BlockModule::forward_residual(ResidualStream& in, Context& ctx, FusedCall) {
+  return run_in_order(blocks, blocks.size(), in, ctx);
 }
 
-Tensor BlockModule::loss_sum(const Sum& in, const Tensor& targets, Context& ctx) {
-  if (blocks.size() == 0) return Module::loss(in.total(), targets, ctx);
+Tensor BlockModule::loss(ResidualStream in, const Tensor& targets, Context& ctx,
+                         const CrossEntropyOptions& options) {
+  if (blocks.size() == 0 || !computes_as<BlockModule>())
+    return Module::loss(std::move(in), targets, ctx, options);
   const size_t last = blocks.size() - 1;
-  return blocks.at(last)->loss_sum(fold(blocks, 0, last, in, ctx), targets, ctx);
-}
-
-Tensor BlockModule::loss(const Tensor& x, const Tensor& targets, Context& ctx) {
-  return loss_sum({.x = x, .delta = {}}, targets, ctx);
+  const ResidualStream stream = run_in_order(blocks, last, in, ctx);
+  const Ref<Module> head = blocks.at(last);
+  return head->loss(stream, targets, ctx, options);
 }
 
 Ref<ResidualModule> Residual(Ref<Module> block) { return make<ResidualModule>(std::move(block)); }
 
-Sum ResidualModule::forward_sum(const Sum& in, Context& ctx) {
-  Tensor total;
-  const Tensor delta = block.module()->forward_with_total(in, total, ctx);
-  return {.x = total, .delta = delta};
+Tensor ResidualModule::forward(const Tensor& x, Context& ctx) {
+  ResidualStream in = x;
+  return run_residual(block, in, ctx).total();
 }
 
-Tensor ResidualModule::forward(const Tensor& x, Context& ctx) {
-  return forward_sum({.x = x, .delta = {}}, ctx).total();
+ResidualStream ResidualModule::forward_residual(ResidualStream& in, Context& ctx, FusedCall) {
+  return run_residual(block, in, ctx);
 }
 
 Ref<RepeatModule> make_repeat(const std::function<Ref<Module>()>& factory, int64_t num_repeat) {
@@ -58,17 +73,25 @@ Ref<RepeatModule> make_repeat(const std::function<Ref<Module>()>& factory, int64
   return make<RepeatModule>(std::move(stack));
 }
 
-Sum RepeatModule::forward_sum(const Sum& in, Context& ctx) {
-  if (recompute) {
-    Tensor x = in.total();
-    for (size_t i = 0; i < stack.size(); ++i) x = recomputed(stack.at(i), x, ctx);
-    return {.x = x, .delta = {}};
-  }
-  return fold(stack, 0, stack.size(), in, ctx);
+Tensor RepeatModule::forward(const Tensor& x, Context& ctx) {
+  ResidualStream in = x;
+  return run_stack(*this, in, ctx).total();
 }
 
-Tensor RepeatModule::forward(const Tensor& x, Context& ctx) {
-  return forward_sum({.x = x, .delta = {}}, ctx).total();
+ResidualStream RepeatModule::forward_residual(ResidualStream& in, Context& ctx, FusedCall) {
+  return run_stack(*this, in, ctx);
+}
+
+int64_t set_recompute(Module& model, bool recompute) {
+  int64_t count = 0;
+  if (auto* repeat = dynamic_cast<RepeatModule*>(&model)) {
+    repeat->recompute = recompute;
+    count += recompute;
+    recompute = false;
+  }
+  for (const auto& [name, slot] : model.children())
+    count += set_recompute(*slot->module(), recompute);
+  return count;
 }
 
 }  // namespace olm::nn

@@ -37,7 +37,10 @@ void ParallelModule::visit_options(FieldVisitor& v) { options.fields(v); }
 
 Tensor ParallelModule::forward(const Tensor& x, Context& ctx) {
   Tensors outputs;
-  for (const auto& slot : blocks.slots()) outputs.push_back(slot->module()->forward(x, ctx));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const Ref<Module> branch = blocks.at(i);  // held while it runs: it may be replaced
+    outputs.push_back(branch(x, ctx));
+  }
   return merge_.fn(outputs, options.dim);
 }
 

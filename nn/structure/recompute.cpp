@@ -11,7 +11,7 @@ Tensor RecomputeModule::forward(const Tensor& x, Context& ctx) {
   return recomputed(block.module(), x, ctx);
 }
 
-Tensor recomputed(const Ref<Module>& module, const Tensor& x, Context& ctx) {
+Tensor recomputed(Ref<Module> module, const Tensor& x, Context& ctx) {
   if (!grad_enabled() || ctx.cache) return module->forward(x, ctx);
   // Each run starts from the same random state; the first one's end state is the caller's.
   const Generator start = ctx.rng ? *ctx.rng : Generator();

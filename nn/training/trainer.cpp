@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include <olm/autograd/ops/cross_entropy.h>
 #include <olm/autograd/tape.h>
 #include <olm/engine/allocator.h>
 #include <olm/engine/file.h>
@@ -18,13 +19,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-constexpr int64_t kIgnored = -100;    // target of what is not predicted
 constexpr int64_t kMostSkipped = 20;  // steps in a row
-
-int64_t count_targets(const Tensor& targets) {
-  const int64_t* ids = targets.data<int64_t>();
-  return targets.numel() - std::count(ids, ids + targets.numel(), kIgnored);
-}
 
 }  // namespace
 

@@ -39,12 +39,12 @@ Ref<ScaleModule> Scale(int64_t dim, double start = 1) {
 }
 
 /// A norm that fuses with the sum before it, and counts how often it did.
-class CountingNorm final : public Module {
+class CountingNorm : public Module {
  public:
   Tensor forward(const Tensor& x, Context&) override { return rms_norm(x, weight); }
-  Tensor forward_with_total(const Sum& in, Tensor& total, Context& ctx) override {
+  ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall) override {
     fused += in.delta.defined() ? 1 : 0;
-    return Module::forward_with_total(in, total, ctx);
+    return forward(in.total(), ctx);
   }
   std::string type_name() const override { return "CountingNorm"; }
   int fused = 0;

@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cmath>
 
+#include <olm/nn/model_io.h>
 #include <olm/nn/training.h>
 
 #include <tests/tools/program.h>
@@ -347,6 +348,51 @@ TEST_SUITE("tools/train") {
     check_refused({"train", "--data", c.data, "--init-from", first, "--out", c.folder / "third",
                    "--model.embed_dim=32"},
                   {"embedding.weight"});
+  }
+
+  TEST_CASE("weights of another run are tied, copied or refused as the new model is tied") {
+    const Corpus c;
+    const auto start = [&](const std::string& from, const char* tied, const std::string& out) {
+      Args args{"train",
+                "--data",
+                c.data,
+                "--out",
+                out,
+                "--steps=2",
+                "--eval-every=0",
+                "--sample-every=0",
+                "--checkpoint-every=1",
+                std::string("--model.tie_weights=") + tied};
+      if (!from.empty()) args.insert(args.end(), {"--init-from", from});
+      return args;
+    };
+    const std::string tied = c.folder / "tied", untied = c.folder / "untied";
+    const std::string model = "--model.tie_weights=false";
+    REQUIRE(run_program(tiny_training(c.data, tied, {"--steps=2"})).status == 0);
+    REQUIRE(run_program(tiny_training(c.data, untied, {"--steps=2", model})).status == 0);
+    const auto parameters = [](const std::string& run) { return nn::load(run)->num_parameters(); };
+    const int64_t more = parameters(untied) - parameters(tied);
+    CHECK(more > 0);
+    for (const auto& [from, how, extra] :
+         {std::tuple{tied, "true", int64_t(0)}, {tied, "false", more}, {untied, "false", more}}) {
+      INFO(from, " → ", how);
+      const TempFolder out;
+      const std::string run = out / "run";
+      const Result r = run_program(start(from, how, run));
+      INFO(r.err);
+      REQUIRE(r.status == 0);
+      CHECK(parameters(run) == parameters(tied) + extra);
+      const Result longer = run_program({"train", "--resume", run, "--steps=4"});
+      INFO(longer.err);
+      CHECK(longer.status == 0);
+      CHECK(losses(run).size() == 4);
+      CHECK(run_program({"sample", run, "--tokens=3"}).status == 0);
+    }
+    const TempFolder out;
+    check_refused(start(untied, "true", out / "run"),
+                  {"blocks.0.blocks.0.embedding.weight", "one tensor", "untie"});
+    CHECK_FALSE(file_exists(out / "run"));
+    CHECK_FALSE(folder_exists(out / "run"));
   }
 
   TEST_CASE("bf16, accumulation, the Llama family and other optimizers train") {

@@ -85,7 +85,7 @@ class StepRun {
  public:
   StepRun(const Preset& p, DType dtype, bool recompute)
       : dtype_(dtype), model_(make_step_model(p)) {
-    model_->get<nn::RepeatModule>("blocks.1")->recompute = recompute;
+    nn::set_recompute(*model_, recompute);
     nn::init_gpt2(model_, p.layers, {.seed = 1});
     optimizer_.emplace(model_->parameters(),
                        nn::AdamWOptions{.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1});

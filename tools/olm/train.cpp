@@ -108,12 +108,13 @@ void keep_tokens(Run& run) {
 void load_model(Run& run) {
   const RunConfig& c = run.config;
   run.model = make_model(c.model, run.tokenizer->vocab_size());
-  run.model->get<nn::RepeatModule>("blocks.1")->recompute = c.train.recompute;
   if (run.resumed) {
-    const nn::Ref<nn::Module> stored = nn::load_architecture(run.folder + "/model.json");
+    nn::Ref<nn::Module> stored = nn::load_architecture(run.folder + "/model.json");
     require(nn::describe(*stored) == nn::describe(*run.model), run.folder,
             "/model.json: describes another architecture than run.toml");
+    run.model = std::move(stored);  // tied as it was trained
   }
+  nn::set_recompute(*run.model, c.train.recompute);
   nn::init_gpt2(*run.model, c.model.num_layers, {.seed = uint64_t(c.train.seed)});
   if (!c.train.init_from.empty() && !run.resumed)
     nn::load_weights(*run.model, c.train.init_from + "/model.safetensors");

@@ -1,0 +1,90 @@
+// Every factory takes its options alone, by name, and agrees with its positional form.
+#include <doctest/doctest.h>
+
+#include <set>
+
+#include <olm/nn/activations.h>
+#include <olm/nn/attention.h>
+#include <olm/nn/feedforward.h>
+#include <olm/nn/model_io.h>
+#include <olm/nn/models.h>
+#include <tests/support/op_case.h>
+
+using namespace olm;
+using namespace olm::nn;
+
+namespace {
+
+struct Pair {
+  Ref<Module> by_name, by_position;
+};
+
+std::vector<Pair> layers_with_options() {
+  return {
+      {AbsolutePositionalEmbedding({.max_seq_len = 6, .embed_dim = 8}),
+       AbsolutePositionalEmbedding(6, 8)},
+      {ClassicFFN({.embed_dim = 8}), ClassicFFN(8)},
+      {Dropout({.p = 0.5}), Dropout(0.5)},
+      {ELU({.alpha = 2}), ELU(2)},
+      {Embedding({.vocab_size = 11, .embedding_dim = 8}), Embedding(11, 8)},
+      {FlashAttention({.embed_dim = 8, .num_heads = 2}), FlashAttention(8, 2)},
+      {FlashAttentionwithRoPE({.embed_dim = 8, .num_heads = 2, .max_seq_len = 6}),
+       FlashAttentionwithRoPE(8, 2, 6)},
+      {GLU({.dim = 1}), GLU(1)},
+      {GeGLUFFN({.embed_dim = 8}), GeGLUFFN(8)},
+      {GroupedQueryAttention({.embed_dim = 8, .num_heads = 2, .num_kv_heads = 1, .max_seq_len = 6}),
+       GroupedQueryAttention(
+           {.embed_dim = 8, .num_heads = 2, .num_kv_heads = 1, .max_seq_len = 6})},
+      {LayerNorm({.dim = 8}), LayerNorm(8)},
+      {LeakyReLU({.negative_slope = 0.1}), LeakyReLU(0.1)},
+      {Linear({.in_features = 8, .out_features = 4}), Linear(8, 4)},
+      {MultiHeadAttention({.embed_dim = 8, .num_heads = 2}), MultiHeadAttention(8, 2)},
+      {MultiHeadAttentionwithRoPE({.embed_dim = 8, .num_heads = 2, .max_seq_len = 6}),
+       MultiHeadAttentionwithRoPE(8, 2, 6)},
+      {OutputHead({.embed_dim = 8, .vocab_size = 11}), OutputHead(8, 11)},
+      {PReLU({.num_parameters = 2}), PReLU(2)},
+      {PartialRotaryPositionalEmbedding({.head_dim = 4}), PartialRotaryPositionalEmbedding(4)},
+      {RMSNorm({.dim = 8}), RMSNorm(8)},
+      {RotaryPositionalEmbedding({.head_dim = 4, .max_seq_len = 6}),
+       RotaryPositionalEmbedding(4, 6)},
+      {SinusoidalPositionalEmbedding({.embed_dim = 8}), SinusoidalPositionalEmbedding(8)},
+      {Softmax({.dim = 1}), Softmax(1)},
+      {Softplus({.beta = 2}), Softplus(2)},
+      {SwiGLUFFN({.embed_dim = 8}), SwiGLUFFN(8)},
+  };
+}
+
+}  // namespace
+
+TEST_SUITE("nn/factories") {
+  TEST_CASE("options by name give what sizes by position give") {
+    std::vector<Pair> all = layers_with_options();
+    all.push_back({TransformerBlock({.embed_dim = 8, .num_heads = 2, .max_seq_len = 6}),
+                   TransformerBlock(8, 2, 6)});
+    for (const auto& [by_name, by_position] : all) {
+      INFO(by_name->type_name());
+      CHECK(describe(*by_name) == describe(*by_position));
+    }
+    CHECK(LM({.vocab_size = 11, .embed_dim = 8, .num_heads = 2, .num_layers = 1, .max_seq_len = 6})
+              ->num_parameters() > 0);
+    CHECK(GPT2Model({.embed_dim = 8, .num_layers = 1, .num_heads = 2})->num_parameters() > 0);
+  }
+
+  TEST_CASE("no layer of the registry that has options is left out") {
+    std::set<std::string> tried;
+    for (const auto& [by_name, by_position] : layers_with_options())
+      tried.insert(by_name->type_name());
+    for (const std::string& name : layers().names()) {
+      if (name == "Parallel") continue;  // its options go with its children
+      Ref<Module> made;
+      try {
+        made = layers().get(name)(Json::object(), {});
+      } catch (const Error&) {  // wants sizes or children
+      }
+      if (made && made->options_json().size() == 0) continue;
+      if (made && made->describes_children()) continue;
+      const bool structure = name == "Residual" || name == "Recompute";
+      CHECK_MESSAGE((structure || tried.count(name) == 1), name);
+    }
+  }
+}
