@@ -113,7 +113,6 @@ TEST_SUITE("autograd/tape") {
   TEST_CASE("a backward inside one of on_grad adds what it brings") {
     const Tensor x = leaf(3), w = leaf(5);
     const Tensor other = added(scaled(x, 10), scaled(w, 100));
-    const Tensor first = scaled(x, 2), second = scaled(w, 3);
     std::vector<float> got;
     on_grad(x, [&, done = false](const Tensor& g) mutable {
       got.push_back(g.item<float>());
@@ -121,8 +120,11 @@ TEST_SUITE("autograd/tape") {
       backward(other);
       got.push_back(g.item<float>());  // what was handed out stays
     });
-    // x is delivered while w has had one of its two gradients.
-    backward(added(added(w, first), scaled(scaled(second, 1), 1)));
+    // Newest first: w gets one of its two gradients, then x its only one, then w the other.
+    const Tensor low = scaled(w, 3);
+    const Tensor middle = scaled(x, 2);
+    const Tensor high = added(w, middle);
+    backward(added(high, low));
     CHECK(got == std::vector<float>{2, 12, 2});
     CHECK(grad(x).item<float>() == 12);
     CHECK(grad(w).item<float>() == 104);
@@ -152,7 +154,10 @@ TEST_SUITE("autograd/tape") {
       zero_grad(w);
       if (++calls == 1) fail("no more");
     });
-    const Tensor y = added(added(w, scaled(x, 2)), scaled(scaled(scaled(w, 3), 1), 1));
+    const Tensor low = scaled(w, 3);
+    const Tensor middle = scaled(x, 2);
+    const Tensor high = added(w, middle);
+    const Tensor y = added(high, low);
     check_error([&] { backward(y); }, {"no more"});
     CHECK(grad(x).item<float>() == 2);
     CHECK(grad(w).item<float>() == 1);

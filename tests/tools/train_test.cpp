@@ -388,6 +388,13 @@ TEST_SUITE("tools/train") {
       CHECK(losses(run).size() == 4);
       CHECK(run_program({"sample", run, "--tokens=3"}).status == 0);
     }
+    // A run whose configuration says untied, but whose weights were tied as it trained.
+    std::string config = read_file(tied + "/run.toml");
+    const size_t at = config.find("tie_weights = true");
+    REQUIRE(at != std::string::npos);
+    write_file(tied + "/run.toml", config.replace(at, 18, "tie_weights = false"));
+    CHECK(run_program({"train", "--resume", tied, "--steps=4"}).status == 0);
+    CHECK(losses(tied).size() == 4);
     const TempFolder out;
     check_refused(start(untied, "true", out / "run"),
                   {"blocks.0.blocks.0.embedding.weight", "one tensor", "untie"});
