@@ -5,8 +5,6 @@
 #include <fstream>
 
 #include <olm/autograd/ops/arithmetic.h>
-#include <olm/autograd/ops/combine.h>
-#include <olm/autograd/ops/cross_entropy.h>
 #include <olm/engine/file.h>
 #include <olm/engine/raw.h>
 #include <olm/nn/models.h>
@@ -158,50 +156,6 @@ TEST_SUITE("nn/training") {
         .run();
     REQUIRE(a.size() == 10);
     for (size_t i = 0; i < a.size(); ++i) CHECK(a[i] == doctest::Approx(b[i]).epsilon(1e-4));
-  }
-
-  TEST_CASE("the gradient of accumulated batches of unequal size is that of one batch") {
-    const TokenDataset data = tokens(41);  // five windows: batches of 2, 2 and 1
-    LoaderOptions large = batches(5), small = batches(2);
-    large.shuffle = small.shuffle = false;
-    // All parameters in a row.
-    const auto flat = [](const Tensors& tensors) {
-      Tensors rows;
-      for (const Tensor& t : tensors) rows.push_back(raw::view(raw::clone(t), {t.numel()}));
-      NoGrad guard;
-      return cat(rows, 0);
-    };
-    // A plain step moves by the gradient; its large factor keeps rounding small.
-    const double lr = 1024;
-    const auto moved = [&](const LoaderOptions& how, int64_t accumulation) {
-      const Ref<Module> model = small_model();
-      SGD optimizer(model->parameters(), {});
-      const Tensor before = flat(model->parameters());
-      Trainer(model, optimizer, Loader(data, how), {},
-              {.total_steps = 1,
-               .accumulation = accumulation,
-               .schedule = {.kind = "constant", .lr = lr}})
-          .run();
-      raw::add_(before, flat(model->parameters()), -1);
-      raw::scale_(before, 1 / lr);
-      return before;
-    };
-    const Tensor one = moved(large, 1);
-    test::check_close(moved(small, 3), one, f32, 512, "accumulated");
-    // The same by hand: sums of losses, and one factor at the end.
-    const Ref<Module> model = small_model();
-    int64_t targets = 0;
-    for (Batch& b : Loader(data, small)) {
-      Context ctx;
-      backward(model->loss(b.inputs, b.targets, ctx, {.reduction = Reduction::sum}));
-      targets += count_targets(b.targets);
-    }
-    CHECK(targets == 40);
-    Tensors sums;
-    for (const Tensor& p : model->parameters()) sums.push_back(grad(p));
-    const Tensor mean = flat(sums);
-    raw::scale_(mean, 1 / double(targets));
-    test::check_close(mean, one, f32, 512, "summed");
   }
 
   TEST_CASE("a loss that is not finite leaves the parameters alone and is reported") {
