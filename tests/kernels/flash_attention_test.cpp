@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "tests/kernels/emulated_tiles.h"
+#include "tests/kernels/gemm_emulated_amx.h"
 
 using namespace olm;
 using namespace olm::kernels;
-using gemm_tiles::entered;
-using gemm_tiles::kEmulated;
+using gemm::entered;
+using gemm::kEmulated;
 
 namespace {
 
@@ -109,7 +109,7 @@ Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* u
 
 /// The unit for pairs, where this CPU has one, and with it AMX's emulation, which packs as it does.
 std::vector<const attention::Unit*> units() {
-  const auto* unit = gemm_tiles::pair_unit();
+  const auto* unit = gemm::bf16_microkernel();
   return unit ? std::vector{unit, &kEmulated} : std::vector<const attention::Unit*>{};
 }
 

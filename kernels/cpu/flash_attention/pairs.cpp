@@ -6,18 +6,18 @@
 namespace olm::kernels::attention {
 namespace {
 
-using gemm_tiles::Source;
+using gemm::Operand;
 
-constexpr int64_t kStep = gemm_tiles::step_depth(bf16);
+constexpr int64_t kStep = gemm::tile_k(bf16);
 constexpr int64_t kLeftStep = kTile * 16;  // words of a step of a left operand of kTile rows
 constexpr int64_t kChunkRows = 24;         // of a product, where the unit does not fix them
 
 int64_t steps_of(int64_t depth) { return (depth + kStep - 1) / kStep; }
 
-void pack_steps(DType packed, const Source& source, int64_t steps, Word* to) {
-  const int64_t strips = (source.items + source.strip - 1) / source.strip;
-  gemm_tiles::pack(packed, source, {.strips = strips, .steps = steps}, steps * source.step_size(),
-                   to);
+void pack_steps(DType packed, const Operand& source, int64_t steps, Word* to) {
+  const int64_t strips = (source.extent + source.r - 1) / source.r;
+  gemm::pack(packed, source, {.micro_panels = strips, .k_tiles = steps},
+             steps * source.tile_words(), to);
 }
 
 /// Rows [begin, end) of a tile and the columns that their blocks cover.
@@ -44,7 +44,7 @@ Chunk chunk_of(const Region& region, int64_t begin, int64_t rows, int64_t align)
 template <class Body>
 void for_chunks(const Unit& unit, const Region& region, int64_t rows, int64_t align, Body&& body) {
   if (region.full) return body({.begin = 0, .end = kTile, .columns = {0, kTile}});
-  const int64_t all = region.count * region.block, limit = unit.whole ? kTile : all;
+  const int64_t all = region.count * region.block, limit = unit.full_tiles ? kTile : all;
   Chunk pending;
   for (int64_t r = 0; r < all; r += rows) {
     const Chunk next = chunk_of(region, r, rows, align);
@@ -59,20 +59,29 @@ void for_chunks(const Unit& unit, const Region& region, int64_t rows, int64_t al
   if (!pending.columns.empty()) body(pending);
 }
 
-int64_t chunk_rows(const Unit& unit) { return unit.whole ? unit.rows : kChunkRows; }
+int64_t chunk_rows(const Unit& unit) { return unit.full_tiles ? unit.mr : kChunkRows; }
 
 /// c[rows, columns] (+)= left · right over `steps`; columns of a right operand whose strips have
 /// `strip_size` words, from a multiple of 16 on, or of a strip where the unit takes whole ones.
-void multiply(const Unit& unit, const gemm_tiles::Rows& left, const Word* right, int64_t strip_size,
-              int64_t steps, Span columns, float* c, int64_t ldc, int64_t rows, bool add) {
+void multiply(const Unit& unit, const gemm::AMicroPanel& left, const Word* right,
+              int64_t strip_size, int64_t steps, Span columns, float* c, int64_t ldc, int64_t rows,
+              bool add) {
   for (int64_t at = columns.begin; at < columns.end;) {
-    const int64_t strip = at / unit.columns, within = at % unit.columns;
-    const int64_t end = std::min(columns.end, (strip + 1) * unit.columns);
+    const int64_t strip = at / unit.nr, within = at % unit.nr;
+    const int64_t end = std::min(columns.end, (strip + 1) * unit.nr);
     const Word* columns_at = right + strip * strip_size + within * 16;
-    const int64_t together = unit.whole ? unit.rows : rows;
-    for (int64_t r = 0; r < rows; r += together)
-      unit.block({.at = left.at + r * left.row, .row = left.row, .step = left.step}, columns_at,
-                 steps, c + r * ldc + at, ldc, together, end - at, add);
+    const int64_t together = unit.full_tiles ? unit.mr : rows;
+    for (int64_t r = 0; r < rows; r += together) {
+      gemm::Prefetch nothing;
+      unit.run({.data = left.data + r * left.row, .row = left.row, .tile = left.tile}, columns_at,
+               steps,
+               {.data = c + r * ldc + at,
+                .ld = ldc,
+                .rows = together,
+                .cols = end - at,
+                .accumulate = add},
+               nothing);
+    }
     at = end;
   }
 }
@@ -87,7 +96,7 @@ const Unit* pair_unit(const Attention& a) {
   const float scale = float(a.scale);  // as it is used
   if (a.dtype != bf16 || !(scale > 0) || !std::isfinite(scale)) return nullptr;
   if (a.dim == 0 || a.value_dim == 0) return nullptr;
-  const Unit* unit = gemm_tiles::best_unit(bf16);
+  const Unit* unit = gemm::best_microkernel(bf16);
   return unit && unit->packed == bf16 ? unit : nullptr;
 }
 
@@ -95,32 +104,32 @@ int64_t left_words(int64_t items, int64_t depth) {
   return rounded_up(items, kPairPad) * steps_of(depth) * 16;
 }
 int64_t right_words(const Unit& unit, int64_t items, int64_t depth) {
-  return rounded_up(items, unit.columns) * steps_of(depth) * 16;
+  return rounded_up(items, unit.nr) * steps_of(depth) * 16;
 }
 
 void pack_left(const PairRows& x, bool turned, Word* to) {
   pack_steps(bf16,
              {.matrix = {x.data, bf16, x.stride, turned},
-              .items = turned ? x.cols : x.rows,
-              .depth = turned ? x.rows : x.cols,
-              .strip = turned ? rounded_up(x.cols, kPairPad) : kTile},
+              .extent = turned ? x.cols : x.rows,
+              .k = turned ? x.rows : x.cols,
+              .r = turned ? rounded_up(x.cols, kPairPad) : kTile},
              steps_of(turned ? kTile : x.cols), to);
 }
 void pack_right(const Unit& unit, const PairRows& x, bool turned, Word* to) {
   pack_steps(bf16,
              {.matrix = {x.data, bf16, x.stride, turned},
-              .items = turned ? x.rows : x.cols,
-              .depth = turned ? x.cols : x.rows,
-              .items_are_rows = false,
-              .strip = unit.columns},
+              .extent = turned ? x.rows : x.cols,
+              .k = turned ? x.cols : x.rows,
+              .is_a = false,
+              .r = unit.nr},
              steps_of(turned ? x.cols : kTile), to);
 }
 
 void pair_scores(const Unit& unit, const Region& region, const Word* left, const Word* right,
                  int64_t depth, float* scores) {
-  const int64_t steps = steps_of(depth), strip = steps * unit.columns * 16;
-  for_chunks(unit, region, chunk_rows(unit), unit.whole ? unit.columns : 16, [&](const Chunk& c) {
-    multiply(unit, {.at = left + c.begin * 16, .step = kLeftStep}, right, strip, steps, c.columns,
+  const int64_t steps = steps_of(depth), strip = steps * unit.nr * 16;
+  for_chunks(unit, region, chunk_rows(unit), unit.full_tiles ? unit.nr : 16, [&](const Chunk& c) {
+    multiply(unit, {.data = left + c.begin * 16, .tile = kLeftStep}, right, strip, steps, c.columns,
              scores + c.begin * kTile, kTile, c.end - c.begin, false);
   });
 }
@@ -141,38 +150,37 @@ void clear_outside(const Region& region, float* weights) {
 }
 
 void round_left(const float* weights, Word* to) {
-  pack_steps(
-      bf16,
-      {.matrix = {weights, f32, kTile, false}, .items = kTile, .depth = kTile, .strip = kTile},
-      steps_of(kTile), to);
+  pack_steps(bf16,
+             {.matrix = {weights, f32, kTile, false}, .extent = kTile, .k = kTile, .r = kTile},
+             steps_of(kTile), to);
 }
 void round_right(const Unit& unit, const float* weights, Word* to) {
   pack_steps(bf16,
              {.matrix = {weights, f32, kTile, false},
-              .items = kTile,
-              .depth = kTile,
-              .items_are_rows = false,
-              .strip = unit.columns},
+              .extent = kTile,
+              .k = kTile,
+              .is_a = false,
+              .r = unit.nr},
              steps_of(kTile), to);
 }
 
 void pair_add_by_query(const Unit& unit, const Region& region, const Word* weights,
                        const Word* values, float* out, int64_t ld) {
-  const int64_t step = unit.columns * 16, strip = steps_of(kTile) * step;
+  const int64_t step = unit.nr * 16, strip = steps_of(kTile) * step;
   for_chunks(unit, region, chunk_rows(unit), kStep, [&](const Chunk& c) {
     const int64_t first = c.columns.begin / kStep, steps = c.columns.end / kStep - first;
     const Word* left = weights + first * kLeftStep + c.begin * 16;
-    multiply(unit, {.at = left, .step = kLeftStep}, values + first * step, strip, steps, {0, ld},
+    multiply(unit, {.data = left, .tile = kLeftStep}, values + first * step, strip, steps, {0, ld},
              out + c.begin * ld, ld, c.end - c.begin, true);
   });
 }
 
 void pair_add_by_key(const Unit& unit, const Region& region, const Word* values, int64_t items,
                      const Word* weights, float* out) {
-  const int64_t left_step = items * 16, step = unit.columns * 16, strip = steps_of(kTile) * step;
-  for_chunks(unit, region, kStep, unit.whole ? unit.columns : 16, [&](const Chunk& c) {
+  const int64_t left_step = items * 16, step = unit.nr * 16, strip = steps_of(kTile) * step;
+  for_chunks(unit, region, kStep, unit.full_tiles ? unit.nr : 16, [&](const Chunk& c) {
     const int64_t first = c.begin / kStep, steps = steps_of(c.end) - first;
-    multiply(unit, {.at = values + first * left_step, .step = left_step}, weights + first * step,
+    multiply(unit, {.data = values + first * left_step, .tile = left_step}, weights + first * step,
              strip, steps, c.columns, out, kTile, items, true);
   });
 }
@@ -202,8 +210,7 @@ void add_nonfinite(const Word* rounded_left, const PairRows& values, bool of_que
 }
 
 void turn_sums(const float* sums, int64_t cols, float* turned) {
-  pack_steps(f32,
-             {.matrix = {sums, f32, kTile, true}, .items = kTile, .depth = cols, .strip = kTile},
+  pack_steps(f32, {.matrix = {sums, f32, kTile, true}, .extent = kTile, .k = cols, .r = kTile},
              cols / 16, reinterpret_cast<Word*>(turned));
 }
 

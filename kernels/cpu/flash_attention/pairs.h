@@ -1,14 +1,15 @@
 #pragma once
-// The products of attention on pairs of bf16, by the unit that multiplies packed tiles
-// (gemm_tiles.h): dot products of vectors, or AMX. Left operands are packed in one strip of all
-// their rows, right ones in strips of the unit's columns. Weights and score gradients are rounded
-// to bf16 where they are multiplied; sums stay in f32.
+// The products of attention on pairs of bf16, by the microkernels of GEMM
+// (gemm/microkernel.h): dot products of vectors, or AMX. Left operands are packed in one strip of
+// all their rows, right ones in strips of the unit's columns. Weights and score gradients are
+// rounded to bf16 where they are multiplied; sums stay in f32.
 #include <olm/kernels/cpu/flash_attention/tiles.h>
-#include <olm/kernels/cpu/gemm_tiles.h>
+#include <olm/kernels/cpu/gemm/pack.h>
 
 namespace olm::kernels::attention {
-using gemm_tiles::Unit;
-using gemm_tiles::Word;
+using Unit = gemm::MicroKernel;
+using UnitInUse = gemm::MicroKernelInUse;
+using gemm::Word;
 
 /// What sizes are padded to: the depth of a step, and columns of sums.
 inline constexpr int64_t kPairPad = 32;
@@ -61,21 +62,5 @@ PairRows finite_part(const PairRows& x, bfloat16_t* memory);
 /// turned[r, c] = sums[c, r] by groups of 16 columns: (r, c) at turned + (c / 16 · kTile + r) · 16
 /// + c mod 16. sums [cols, kTile], cols a multiple of 16.
 void turn_sums(const float* sums, int64_t cols, float* turned);
-
-/// While it lives the thread may call the unit.
-class UnitInUse {
- public:
-  explicit UnitInUse(const Unit* unit) : unit_(unit) {
-    if (unit_ && unit_->enter) unit_->enter();
-  }
-  ~UnitInUse() {
-    if (unit_ && unit_->leave) unit_->leave();
-  }
-  UnitInUse(const UnitInUse&) = delete;
-  UnitInUse& operator=(const UnitInUse&) = delete;
-
- private:
-  const Unit* unit_;
-};
 
 }  // namespace olm::kernels::attention
