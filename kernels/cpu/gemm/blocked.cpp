@@ -1,6 +1,16 @@
 // GEMM in five loops around a microkernel (Goto & van de Geijn, "Anatomy of high-performance matrix
-// multiplication", 2008; van Zee & van de Geijn, "BLIS", 2015), on one thread pool. All threads
-// share the packed panel; each packs the blocks of its own tasks.
+// multiplication", 2008; van Zee & van de Geijn, "BLIS", 2015):
+//
+//   loop  step  packs                        cache
+//   jc    NC
+//   pp    KP    the panel of B, KP x NC      L3, shared by all threads
+//   -- tasks: parts of the panel's columns and of the rows of C, on all threads --
+//   pc    KC
+//   ic    MC    the block of A, MC x KC      L2
+//   jr    NR                                 L2 (AMX: L1): a micro-panel of B, KC x NR
+//   ir    MR                                 L1: a micro-panel of A; registers: a tile of C
+//
+// Where C has more columns than rows A and B change places, see GemmPlan.
 #include <olm/kernels/cpu/gemm/blocked.h>
 
 #include <algorithm>
@@ -41,7 +51,8 @@ void apply_epilogue(const GemmPlan& g, const Place& at, float* sums) {
   apply(epilogue, {.data = sums, .ld = ld, .rows = at.rows, .cols = at.cols});
 }
 
-/// A tile of C that the microkernel would write past: through a whole one.
+/// A tile at an edge of C, past which the microkernel would write: by way of a whole one, which the
+/// microkernel then does not have to know about.
 void run_edge_tile(const MicroKernel& kernel, const AMicroPanel& a, const Word* b, int64_t k_tiles,
                    const CTile& c, Prefetch& prefetch) {
   alignas(64) float whole[kMaxTile] = {};
@@ -118,8 +129,10 @@ Prefetch prefetch_of(const GemmPlan& g, const PackRange& range, int64_t calls) {
 void pack_panel(const GemmPlan& g, int64_t jc, int64_t pp, Word* to) {
   const int64_t micro_panels = ceil_div(std::min(g.nc, g.panel.extent - jc), g.panel.r);
   const int64_t k_tiles = ceil_div(std::min(g.kp, g.panel.k - pp), tile_k(g.kernel.packed));
-  const int64_t stride = g.panel_stride(),
-                grain = std::max<int64_t>(4, rows_per_range(stride, 32768));
+  const int64_t stride = g.panel_stride();
+  // Tens of microseconds; and four neighbours, so that stored rows are read in runs where memory
+  // runs across K.
+  const int64_t grain = std::max<int64_t>(4, rows_per_range(stride, 32768));
   parallel_for(micro_panels, grain, [&](int64_t begin, int64_t end) {
     const PackRange range{jc + begin * g.panel.r, end - begin, pp, k_tiles};
     pack(g.kernel.packed, g.panel, range, stride, to + begin * stride);
@@ -139,12 +152,11 @@ void run_blocked(const MicroKernel& kernel, const Problem& problem, const Stream
   const GemmPlan g(kernel, problem);
   const Scratch<Word> panel = stream.scratch<Word>(size_t(g.panel_words()));
   for (int64_t jc = 0; jc < g.panel.extent; jc += g.nc) {
-    // K is cut at two levels: kp of it is packed, kc multiplied at a time. Where C holds the sums
-    // both are the same, and the loop over pc runs once: tasks share a panel small enough for L3.
-    // Where it does not, a task keeps its sums over all of K.
+    // K is cut at two levels. Where C holds the sums KP is KC, and the loop over pc runs once: the
+    // panel that tasks share is small enough for L3. Where C cannot, because an epilogue or another
+    // dtype is to come, KP is all of K, and a task keeps its sums beside C from one KC to the next.
     for (int64_t pp = 0; pp < problem.k; pp += g.kp) {
       const bool a_unpacked = g.a_unpacked(pp);
-      // L3: the packed panel, KP x NC, for all threads.
       if (g.block_is_a || !a_unpacked) pack_panel(g, jc, pp, panel);
       const int64_t tasks = g.tasks(jc);
       parallel_for(tasks, 1, [&](int64_t index, int64_t) {
@@ -156,22 +168,18 @@ void run_blocked(const MicroKernel& kernel, const Problem& problem, const Stream
         for (int64_t pc = task.k0; pc < task.k1; pc += g.kc) {
           const KRange k = k_range(g, task, pc);
           for (int64_t ic = task.i0; ic < task.i1; ic += g.mc) {
-            // L2: the packed block, MC x KC; the memory of the next one comes to L2 meanwhile.
             const PackRange range = block_range(g, task, ic, pc);
-            const PackRange after = range_after(g, task, next, ic, pc);
             if (!g.block_is_a || !a_unpacked)
               pack(kernel.packed, g.block, range, g.block_stride(), block);
-            const int64_t i_end = std::min(ic + g.mc, task.i1);
+            // While this block is multiplied, what the next is packed from comes to L2.
             const int64_t calls = range.micro_panels * ceil_div(task.j1 - task.j0, g.panel.r);
-            Prefetch prefetch = prefetch_of(g, after, calls);
+            Prefetch prefetch = prefetch_of(g, range_after(g, task, next, ic, pc), calls);
             for (int64_t jr = task.j0; jr < task.j1; jr += g.panel.r) {
-              // L2 (with AMX L1): a micro-panel of the panel, for all of the block.
               const int64_t in_panel = g.panel_offset(jr - jc, pc - pp);
-              for (int64_t ir = ic; ir < i_end; ir += g.block.r) {
-                // L1: a micro-panel of the block, passing. Registers: the tile of C.
-                const Place at = place_of(g, task, ir, jr);
+              for (int64_t ir = ic; ir < std::min(ic + g.mc, task.i1); ir += g.block.r) {
                 const int64_t in_block = g.block_offset(ir - ic);
-                AMicroPanel a{.tile = g.kernel.mr * kTileSide};
+                const Place at = place_of(g, task, ir, jr);
+                AMicroPanel a{.tile = kernel.mr * kTileSide};
                 if (a_unpacked)
                   a = unpacked_a(g, at.row, pc);
                 else

@@ -17,7 +17,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 using gemm::Epilogue;
 using gemm::SumsView;
 
-/// One row: z = sums + bias, y = act(z) + residual (+ y).
+/// One row, in one pass, with what is absent skipped by branches that always go the same way:
+/// z = sums + bias, y = act(z) + residual (+ y).
 template <class T, Activation Act>
 HWY_INLINE void epilogue_row(const Epilogue& e, const SumsView& from, int64_t r) {
   using A = acc_t<T>;
@@ -38,6 +39,7 @@ HWY_INLINE void epilogue_row(const Epilogue& e, const SumsView& from, int64_t r)
   });
 }
 
+/// Only dtype and activation make code of their own: both change what is done to each vector.
 void epilogue_tile(const Epilogue& e, const SumsView& sums) {
   visit_float(e.dtype, [&]<class T>() {
     visit_activation(e.activation, [&]<Activation Act>() {

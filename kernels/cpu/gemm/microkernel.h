@@ -56,16 +56,15 @@ struct Prefetch {
   }
 };
 
-/// The innermost loop over K, on one tile of C that stays in registers, and the block sizes that
-/// suit it. mr and nr are multiples of kTileSide.
+/// The innermost loop, over K, on one tile of C, and the block sizes that suit it. mr and nr are
+/// multiples of kTileSide; a microkernel may hold MR x NR in registers part by part.
 struct MicroKernel {
   const char* name = "";
-  DType packed = f32;  ///< of the elements of micro-panels: f32 or bf16
-  int64_t mr = 0;      ///< rows of C in a call
-  int64_t nr = 0;      ///< columns of C in a call
-  int64_t kc = 0;      ///< most elements along K in a call
-  int64_t task_nc =
-      0;  ///< most of the packed panel that a task multiplies, in rows or columns of C
+  DType packed = f32;       ///< of the elements of micro-panels: f32 or bf16
+  int64_t mr = 0;           ///< rows of C in a call
+  int64_t nr = 0;           ///< columns of C in a call
+  int64_t kc = 0;           ///< most elements along K in a call
+  int64_t task_nc = 0;      ///< most rows or columns of C along the packed panel in a task
   bool full_tiles = false;  ///< all of MR x NR is read and written, whatever C wants
   /// Around any number of calls on the thread that makes them; either may be null. Non-temporal
   /// stores are seen by other threads after `leave`.

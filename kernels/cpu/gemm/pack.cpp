@@ -123,7 +123,7 @@ OLM_AVX512 void transpose(__m512i (&v)[16]) {
   }
 }
 
-/// How far ahead of the tile at hand memory is prefetched. Where K is contiguous each of 16 stored
+/// How far from the tile at hand memory is prefetched. Where K is contiguous each of 16 stored
 /// rows is a stream of its own: 512 bytes, eight lines, further along it. Else the next tile's
 /// rows.
 constexpr int64_t kPrefetchBytes = 512, kPrefetchTiles = 1;
@@ -156,7 +156,8 @@ OLM_AVX512 void pack_tile(const Operand& x, int64_t i, int64_t k, Word* to) {
   for (int64_t r = 0; r < 16; ++r) _mm512_store_si512(to + r * 16, v[r]);
 }
 
-/// Prefetches what tiles further on are read from. It may lie past the operand.
+/// Prefetches what tiles further on are read from. It may lie past the operand: a prefetch never
+/// faults.
 template <class T, DType packed, bool k_contiguous>
 void prefetch_tile(const Operand& x, int64_t i, int64_t k) {
   constexpr int64_t kElements = tile_k(packed), kLine = Prefetch::kLine;

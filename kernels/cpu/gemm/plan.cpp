@@ -97,7 +97,7 @@ GemmPlan::GemmPlan(const MicroKernel& microkernel, const Problem& gemm)
   sums_in_c = can_sum_in_c(gemm);
   non_temporal = wants_non_temporal(gemm);
   a_fits_microkernel_ = can_read_unpacked(a, kernel);
-  // Even parts of K, so that the last is no stub.
+  // Even parts of K, so that the last one is not short.
   kc = round_up(ceil_div(gemm.k, ceil_div(gemm.k, kernel.kc)), tile_k(kernel.packed));
   kp = sums_in_c ? kc : gemm.k;
   nc = kNC;
