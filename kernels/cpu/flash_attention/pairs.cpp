@@ -73,8 +73,10 @@ void multiply(const Unit& unit, const gemm::AMicroPanel& left, const Word* right
     const int64_t together = unit.full_tiles ? unit.mr : rows;
     for (int64_t r = 0; r < rows; r += together) {
       gemm::Prefetch nothing;
-      unit.run({.data = left.data + r * left.row, .row = left.row, .tile = left.tile}, columns_at,
-               steps,
+      unit.run({.data = left.data + r * left.row_stride,
+                .row_stride = left.row_stride,
+                .tile_stride = left.tile_stride},
+               columns_at, steps,
                {.data = c + r * ldc + at,
                 .ld = ldc,
                 .rows = together,
@@ -129,8 +131,8 @@ void pair_scores(const Unit& unit, const Region& region, const Word* left, const
                  int64_t depth, float* scores) {
   const int64_t steps = steps_of(depth), strip = steps * unit.nr * 16;
   for_chunks(unit, region, chunk_rows(unit), unit.full_tiles ? unit.nr : 16, [&](const Chunk& c) {
-    multiply(unit, {.data = left + c.begin * 16, .tile = kLeftStep}, right, strip, steps, c.columns,
-             scores + c.begin * kTile, kTile, c.end - c.begin, false);
+    multiply(unit, {.data = left + c.begin * 16, .tile_stride = kLeftStep}, right, strip, steps,
+             c.columns, scores + c.begin * kTile, kTile, c.end - c.begin, false);
   });
 }
 
@@ -170,8 +172,8 @@ void pair_add_by_query(const Unit& unit, const Region& region, const Word* weigh
   for_chunks(unit, region, chunk_rows(unit), kStep, [&](const Chunk& c) {
     const int64_t first = c.columns.begin / kStep, steps = c.columns.end / kStep - first;
     const Word* left = weights + first * kLeftStep + c.begin * 16;
-    multiply(unit, {.data = left, .tile = kLeftStep}, values + first * step, strip, steps, {0, ld},
-             out + c.begin * ld, ld, c.end - c.begin, true);
+    multiply(unit, {.data = left, .tile_stride = kLeftStep}, values + first * step, strip, steps,
+             {0, ld}, out + c.begin * ld, ld, c.end - c.begin, true);
   });
 }
 
@@ -180,8 +182,8 @@ void pair_add_by_key(const Unit& unit, const Region& region, const Word* values,
   const int64_t left_step = items * 16, step = unit.nr * 16, strip = steps_of(kTile) * step;
   for_chunks(unit, region, kStep, unit.full_tiles ? unit.nr : 16, [&](const Chunk& c) {
     const int64_t first = c.begin / kStep, steps = steps_of(c.end) - first;
-    multiply(unit, {.data = values + first * left_step, .tile = left_step}, weights + first * step,
-             strip, steps, c.columns, out, kTile, items, true);
+    multiply(unit, {.data = values + first * left_step, .tile_stride = left_step},
+             weights + first * step, strip, steps, c.columns, out, kTile, items, true);
   });
 }
 

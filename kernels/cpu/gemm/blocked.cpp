@@ -143,7 +143,8 @@ void pack_panel(const GemmPlan& g, int64_t jc, int64_t pp, Word* to) {
 AMicroPanel unpacked_a(const GemmPlan& g, int64_t row, int64_t k) {
   const int64_t per_word = int64_t(sizeof(Word) / size_of(g.kernel.packed));
   const Matrix& a = g.problem.a;
-  return {.data = in<Word>(a.at(row, k).data), .row = a.ld / per_word, .tile = kTileSide};
+  return {
+      .data = in<Word>(a.at(row, k).data), .row_stride = a.ld / per_word, .tile_stride = kTileSide};
 }
 
 }  // namespace
@@ -179,7 +180,7 @@ void run_blocked(const MicroKernel& kernel, const Problem& problem, const Stream
               for (int64_t ir = ic; ir < std::min(ic + g.mc, task.i1); ir += g.block.r) {
                 const int64_t in_block = g.block_offset(ir - ic);
                 const Place at = place_of(g, task, ir, jr);
-                AMicroPanel a{.tile = kernel.mr * kTileSide};
+                AMicroPanel a{.tile_stride = kernel.mr * kTileSide};
                 if (a_unpacked)
                   a = unpacked_a(g, at.row, pc);
                 else

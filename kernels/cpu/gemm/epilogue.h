@@ -36,7 +36,7 @@ struct Epilogue {
     if (bias) e.bias = advance(bias, col, acc_dtype(dtype));
     return e;
   }
-  /// True where C is act(S + 0) of nothing but the sums: they only have to be stored.
+  /// True where C is the sums as they are, or they are added to it.
   bool only_stores() const {
     return !bias && !preactivation && !residual && activation == Activation::none;
   }

@@ -20,10 +20,10 @@ inline constexpr int64_t kTileWords = kTileSide * kTileSide;  // 1 KiB, an AMX t
 constexpr int64_t tile_k(DType packed) { return packed == bf16 ? 2 * kTileSide : kTileSide; }
 
 /// A micro-panel of A, packed or where A lies unpacked: row r of tile q along K begins at
-/// data + r · row + q · tile words.
+/// data + r · row_stride + q · tile_stride, in words.
 struct AMicroPanel {
   const Word* data = nullptr;
-  int64_t row = kTileSide, tile = 0;
+  int64_t row_stride = kTileSide, tile_stride = 0;
 };
 
 /// A tile of C, or of sums on the way to it.

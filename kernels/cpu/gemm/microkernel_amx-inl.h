@@ -16,7 +16,7 @@ void multiply_tiles(const AMicroPanel& panel, const Word* b, int64_t k_tiles, co
   const int64_t lines = ceil_div(prefetch.lines, k_tiles), ldc = tile.ld;
   float* c = tile.data;
   const Word* a = panel.data;
-  const int64_t lda_bytes = panel.row * 4, ldc_bytes = ldc * 4;
+  const int64_t lda_bytes = panel.row_stride * 4, ldc_bytes = ldc * 4;
   if (tile.accumulate) {
     Tiles::template load<0>(c, ldc_bytes);
     Tiles::template load<1>(c + 16, ldc_bytes);
@@ -28,12 +28,12 @@ void multiply_tiles(const AMicroPanel& panel, const Word* b, int64_t k_tiles, co
     Tiles::template zero<2>();
     Tiles::template zero<3>();
   }
-  for (int64_t q = 0; q < k_tiles; ++q, a += panel.tile, b += 2 * kTileWords) {
+  for (int64_t q = 0; q < k_tiles; ++q, a += panel.tile_stride, b += 2 * kTileWords) {
     prefetch.next(lines);
     Tiles::template load<4>(a, lda_bytes);
     Tiles::template load<6>(b, 64);
     Tiles::template load<7>(b + kTileWords, 64);
-    Tiles::template load<5>(a + 16 * panel.row, lda_bytes);
+    Tiles::template load<5>(a + 16 * panel.row_stride, lda_bytes);
     Tiles::template multiply<0, 4, 6>();
     Tiles::template multiply<1, 4, 7>();
     Tiles::template multiply<2, 5, 6>();

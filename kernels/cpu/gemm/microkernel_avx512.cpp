@@ -29,7 +29,7 @@ struct MultiplyBf16 {
 };
 
 // The register tile, 6 x 64: of 32 registers 24 hold sums, 4 a row of B, 1 a broadcast word of A.
-// 24 chains keep two FMA units of a latency of 4 busy, and 10 loads feed 24 FMAs.
+// Two FMA units of a latency of 4 need 8 chains; 24 make do with 10 loads for 24 FMAs.
 constexpr int kRows = 6, kVectors = 4;
 
 /// R rows by V vectors of C in registers. R and V are less than the register tile at edges.
@@ -37,19 +37,20 @@ template <class Multiply, int R, int V>
 OLM_AVX512 void register_tile(const AMicroPanel& panel, const Word* b, int64_t k_tiles,
                               const CTile& tile, Prefetch& prefetch, int64_t lines) {
   const Word* a = panel.data;
-  const int64_t lda = panel.row, ldc = tile.ld;
+  const int64_t lda = panel.row_stride, ldc = tile.ld;
   float* c = tile.data;
   __m512 sum[R][V];
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < V; ++v)
       sum[r][v] = tile.accumulate ? _mm512_loadu_ps(c + r * ldc + 16 * v) : _mm512_setzero_ps();
-  // C to L2 before it is needed: the rows of the next call where this one has just read its own.
+  // C to L2 before it is written; where it is read too, the rows of the next register tile, since
+  // these have just been read.
   if (!tile.non_temporal) {
     const float* soon = tile.accumulate ? c + R * ldc : c;
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) __builtin_prefetch(soon + r * ldc + v * 16, 0, 2);
   }
-  for (int64_t q = 0; q < k_tiles; ++q, a += panel.tile, b += kVectors * kTileWords) {
+  for (int64_t q = 0; q < k_tiles; ++q, a += panel.tile_stride, b += kVectors * kTileWords) {
     prefetch.next(lines);
     for (int r = 0; r < R; ++r) __builtin_prefetch(a + lda * (R + r));  // the next rows, to L1
     for (int p = 0; p < 16; ++p) {
@@ -93,7 +94,7 @@ void run(const AMicroPanel& a, const Word* b, int64_t k_tiles, const CTile& c, P
   const auto rows = [&]<int R>() {
     for (; r + R <= c.rows; r += R) {
       AMicroPanel from = a;
-      from.data += r * a.row;
+      from.data += r * a.row_stride;
       CTile to = c;
       to.data += r * c.ld;
       register_rows<Multiply, R>(from, b, k_tiles, to, prefetch, lines);
@@ -127,7 +128,7 @@ constexpr MicroKernel kBf16{.name = "AVX-512 BF16",
                             .packed = bf16,
                             .mr = 48,
                             .nr = 16 * kVectors,
-                            .kc = 1536,  // of half the size: the same bytes
+                            .kc = 1536,  // elements of half the size: the same bytes
                             .task_nc = 1024,
                             .leave = store_fence,
                             .run = run<MultiplyBf16>};

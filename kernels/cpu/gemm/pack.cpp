@@ -38,8 +38,8 @@ struct Words<float, f32> {
   }
 };
 
-/// The permutation that interleaves two runs of 16 elements, the second of which begins at
-/// `second`.
+/// The permutation that makes VNNI pairs of two stored rows of 16 elements, the second of which
+/// begins at element `second` of its source.
 OLM_AVX512 __m512i interleaving(int second) {
   const __m512i twice = _mm512_set_epi16(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8,
                                          7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
@@ -150,7 +150,8 @@ OLM_AVX512 void pack_tile(const Operand& x, int64_t i, int64_t k, Word* to) {
                                     : _mm512_setzero_si512();
     }
   }
-  // Vectors run along K where that is contiguous; rows of A's tiles do, those of B's run across.
+  // A tile's 16 vectors are whole before any is written, so that all 16 loads are under way at
+  // once. They run along K where that is contiguous; rows of A's tiles do, those of B's run across.
   if constexpr (k_contiguous != is_a) transpose(v);
 #pragma GCC unroll 16
   for (int64_t r = 0; r < 16; ++r) _mm512_store_si512(to + r * 16, v[r]);

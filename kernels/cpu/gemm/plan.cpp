@@ -10,8 +10,8 @@
 namespace olm::kernels::gemm {
 namespace {
 
-/// NC, rows or columns of C: at kc of f32, 24 MiB packed, which an L3 holds and scratch memory
-/// affords. Most GEMMs have less on their shorter side.
+/// NC, rows or columns of C: 24 MiB packed where K is cut (768 of f32, 1536 of bf16), as an L3 of
+/// 32 MiB holds. Most GEMMs have less on their shorter side, and make one step of it.
 constexpr int64_t kNC = 8192;
 
 /// Tasks along i come in multiples of 16, so that 2, 4, 8 and 16 threads end together, and threads
@@ -22,9 +22,11 @@ constexpr int64_t kMaxTaskMC = 256;
 /// Where there are fewer than kTasks tasks along i, j is cut too, but not below 128 rows or
 /// columns: the block is packed once for each cut.
 constexpr int64_t kMinTaskNC = 128;
-/// Where sums are kept beside C, each task reads all of the packed panel's K from memory. That of
-/// 16 passes is too large for any cache, and it pays only while the tasks are few.
-constexpr int64_t kDeepPasses = 16, kDeepTasks = 4;
+/// Where sums are kept beside C each task reads the packed panel over all of K. From 16 KC on that
+/// is too large for L3 and comes from memory for each task, so that fewer and wider ones are
+/// faster, as long as the panel's side of C is at most kMaxTaskMC and the sums of a task stay in
+/// L2.
+constexpr int64_t kMinDeepPasses = 16, kDeepTasks = 4;
 
 /// The block takes a quarter of L2. The rest is for the micro-panel of the panel that passes, the
 /// one that follows (192 KiB each, microkernel_avx512.cpp), C, and what is prefetched.
@@ -69,7 +71,7 @@ bool can_read_unpacked(const Operand& a, const MicroKernel& kernel) {
 void cut_tasks(GemmPlan& g) {
   const int64_t micro_panels = ceil_div(g.block.extent, g.block.r);
   const int64_t extent = std::min(g.nc, g.panel.extent);
-  const bool deep = ceil_div(g.kp, g.kc) >= kDeepPasses && extent <= kMaxTaskMC;
+  const bool deep = ceil_div(g.kp, g.kc) >= kMinDeepPasses && extent <= kMaxTaskMC;
   const int64_t tasks = deep ? kDeepTasks : kTasks;
   g.tasks_i = std::min(micro_panels, round_up(ceil_div(g.block.extent, kMaxTaskMC), tasks));
   g.task_mc = ceil_div(micro_panels, g.tasks_i) * g.block.r;

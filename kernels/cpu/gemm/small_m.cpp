@@ -1,8 +1,8 @@
 // GEMM of few rows of A with a B that is stored transposed, one row per column of C, as a model
-// that continues a text one token at a time asks for: y = x · Wᵀ. Nothing is computed twice with
-// what is read, so the time is that of reading B: once, unpacked, four of its rows at a time, each
-// against all rows of A, which stay in L1 or L2. An element of C is one sum over all of K, so that
-// results do not depend on the number of threads.
+// that continues a text one token at a time asks for: y = x · Wᵀ. An element of B takes
+// part in m FMAs only, so that the time is that of reading B: once, unpacked, four of its rows at a
+// time, each against all rows of A, which stay in L1 or L2. An element of C is one sum over all of
+// K, so that results do not depend on the number of threads.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "olm/kernels/cpu/gemm/small_m.cpp"
 #include <hwy/foreach_target.h>
@@ -19,8 +19,8 @@ namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using gemm::Problem;
 
-// Rows of B that are read together, and rows of A beside them: 16 sums in registers, which SSE4 and
-// AVX2 have 16 of.
+// Rows of B that are read together, and rows of A beside them: 16 chains of sums, more than hide
+// the latency of FMA, for 8 loads.
 constexpr int64_t kRowsOfB = 4, kMaxRowsOfA = 4;
 
 /// y[r, j] = a_r · b_j for R rows of A and four of B.
