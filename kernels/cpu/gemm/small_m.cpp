@@ -19,9 +19,9 @@ namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using gemm::Problem;
 
-// Rows of B that are read together, and rows of A beside them: 16 chains of sums, more than hide
-// the latency of FMA, for 8 loads.
-constexpr int64_t kRowsOfB = 4, kMaxRowsOfA = 4;
+// Rows of B that are read together; with at most four rows of A beside them 16 chains of sums, more
+// than hide the latency of FMA, for 8 loads.
+constexpr int64_t kRowsOfB = 4;
 
 /// y[r, j] = a_r · b_j for R rows of A and four of B.
 template <int R, class T>
@@ -53,12 +53,9 @@ void columns_of(const Problem& p, const float* a, int64_t begin, int64_t end, fl
     for (int64_t i = 0; i < kRowsOfB; ++i)
       b[i] = in<T>(p.b.data) + std::min(j + i, end - 1) * p.b.ld;
     int64_t r = 0;
-    const auto rows = [&]<int R>() HWY_ATTR {
-      for (; r + R <= p.m; r += R) dot_products<R>(a + r * p.k, p.k, b, p.k, y + r * ldy, ldy);
-    };
-    rows.template operator()<kMaxRowsOfA>();
-    rows.template operator()<2>();
-    rows.template operator()<1>();
+    for (; r + 4 <= p.m; r += 4) dot_products<4>(a + r * p.k, p.k, b, p.k, y + r * ldy, ldy);
+    for (; r + 2 <= p.m; r += 2) dot_products<2>(a + r * p.k, p.k, b, p.k, y + r * ldy, ldy);
+    if (r < p.m) dot_products<1>(a + r * p.k, p.k, b, p.k, y + r * ldy, ldy);
   }
 }
 
