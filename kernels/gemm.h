@@ -1,10 +1,10 @@
 #pragma once
-// General matrix products with the work that usually follows them.
+// General matrix multiplication with the epilogue that usually follows it.
 #include <olm/kernels/base/run.h>
 
 namespace olm::kernels {
 
-/// The pointwise function a product passes through on its way out. `gelu` is the exact form by erf,
+/// The pointwise function of an epilogue. `gelu` is the exact form by erf,
 /// `gelu_tanh` its usual approximation.
 enum class Activation : uint8_t { none, relu, gelu, gelu_tanh, silu, sigmoid, tanh };
 inline constexpr Activation kActivations[] = {
@@ -13,7 +13,7 @@ inline constexpr Activation kActivations[] = {
 /// Prints `gelu_tanh`.
 OLM_API const char* name_of(Activation activation);
 
-/// General matrix product (row-major), for each of `batch` members:
+/// GEMM (row-major), for each of `batch` members:
 ///   Z = alpha · op(A) · op(B) + bias        C = act(Z) + residual   (+ C where `accumulate`)
 /// op(A): [m, k], op(B): [k, n], C, Z, residual: [m, n] with `ldc`; op transposes what is stored.
 /// a_dtype, b_dtype and c_dtype are any floats, but f64 goes only with f64. Sums are kept in
@@ -23,7 +23,7 @@ OLM_API const char* name_of(Activation activation);
 /// there are some. Members of the batch lie at multiples of the batch strides (0 repeats one), or,
 /// where the pointer list of an operand is given, where its entries say (lists and offsets are read
 /// on the host). `m_offsets` or `k_offsets`, [batch + 1], cut rows into groups: member i then takes
-/// rows [offsets[i], offsets[i+1]) of A and C (m), or of the stored depth of A and B (k), counted
+/// rows [offsets[i], offsets[i+1]) of A and C (m), or of the stored K of A and B (k), counted
 /// from the pointers of that member, and `m` (`k`) is ignored. Offsets never fall. Throws where
 /// sizes, offsets or leading dimensions cannot be.
 struct Gemm {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <olm/kernels/base/instruction_set.h>
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/philox.h>
 #include <tests/support/op_case.h>
@@ -17,6 +18,16 @@ using namespace olm;
 using namespace olm::kernels;
 
 TEST_SUITE("kernels/base") {
+  TEST_CASE("sizes are divided and rounded up, and multiples stay") {
+    for (int64_t n = 0; n < 40; ++n) {
+      int64_t parts = 0;
+      while (parts * 16 < n) ++parts;
+      CHECK(ceil_div(n, 16) == parts);
+      CHECK(round_up(n, 16) == parts * 16);
+    }
+    CHECK(ceil_div((int64_t(1) << 62) + 1, int64_t(1) << 31) == (int64_t(1) << 31) + 1);
+  }
+
   TEST_CASE("parallel_for covers each index once, in ranges cut by n and grain alone") {
     for (const int threads : {1, 2, 5}) {
       set_threads(threads);

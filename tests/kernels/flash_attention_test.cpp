@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "tests/kernels/emulated_tiles.h"
+#include "tests/kernels/gemm_emulated_amx.h"
 
 using namespace olm;
 using namespace olm::kernels;
-using gemm_tiles::entered;
-using gemm_tiles::kEmulated;
+using gemm::entered;
+using gemm::kEmulated;
 
 namespace {
 
@@ -57,7 +57,7 @@ using Outcome = std::vector<std::vector<float>>;
 /// Output, logsumexp and all gradients of one call. `y_from`: the outcome whose output the backward
 /// takes; its own where null.
 template <class T>
-Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* unit,
+Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::MicroKernel* kernel,
                 const Stream& stream = {}, const Outcome* y_from = nullptr) {
   const int64_t h = a.heads, k = a.kv_heads, t = a.queries, s = a.keys;
   const auto heads = static_cast<size_t>(h);
@@ -78,9 +78,10 @@ Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* u
                           .row_max = row_max.data(),
                           .row_log_sum = row_log_sum.data(),
                           .stream = stream},
-                         unit);
+                         kernel);
   for (size_t i = 0; i < lse.size(); ++i)
-    lse[i] = float(double(row_max[i]) * attention::softmax_scale(a, unit) + double(row_log_sum[i]));
+    lse[i] =
+        float(double(row_max[i]) * attention::softmax_scale(a, kernel) + double(row_log_sum[i]));
   const auto narrow = [](const std::vector<float>& v) {
     return std::vector<T>(v.begin(), v.end());
   };
@@ -103,7 +104,7 @@ Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* u
     back.dmask_strides[3] = 1;
   }
   if (a.sink) back.dsink = dsink.data();
-  attention::run_backward(back, unit);
+  attention::run_backward(back, kernel);
   const auto wide = [](const std::vector<T>& v) {
     std::vector<float> w;
     for (const T e : v) w.push_back(float(e));
@@ -112,10 +113,11 @@ Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::Unit* u
   return {wide(y), lse, wide(dq), wide(dk), wide(dv), dmask, dsink};
 }
 
-/// The unit for pairs, where this CPU has one, and with it AMX's emulation, which packs as it does.
-std::vector<const attention::Unit*> units() {
-  const auto* unit = gemm_tiles::pair_unit();
-  return unit ? std::vector{unit, &kEmulated} : std::vector<const attention::Unit*>{};
+/// The kernel for pairs, where this CPU has one, and with it AMX's emulation, which packs as it
+/// does.
+std::vector<const attention::MicroKernel*> units() {
+  const auto* kernel = gemm::bf16_microkernel();
+  return kernel ? std::vector{kernel, &kEmulated} : std::vector<const attention::MicroKernel*>{};
 }
 
 /// |got - want| / |want|, as vectors.
@@ -170,11 +172,11 @@ Attention attention_of(DType dtype, int64_t batch, int64_t queries, int bits,
 
 /// Zeros and NaN in scratch memory give the same bits.
 template <class T>
-void check_scratch(const Attention& a, const attention::Unit* unit) {
+void check_scratch(const Attention& a, const attention::MicroKernel* kernel) {
   FilledScratch zeros(0), ones(0xff);
   const Inputs<T> x(a);
-  const Outcome zero = outcome(a, x, unit, {.source = &zeros});
-  const Outcome full = outcome(a, x, unit, {.source = &ones});
+  const Outcome zero = outcome(a, x, kernel, {.source = &zeros});
+  const Outcome full = outcome(a, x, kernel, {.source = &ones});
   for (size_t i = 0; i < zero.size(); ++i) {
     CAPTURE(i);
     REQUIRE(std::memcmp(zero[i].data(), full[i].data(), zero[i].size() * 4) == 0);
@@ -193,24 +195,24 @@ TEST_SUITE("kernels/flash_attention") {
           CAPTURE(queries);
           check_scratch<float>(attention_of(f32, batch, queries, bits, extras), nullptr);
           if (bits % 5 != 0) continue;
-          for (const auto* unit : units())
-            check_scratch<bfloat16_t>(attention_of(bf16, batch, queries, bits, extras), unit);
+          for (const auto* kernel : units())
+            check_scratch<bfloat16_t>(attention_of(bf16, batch, queries, bits, extras), kernel);
         }
   }
 
   TEST_CASE("pairs of bf16 agree with widened operands") {
     const Extras extras;
-    for (const auto* unit : units())
+    for (const auto* kernel : units())
       for (int bits = 0; bits < 128; bits += 5)
         for (const int64_t dim : {9, 64, 80}) {
           Attention a = attention_of(bf16, bits & 1 ? 2 : 8, bits & 2 ? 70 : 33, bits, extras);
           a.dim = dim, a.value_dim = bits & 4 ? 144 : dim;
-          const std::string name = unit->name;
+          const std::string name = kernel->name;
           CAPTURE(name);
           CAPTURE(bits);
           CAPTURE(dim);
           const Inputs<bfloat16_t> x(a);
-          const Outcome want = outcome(a, x, nullptr), got = outcome(a, x, unit, {}, &want);
+          const Outcome want = outcome(a, x, nullptr), got = outcome(a, x, kernel, {}, &want);
           CHECK(entered == 0);
           // Weights and score gradients are rounded to bf16, by up to 2^-9 of each, and so are both
           // results that are compared; logsumexp is that of rounded weights.
@@ -226,7 +228,7 @@ TEST_SUITE("kernels/flash_attention") {
       Attention a = attention_of(bf16, 2, 3, 0, {});
       a.dim = dim, a.value_dim = value_dim;
       const Inputs<bfloat16_t> x(a);
-      for (const auto& result : outcome(a, x, attention::pair_unit(a)))
+      for (const auto& result : outcome(a, x, attention::bf16_microkernel(a)))
         for (const float v : result) CHECK(std::isfinite(v));
     }
   }

@@ -1,4 +1,4 @@
-// Batches of GEMM whose members are groups of rows or of the depth, and what GEMM refuses.
+// Batches of GEMM whose members are groups of rows or of K, and what GEMM refuses.
 #include <doctest/doctest.h>
 
 #include <string>
@@ -13,7 +13,7 @@ using namespace olm::kernels;
 using namespace olm::test;
 
 TEST_SUITE("kernels/gemm_groups") {
-  TEST_CASE("groups of rows and of depth") {
+  TEST_CASE("groups of rows and of K") {
     const int64_t n = 6, k = 5, offsets[] = {0, 3, 3, 10};
     Values a = make(f32, 10 * k, 1), b = make(f32, 3 * k * n, 2), c = make(f32, 10 * n, 3);
     run(Cpu{}, Gemm{.a = a.data(),

@@ -223,7 +223,7 @@ TEST_SUITE("kernels/gemm") {
                    .activation = act});
   }
 
-  TEST_CASE("empty sizes: without depth the product is zero") {
+  TEST_CASE("empty sizes: without K the sums are zero") {
     for (const bool accumulate : {false, true})
       for (const DType t : {f32, bf16}) {
         check({.a = t, .b = t, .c = t, .m = 3, .n = 4, .k = 0, .accumulate = accumulate});

@@ -39,6 +39,8 @@ std::vector<Pair> layers_with_options() {
       {LeakyReLU({.negative_slope = 0.1}), LeakyReLU(0.1)},
       {Linear({.in_features = 8, .out_features = 4}), Linear(8, 4)},
       {MultiHeadAttention({.embed_dim = 8, .num_heads = 2}), MultiHeadAttention(8, 2)},
+      {MultiHeadAttentionwithALiBi({.embed_dim = 8, .num_heads = 2}),
+       MultiHeadAttentionwithALiBi(8, 2)},
       {MultiHeadAttentionwithRoPE({.embed_dim = 8, .num_heads = 2, .max_seq_len = 6}),
        MultiHeadAttentionwithRoPE(8, 2, 6)},
       {OutputHead({.embed_dim = 8, .vocab_size = 11}), OutputHead(8, 11)},

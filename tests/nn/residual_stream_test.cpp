@@ -3,7 +3,7 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/cross_entropy.h>
-#include <olm/autograd/ops/rms_norm.h>
+#include <olm/autograd/ops/norm.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/linear.h>
 #include <tests/support/op_case.h>

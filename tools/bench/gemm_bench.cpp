@@ -7,7 +7,7 @@ namespace olm::tools {
 
 namespace {
 
-/// The three products of a linear layer, all m x n x k. Weights and their gradients are f32 beside
+/// The three GEMMs of a linear layer, all m x n x k. Weights and their gradients are f32 beside
 /// activations of any dtype, as in training.
 struct Layout {
   const char* name;
@@ -27,8 +27,8 @@ struct Matrices {
 
 Matrices make_matrices(const Layout& layout, const Sizes& shape, DType dtype) {
   const int64_t m = shape[0], n = shape[1], k = shape[2];
-  const auto stored = [](int64_t rows, int64_t cols, bool turned) {
-    return turned ? Shape{cols, rows} : Shape{rows, cols};
+  const auto stored = [](int64_t rows, int64_t cols, bool transposed) {
+    return transposed ? Shape{cols, rows} : Shape{rows, cols};
   };
   Generator rng(1);
   const Tensor a = uniform(stored(m, k, layout.transpose_a), rng, {.dtype = dtype});
@@ -52,7 +52,7 @@ void multiply(const Layout& layout, const Matrices& x) {
                               .stream = stream_of(x.a)});
 }
 
-/// Each row_step-th row of the product.
+/// Each row_step-th row of C.
 Tensors exact_rows(const Layout& layout, const Matrices& x, int64_t row_step) {
   const int64_t along = layout.transpose_a ? 1 : 0;
   const Tensor a = raw::contiguous(raw::slice(x.a, along, 0, x.a.size(along), row_step));

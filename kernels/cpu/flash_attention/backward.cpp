@@ -150,7 +150,7 @@ void finish_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack
 /// Calls body.operator()<Products>() with what multiplies.
 template <class F>
 void visit_backward(const FlashAttentionBackward& f, const BackwardPack& pack, F&& body) {
-  if (pack.unit) return body.template operator()<Bf16Backward>();
+  if (pack.kernel) return body.template operator()<Bf16Backward>();
   visit_float(f.attention.dtype, [&]<class T>() { body.template operator()<AccBackward<T>>(); });
 }
 
@@ -256,14 +256,14 @@ void run_passes(const FlashAttentionBackward& f, const attention::BackwardPack& 
 void set_tile_sizes(const Attention& a, attention::BackwardPack& pack) {
   using namespace attention;
   const Sizes& n = pack.sizes;
-  if (const Unit* unit = pack.unit) {
-    pack.q.bytes = 4 * left_words(kTile, n.dim);
-    pack.dy.bytes = 4 * left_words(kTile, n.value_dim);
-    pack.q_t.bytes = 4 * left_words(n.dim, kTile);
-    pack.dy_t.bytes = 4 * left_words(n.value_dim, kTile);
-    pack.k.bytes = 4 * right_words(*unit, n.dim, kTile);
-    pack.k_t.bytes = 4 * right_words(*unit, kTile, n.dim);
-    pack.v_t.bytes = 4 * right_words(*unit, kTile, n.value_dim);
+  if (const MicroKernel* kernel = pack.kernel) {
+    pack.q.bytes = 4 * a_words(kTile, n.dim);
+    pack.dy.bytes = 4 * a_words(kTile, n.value_dim);
+    pack.q_t.bytes = 4 * a_words(n.dim, kTile);
+    pack.dy_t.bytes = 4 * a_words(n.value_dim, kTile);
+    pack.k.bytes = 4 * b_words(*kernel, n.dim, kTile);
+    pack.k_t.bytes = 4 * b_words(*kernel, kTile, n.dim);
+    pack.v_t.bytes = 4 * b_words(*kernel, kTile, n.value_dim);
     return;
   }
   const int64_t row_of_tile = kTile * int64_t(size_of(acc_dtype(a.dtype)));
@@ -287,11 +287,11 @@ void place(char* at, int64_t tiles, const Operands& operands) {
 }
 
 /// Backward of `count` key and value heads from `first` on, over threads where `parallel`.
-void backward_heads(const FlashAttentionBackward& f, const attention::Unit* unit, int64_t first,
-                    int64_t count, bool parallel) {
+void backward_heads(const FlashAttentionBackward& f, const attention::MicroKernel* kernel,
+                    int64_t first, int64_t count, bool parallel) {
   using attention::kTile;
-  attention::BackwardPack pack{.sizes = attention::Sizes(f.attention, attention::pad_of(unit)),
-                               .unit = unit};
+  attention::BackwardPack pack{.sizes = attention::Sizes(f.attention, attention::pad_of(kernel)),
+                               .kernel = kernel};
   const attention::Sizes& n = pack.sizes;
   choose_chunks(f.attention, pack);
   set_tile_sizes(f.attention, pack);
@@ -324,18 +324,18 @@ void backward_heads(const FlashAttentionBackward& f, const attention::Unit* unit
 }  // namespace
 
 void run(Cpu, const FlashAttentionBackward& f) {
-  attention::run_backward(f, attention::pair_unit(f.attention));
+  attention::run_backward(f, attention::bf16_microkernel(f.attention));
 }
 
-void attention::run_backward(const FlashAttentionBackward& f, const Unit* unit) {
+void attention::run_backward(const FlashAttentionBackward& f, const MicroKernel* kernel) {
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionBackward::name);
   const attention::Sizes n(a);
   const int64_t heads = a.batch * a.kv_heads, together = attention::heads_packed_together(a);
-  if (together == heads || f.dmask || f.dsink) return backward_heads(f, unit, 0, heads, true);
+  if (together == heads || f.dmask || f.dsink) return backward_heads(f, kernel, 0, heads, true);
   parallel_for(heads, attention::tile_grain(n, 2 * n.group * n.query_tiles * n.key_tiles),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t h = begin; h < end; ++h) backward_heads(f, unit, h, 1, false);
+                 for (int64_t h = begin; h < end; ++h) backward_heads(f, kernel, h, 1, false);
                });
 }
 

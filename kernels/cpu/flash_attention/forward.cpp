@@ -231,7 +231,7 @@ void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_
 /// Calls body.operator()<Products>() with what multiplies.
 template <class F>
 void visit_forward(const FlashAttentionForward& f, const ForwardPack& pack, F&& body) {
-  if (pack.unit) return body.template operator()<Bf16Forward>();
+  if (pack.kernel) return body.template operator()<Bf16Forward>();
   visit_float(f.attention.dtype, [&]<class T>() { body.template operator()<AccForward<T>>(); });
 }
 
@@ -265,19 +265,19 @@ HWY_EXPORT(attend_tiles);
 namespace {
 
 /// Packs and attends `count` key and value heads from `first` on, over threads where `parallel`.
-void attend_heads(const FlashAttentionForward& f, const attention::Unit* unit, int64_t first,
-                  int64_t count, bool parallel) {
+void attend_heads(const FlashAttentionForward& f, const attention::MicroKernel* kernel,
+                  int64_t first, int64_t count, bool parallel) {
   using attention::kTile;
-  attention::ForwardPack pack{.sizes = attention::Sizes(f.attention, attention::pad_of(unit)),
-                              .unit = unit,
+  attention::ForwardPack pack{.sizes = attention::Sizes(f.attention, attention::pad_of(kernel)),
+                              .kernel = kernel,
                               .first_tile = 0};
   const attention::Sizes& n = pack.sizes;
   const int64_t width = int64_t(size_of(acc_dtype(f.attention.dtype)));
   const int64_t key_tiles = count * n.key_tiles, tiles = count * n.group * n.query_tiles;
   pack.first_tile = first * n.key_tiles;
-  pack.k.bytes = unit ? 4 * attention::right_words(*unit, kTile, n.dim) : kTile * n.dim * width;
-  pack.v.bytes = unit ? 4 * attention::right_words(*unit, n.value_dim, kTile)
-                      : kTile * n.padded_value_dim * width;
+  pack.k.bytes = kernel ? 4 * attention::b_words(*kernel, kTile, n.dim) : kTile * n.dim * width;
+  pack.v.bytes = kernel ? 4 * attention::b_words(*kernel, n.value_dim, kTile)
+                        : kTile * n.padded_value_dim * width;
   const Scratch<char> keys = f.stream.scratch<char>(size_t(key_tiles * pack.k.bytes));
   const Scratch<char> values = f.stream.scratch<char>(size_t(key_tiles * pack.v.bytes));
   const Scratch<bool> finite = f.stream.scratch<bool>(size_t(key_tiles));
@@ -297,19 +297,19 @@ void attend_heads(const FlashAttentionForward& f, const attention::Unit* unit, i
 }  // namespace
 
 void run(Cpu, const FlashAttentionForward& f) {
-  attention::run_forward(f, attention::pair_unit(f.attention));
+  attention::run_forward(f, attention::bf16_microkernel(f.attention));
 }
 
-void attention::run_forward(const FlashAttentionForward& f, const Unit* unit) {
+void attention::run_forward(const FlashAttentionForward& f, const MicroKernel* kernel) {
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionForward::name);
   if (a.batch == 0 || a.heads == 0 || a.queries == 0) return;
   const attention::Sizes n(a);
   const int64_t heads = a.batch * a.kv_heads, together = attention::heads_packed_together(a);
-  if (together == heads) return attend_heads(f, unit, 0, heads, true);
+  if (together == heads) return attend_heads(f, kernel, 0, heads, true);
   parallel_for(heads, attention::tile_grain(n, n.group * n.query_tiles * n.key_tiles),
                [&](int64_t begin, int64_t end) {
-                 for (int64_t h = begin; h < end; ++h) attend_heads(f, unit, h, 1, false);
+                 for (int64_t h = begin; h < end; ++h) attend_heads(f, kernel, h, 1, false);
                });
 }
 

@@ -15,7 +15,7 @@
 #include <limits>
 #include <utility>
 
-#include <olm/kernels/cpu/flash_attention/pairs.h>
+#include <olm/kernels/cpu/flash_attention/gemm_bf16.h>
 #include <olm/kernels/cpu/vec-inl.h>
 
 HWY_BEFORE_NAMESPACE();

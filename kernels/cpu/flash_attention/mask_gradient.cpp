@@ -96,7 +96,7 @@ void mask_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64
     }
     if (a.dtype == f64)
       mask_tile<AccBackward<double>>(f, pack, index);
-    else if (pack.unit)
+    else if (pack.kernel)
       mask_tile<Bf16Backward>(f, pack, index);
     else
       mask_tile<AccBackward<float>>(f, pack, index);

@@ -41,34 +41,35 @@ class Bf16Forward {
   Bf16Forward(const FlashAttentionForward& f, const ForwardPack& pack)
       : f_(f),
         pack_(pack),
-        q_(f.stream.scratch<Word>(size_t(attention::left_words(kTile, pack.sizes.dim)))),
-        p_(f.stream.scratch<Word>(size_t(attention::left_words(kTile, kTile)))),
-        in_use_(pack.unit) {}
+        q_(f.stream.scratch<Word>(size_t(attention::a_words(kTile, pack.sizes.dim)))),
+        p_(f.stream.scratch<Word>(size_t(attention::a_words(kTile, kTile)))),
+        in_use_(pack.kernel) {}
 
   static void pack_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_t index) {
     const Place p = key_place(f.attention, pack.sizes, index);
     const int64_t place = index - pack.first_tile;
     const Bf16Rows k = key_rows(f.attention, f.k, p, p.h, pack.sizes.dim);
     const Bf16Rows v = key_rows(f.attention, f.v, p, p.h, pack.sizes.value_dim);
-    attention::pack_right(*pack.unit, k, true, pack.k.at<Word>(place));
+    attention::pack_b(*pack.kernel, k, true, pack.k.at<Word>(place));
     pack.v_finite[place] = pack_finite(f.stream, v, [&](const Bf16Rows& x) {
-      attention::pack_right(*pack.unit, x, false, pack.v.at<Word>(place));
+      attention::pack_b(*pack.kernel, x, false, pack.v.at<Word>(place));
     });
   }
 
   void pack_queries(const Place& p) {
-    attention::pack_left(query_rows(f_.attention, f_.q, p, pack_.sizes.dim), false, q_.get());
+    attention::pack_a(query_rows(f_.attention, f_.q, p, pack_.sizes.dim), false, q_.get());
   }
   void scores(int64_t tile, const TileMask& mask, A* S) {
-    attention::pair_scores(*pack_.unit, mask, q_.get(), pack_.k.at<Word>(tile), pack_.sizes.dim, S);
+    attention::bf16_scores(*pack_.kernel, mask, q_.get(), pack_.k.at<Word>(tile), pack_.sizes.dim,
+                           S);
   }
   void add_values(const Place& p, int64_t tile, const TileMask& mask, A* P, A* acc) {
     const attention::Sizes& n = pack_.sizes;
     const Attention& a = f_.attention;
     attention::clear_outside(mask, P);
-    attention::round_left(P, p_.get());
-    attention::pair_add_by_query(*pack_.unit, mask, p_.get(), pack_.v.at<Word>(tile), acc,
-                                 n.padded_value_dim);
+    attention::round_to_a(P, p_.get());
+    attention::bf16_by_query(*pack_.kernel, mask, p_.get(), pack_.v.at<Word>(tile), acc,
+                             n.padded_value_dim);
     if (!pack_.v_finite[tile])
       add_nonfinite_by_query(mask, P, key_rows(a, f_.v, p, p.h / n.group, n.value_dim),
                              TileSums<A>{.data = acc, .row_step = n.padded_value_dim});
@@ -78,7 +79,7 @@ class Bf16Forward {
   const FlashAttentionForward& f_;
   const ForwardPack& pack_;
   const Scratch<Word> q_, p_;
-  const attention::UnitInUse in_use_;
+  const attention::MicroKernelInUse in_use_;
 };
 
 /// Backward on pairs of bf16. dK and dV are summed transposed, [head size, kTile]: P and dS are
@@ -90,19 +91,19 @@ class Bf16Backward {
   Bf16Backward(const FlashAttentionBackward& f, const BackwardPack& pack)
       : f_(f),
         pack_(pack),
-        p_(f.stream.scratch<Word>(size_t(attention::left_words(kTile, kTile)))),
+        p_(f.stream.scratch<Word>(size_t(attention::a_words(kTile, kTile)))),
         transposed_(f.stream.scratch<A>(
             size_t(kTile * std::max(pack.sizes.padded_dim, pack.sizes.padded_value_dim)))),
-        in_use_(pack.unit) {}
+        in_use_(pack.kernel) {}
 
   static void pack_queries(const FlashAttentionBackward& f, const BackwardPack& pack,
                            const Place& p, int64_t place) {
     const Bf16Rows q = query_rows(f.attention, f.q, p, pack.sizes.dim);
     const Bf16Rows dy = query_rows(f.attention, f.dy, p, pack.sizes.value_dim);
-    attention::pack_left(q, false, pack.q.at<Word>(place));
-    attention::pack_left(dy, false, pack.dy.at<Word>(place));
+    attention::pack_a(q, false, pack.q.at<Word>(place));
+    attention::pack_a(dy, false, pack.dy.at<Word>(place));
     const auto transposed = [&](const attention::PackedTiles& to) {
-      return [&to, place](const Bf16Rows& x) { attention::pack_left(x, true, to.at<Word>(place)); };
+      return [&to, place](const Bf16Rows& x) { attention::pack_a(x, true, to.at<Word>(place)); };
     };
     pack.q_finite[place] = pack_finite(f.stream, q, transposed(pack.q_t));
     pack.dy_finite[place] = pack_finite(f.stream, dy, transposed(pack.dy_t));
@@ -111,19 +112,19 @@ class Bf16Backward {
                         int64_t place) {
     const Bf16Rows keys = key_rows(f.attention, f.k, p, p.h, pack.sizes.dim);
     const Bf16Rows values = key_rows(f.attention, f.v, p, p.h, pack.sizes.value_dim);
-    attention::pack_right(*pack.unit, keys, true, pack.k_t.at<Word>(place));
-    attention::pack_right(*pack.unit, values, true, pack.v_t.at<Word>(place));
+    attention::pack_b(*pack.kernel, keys, true, pack.k_t.at<Word>(place));
+    attention::pack_b(*pack.kernel, values, true, pack.v_t.at<Word>(place));
     pack.k_finite[place] = pack_finite(f.stream, keys, [&](const Bf16Rows& x) {
-      attention::pack_right(*pack.unit, x, false, pack.k.at<Word>(place));
+      attention::pack_b(*pack.kernel, x, false, pack.k.at<Word>(place));
     });
   }
 
   void scores(int64_t query, int64_t key, const TileMask& mask, A* S) const {
-    attention::pair_scores(*pack_.unit, mask, pack_.q.at<Word>(query), pack_.k_t.at<Word>(key),
+    attention::bf16_scores(*pack_.kernel, mask, pack_.q.at<Word>(query), pack_.k_t.at<Word>(key),
                            pack_.sizes.dim, S);
   }
   void dP(int64_t query, int64_t key, const TileMask& mask, A* dP) const {
-    attention::pair_scores(*pack_.unit, mask, pack_.dy.at<Word>(query), pack_.v_t.at<Word>(key),
+    attention::bf16_scores(*pack_.kernel, mask, pack_.dy.at<Word>(query), pack_.v_t.at<Word>(key),
                            pack_.sizes.value_dim, dP);
   }
   void add(const Place& p, int64_t query, int64_t key, const TileMask& mask,
@@ -132,15 +133,14 @@ class Bf16Backward {
     Word* rounded = p_.get();
     attention::clear_outside(mask, tile.P);
     attention::clear_outside(mask, tile.dS);
-    attention::round_right(*pack_.unit, tile.P, rounded);
-    attention::pair_add_by_key(*pack_.unit, mask, pack_.dy_t.at<Word>(query), n.padded_value_dim,
-                               rounded, dv);
-    attention::round_right(*pack_.unit, tile.dS, rounded);
-    attention::pair_add_by_key(*pack_.unit, mask, pack_.q_t.at<Word>(query), n.padded_dim, rounded,
-                               dk);
-    attention::round_left(tile.dS, rounded);
-    attention::pair_add_by_query(*pack_.unit, mask, rounded, pack_.k.at<Word>(key), dq,
-                                 n.padded_dim);
+    attention::round_to_b(*pack_.kernel, tile.P, rounded);
+    attention::bf16_by_key(*pack_.kernel, mask, pack_.dy_t.at<Word>(query), n.padded_value_dim,
+                           rounded, dv);
+    attention::round_to_b(*pack_.kernel, tile.dS, rounded);
+    attention::bf16_by_key(*pack_.kernel, mask, pack_.q_t.at<Word>(query), n.padded_dim, rounded,
+                           dk);
+    attention::round_to_a(tile.dS, rounded);
+    attention::bf16_by_query(*pack_.kernel, mask, rounded, pack_.k.at<Word>(key), dq, n.padded_dim);
     add_what_is_not_finite(p, query, key, mask, tile, dq, dk, dv);
   }
   A key_scale() const { return A(f_.attention.scale); }
@@ -174,7 +174,7 @@ class Bf16Backward {
   const BackwardPack& pack_;
   const Scratch<Word> p_;
   const Scratch<A> transposed_;
-  const attention::UnitInUse in_use_;
+  const attention::MicroKernelInUse in_use_;
 };
 
 static_assert(ForwardTileProducts<Bf16Forward> && BackwardTileProducts<Bf16Backward>);

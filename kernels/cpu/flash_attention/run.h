@@ -1,11 +1,11 @@
 #pragma once
-// Attention by a unit of the caller's choice.
-#include <olm/kernels/cpu/flash_attention/pairs.h>
+// Attention by a microkernel of the caller's choice.
+#include <olm/kernels/cpu/flash_attention/gemm_bf16.h>
 
 namespace olm::kernels::attention {
 
-/// `unit`: what multiplies pairs of bf16, or null, where operands are widened to acc_dtype.
-void run_forward(const FlashAttentionForward& f, const Unit* unit);
-void run_backward(const FlashAttentionBackward& f, const Unit* unit);
+/// `kernel`: what multiplies pairs of bf16, or null, where operands are widened to acc_dtype.
+void run_forward(const FlashAttentionForward& f, const MicroKernel* kernel);
+void run_backward(const FlashAttentionBackward& f, const MicroKernel* kernel);
 
 }  // namespace olm::kernels::attention

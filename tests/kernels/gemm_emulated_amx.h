@@ -1,16 +1,16 @@
 #pragma once
-// A unit of AMX's shape over tile instructions that are computed in plain loops: for tests on CPUs
+// The AMX microkernel over tile instructions that are computed in plain loops: for tests on CPUs
 // without them.
 #include <atomic>
 #include <cstring>
 
-#include <olm/kernels/cpu/gemm_amx-inl.h>
+#include <olm/kernels/cpu/gemm/microkernel_amx-inl.h>
 
-namespace olm::kernels::gemm_tiles {
+namespace olm::kernels::gemm {
 
 /// What the tile instructions do, in plain loops.
 struct EmulatedTiles {
-  static inline thread_local Word tile[8][kTile];
+  static inline thread_local Word tile[8][kTileWords];
   template <int t>
   static void zero() {
     std::memset(tile[t], 0, sizeof tile[t]);
@@ -46,17 +46,16 @@ struct EmulatedTiles {
 };
 
 inline std::atomic<int> entered = 0;
-inline const Unit kEmulated{
-    .name = "emulated amx",
-    .packed = bf16,
-    .rows = 32,
-    .columns = 32,
-    .depth = 64,
-    .inner = 128,
-    .whole = true,
-    .enter = [] { ++entered; },
-    .leave = [] { --entered; },
-    .run = [](const Rows& a, const Word* b, int64_t steps, const Sums& c, int64_t, int64_t,
-              Ahead& ahead) { amx_block<EmulatedTiles>(a, b, steps, c, ahead); }};
+/// With small block sizes, so that small shapes go through all the loops.
+inline const MicroKernel kEmulated{.name = "emulated AMX",
+                                   .packed = bf16,
+                                   .mr = kAmxSide,
+                                   .nr = kAmxSide,
+                                   .kc = 64,
+                                   .task_nc = 128,
+                                   .full_tiles = true,
+                                   .enter = [] { ++entered; },
+                                   .leave = [] { --entered; },
+                                   .run = multiply_tiles<EmulatedTiles>};
 
-}  // namespace olm::kernels::gemm_tiles
+}  // namespace olm::kernels::gemm

@@ -1,46 +1,49 @@
-// The vector code around GEMM: operands widened to f32, panels finished while they are in cache
-// (bias, activation, residual, conversion), and the backward of that finish. Bias gradients sum
-// fixed blocks of rows, then the blocks in order.
+// The vector code around GEMM: operands widened to f32; the epilogue, which finishes a tile of sums
+// while it is in L1 (bias, activation, residual, conversion), so that C is written once; and the
+// backward of the epilogue. Bias gradients sum fixed blocks of rows, then the blocks in order.
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "olm/kernels/cpu/gemm_epilogue.cpp"
+#define HWY_TARGET_INCLUDE "olm/kernels/cpu/gemm/epilogue.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/activation-inl.h>
-#include <olm/kernels/cpu/gemm_internal.h>
+#include <olm/kernels/cpu/gemm/epilogue.h>
 #include <olm/kernels/cpu/vec-inl.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-using gemm_internal::Finish;
+using gemm::Epilogue;
+using gemm::SumsView;
 
-/// One row: z = source + bias, y = act(z) + residual (+ y).
+/// One row, in one pass, with what is absent skipped by branches that always go the same way:
+/// z = sums + bias, y = act(z) + residual (+ y).
 template <class T, Activation Act>
-HWY_INLINE void finish_row(const Finish& f, int64_t r) {
+HWY_INLINE void epilogue_row(const Epilogue& e, const SumsView& from, int64_t r) {
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;
-  const A* source = row<A>(f.source, r, f.source_ld);
-  T* y = row_out<T>(f.c, r, f.ldc);
-  const A* bias = in<A>(f.bias);
-  T* z_out = f.preactivation ? row_out<T>(f.preactivation, r, f.ldc) : nullptr;
-  const T* residual = f.residual ? row<T>(f.residual, r, f.ldc) : nullptr;
-  for_results(d, y, f.cols, f.past_caches, [&](int64_t c, auto part) HWY_ATTR {
-    auto z = load(d, source + c, part);
+  const A* sums = row<A>(from.data, r, from.ld);
+  T* y = row_out<T>(e.c, r, e.ldc);
+  const A* bias = in<A>(e.bias);
+  T* z_out = e.preactivation ? row_out<T>(e.preactivation, r, e.ldc) : nullptr;
+  const T* residual = e.residual ? row<T>(e.residual, r, e.ldc) : nullptr;
+  for_results(d, y, from.cols, e.non_temporal, [&](int64_t c, auto part) HWY_ATTR {
+    auto z = load(d, sums + c, part);
     if (bias) z = hn::Add(z, load(d, bias + c, part));
     if (z_out) store(d, z, z_out + c, part);
     auto v = activate<Act, T>(d, z);
     if (residual) v = hn::Add(v, load(d, residual + c, part));
-    if (f.accumulate) v = hn::Add(v, load(d, y + c, part));
+    if (e.accumulate) v = hn::Add(v, load(d, y + c, part));
     store(d, v, y + c, part);
   });
 }
 
-void finish_panel(const Finish& f) {
-  visit_float(f.dtype, [&]<class T>() {
-    visit_activation(f.activation, [&]<Activation Act>() {
-      for (int64_t r = 0; r < f.rows; ++r) finish_row<T, Act>(f, r);
+/// Only dtype and activation make code of their own: both change what is done to each vector.
+void epilogue_tile(const Epilogue& e, const SumsView& sums) {
+  visit_float(e.dtype, [&]<class T>() {
+    visit_activation(e.activation, [&]<Activation Act>() {
+      for (int64_t r = 0; r < sums.rows; ++r) epilogue_row<T, Act>(e, sums, r);
     });
   });
 }
@@ -99,16 +102,18 @@ HWY_AFTER_NAMESPACE();
 
 namespace olm::kernels {
 
-HWY_EXPORT(finish_panel);
+HWY_EXPORT(epilogue_tile);
 HWY_EXPORT(widen_matrix);
 HWY_EXPORT(backward_block);
 
-namespace gemm_internal {
-void finish(const Finish& f) { HWY_DYNAMIC_DISPATCH(finish_panel)(f); }
+namespace gemm {
+void apply(const Epilogue& epilogue, const SumsView& sums) {
+  HWY_DYNAMIC_DISPATCH(epilogue_tile)(epilogue, sums);
+}
 void widen(DType from, const void* src, int64_t ld, float* dst, int64_t rows, int64_t cols) {
   HWY_DYNAMIC_DISPATCH(widen_matrix)(from, src, ld, dst, rows, cols);
 }
-}  // namespace gemm_internal
+}  // namespace gemm
 
 void run(Cpu, const GemmEpilogueBackward& k) {
   visit_float(k.dtype, [&]<class T>() {
