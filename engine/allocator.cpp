@@ -2,6 +2,7 @@
 // ones are cut from big segments (huge pages where the system has them), best fit, and merge with
 // their neighbours when freed. Nothing goes back to the system before empty_cache.
 #include <olm/engine/allocator.h>
+#include <olm/kernels/base/math.h>
 
 #include <sys/mman.h>
 
@@ -28,7 +29,7 @@ namespace {
 constexpr size_t kAlign = 64, kSmall = size_t(1) << 20, kHugePage = size_t(2) << 20,
                  kSegment = size_t(32) << 20;
 
-size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+using kernels::round_up;
 
 /// Size classes: multiples of 64 up to 512, then eight steps to each power of two.
 size_t class_size(size_t bytes) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <olm/engine/exact.h>
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/copy.h>
 #include <olm/kernels/reduce.h>
 

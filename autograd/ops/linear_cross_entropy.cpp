@@ -4,6 +4,7 @@
 
 #include <olm/autograd/ops/cross_entropy_internal.h>
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/gemm.h>
 #include <olm/kernels/linear_cross_entropy.h>
 
@@ -12,13 +13,13 @@ namespace {
 
 using kernels::Gemm;
 
-constexpr int64_t kChunkElements = int64_t(1) << 22, kLeastChunk = 256;
+constexpr int64_t kChunkElements = int64_t(1) << 22, kMinChunk = 256;
 
 /// Tokens per chunk: even chunks of about kChunkElements logits, but long enough for the products.
 int64_t chunk_size(int64_t tokens, int64_t classes) {
-  const int64_t most = std::max(kLeastChunk, kChunkElements / std::max<int64_t>(classes, 1));
-  const int64_t chunks = std::max<int64_t>((tokens + most - 1) / most, 1);
-  return (tokens + chunks - 1) / chunks;
+  const int64_t most = std::max(kMinChunk, kChunkElements / std::max<int64_t>(classes, 1));
+  const int64_t chunks = std::max<int64_t>(kernels::ceil_div(tokens, most), 1);
+  return kernels::ceil_div(tokens, chunks);
 }
 
 /// The head as kernels see it, and where its gradients (for dy = 1) gather: in acc_dtype, undefined

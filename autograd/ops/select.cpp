@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/math.h>
 
 namespace olm {
 namespace {
@@ -76,7 +77,7 @@ Tensors split(const Tensor& x, int64_t size, int64_t dim) {
 Tensors chunk(const Tensor& x, int64_t chunks, int64_t dim) {
   require(chunks >= 1, "chunk: wanted at least 1 chunk, got ", chunks);
   const int64_t total = x.size(normalize_dim("chunk", dim, x.rank()));
-  return split(x, std::max<int64_t>(1, (total + chunks - 1) / chunks), dim);
+  return split(x, std::max<int64_t>(1, kernels::ceil_div(total, chunks)), dim);
 }
 
 }  // namespace olm

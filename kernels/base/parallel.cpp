@@ -1,3 +1,4 @@
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 
 #include <tbb/info.h>
@@ -74,7 +75,7 @@ namespace kernels {
 void parallel_for(int64_t n, int64_t grain, RangeFunction body) {
   if (n <= 0) return;
   grain = std::max<int64_t>(grain, 1);
-  const int64_t ranges = (n + grain - 1) / grain;
+  const int64_t ranges = ceil_div(n, grain);
   char begun = 0, done = 0;
   const auto call = [&](int64_t i) {
     follow(&begun);

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include <olm/kernels/base/error.h>
+#include <olm/kernels/base/math.h>
 
 namespace olm {
 
@@ -39,7 +40,7 @@ OLM_API void parallel_for(int64_t n, int64_t grain, RangeFunction body);
 
 /// Rows per range such that a range holds about `work` elements of rows with `cols` elements each.
 constexpr int64_t rows_per_range(int64_t cols, int64_t work = 16384) {
-  return cols >= work ? 1 : (cols <= 0 ? work : (work + cols - 1) / cols);
+  return cols >= work ? 1 : (cols <= 0 ? work : ceil_div(work, cols));
 }
 
 }  // namespace kernels

@@ -1,5 +1,6 @@
 // Strided copy with conversion. Adjacent dimensions that are laid out alike are merged, then rows
 // (the last dimension) are handed out in ranges; a transposed pair of dimensions goes by tiles.
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/copy.h>
 
 #include <algorithm>
@@ -133,7 +134,7 @@ void copy_tiled(const Copy& k) {
   outer.shape[outer.rank - 1] = 1;
   int64_t planes = 1;
   for (int i = 0; i < k.rank - 2; ++i) planes *= k.shape[i];
-  const int64_t bands = (rows + kTile - 1) / kTile;
+  const int64_t bands = ceil_div(rows, kTile);
   const int64_t xr = k.x_strides[k.rank - 2], xc = k.x_strides[k.rank - 1];
   const int64_t yr = k.y_strides[k.rank - 2], yc = k.y_strides[k.rank - 1];
   parallel_for(planes * bands, rows_per_range(kTile * cols), [&](int64_t begin, int64_t end) {

@@ -18,7 +18,7 @@ HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Elements that are read at a time; they stay in the first cache.
+/// Elements that are read at a time; they stay in L1.
 inline constexpr int64_t kLossChunk = 512;
 
 /// Σ e^(x - base) of a chunk; `most` becomes its largest element.
@@ -29,7 +29,7 @@ HWY_INLINE A sum_exponentials(const T* x, int64_t size, A base, A& most) {
   const auto lowest = hn::Neg(hn::Inf(d));
   auto high = lowest;
   const A sum = sum_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
-    const auto v = load_ahead(d, x + i, part);
+    const auto v = load_and_prefetch(d, x + i, part);
     high = hn::Max(high, keep(d, v, lowest, part));
     // Rounding the product moves terms that matter by less than 1e-6.
     const auto term = exp2_of_term(d, hn::Mul(hn::Sub(v, shift), hn::Set(d, A(kLog2E))));
@@ -81,14 +81,14 @@ A cross_entropy_row(const T* x, int64_t cols, int64_t target, const CrossEntropy
 }
 
 /// Probabilities below e^this have no gradient in f32 (see CrossEntropyBackward).
-inline constexpr float kLeastLogProbability = -55.0f;
+inline constexpr float kMinLogProbability = -55.0f;
 
 /// dx = dy · d loss / dx, times the slope 1 - (x / softcap)² of a softcap that made x (0: none). dx
 /// may be x itself if the types are the same.
 template <class T, class Out, class A = acc_t<T>>
 void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
                                 const CrossEntropyTerms& terms, const RowLse<A>& lse, A dy,
-                                A softcap, Out* dx, bool stream = false) {
+                                A softcap, Out* dx, bool non_temporal = false) {
   const hn::ScalableTag<A> d;
   const A smoothing = A(terms.label_smoothing), spread = smoothing / A(cols);
   const A weight = 1 + 2 * A(terms.z_loss) * lse.total();
@@ -100,10 +100,10 @@ void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
   const auto scale = hn::Set(d, dy * weight);
   const auto offset = hn::Set(d, dy * spread), inverse = hn::Set(d, inverse_cap);
   const auto one = hn::Set(d, A(1));
-  for_computed(d, {dx}, cols, stream, [&](int64_t i, auto part, auto put) HWY_ATTR {
-    const auto v = load_ahead(d, x + i, part);
+  for_buffered_stores(d, {dx}, cols, non_temporal, [&](int64_t i, auto part, auto put) HWY_ATTR {
+    const auto v = load_and_prefetch(d, x + i, part);
     const auto log_probability = hn::Sub(hn::Sub(v, maximum), log_sum);
-    auto g = exp_above<accuracy_for<Out>>(d, log_probability, kLeastLogProbability);
+    auto g = exp_above<accuracy_for<Out>>(d, log_probability, kMinLogProbability);
     g = hn::MulSub(g, scale, offset);
     if (softcap != 0) {
       const auto ratio = hn::Mul(v, inverse);

@@ -9,7 +9,7 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/cross_entropy-inl.h>
-#include <olm/kernels/cpu/streaming.h>
+#include <olm/kernels/cpu/non_temporal.h>
 #include <olm/kernels/cpu/targets.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -34,7 +34,7 @@ void cross_entropy_forward(const CrossEntropyForward& k, const Targets& targets)
 }
 
 void cross_entropy_backward(const CrossEntropyBackward& k, const Targets& targets) {
-  const bool stream = writes_past_caches(k.dtype, k.rows * k.cols);
+  const bool non_temporal = uses_non_temporal_stores(k.dtype, k.rows * k.cols);
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     using A = acc_t<T>;
     const A scale = *in<A>(k.scale);
@@ -47,9 +47,9 @@ void cross_entropy_backward(const CrossEntropyBackward& k, const Targets& target
         else
           cross_entropy_row_backward(row<T>(k.logits, r, k.cols), k.cols, t, k.terms,
                                      RowLse<A>{in<A>(k.row_max)[r], in<A>(k.row_log_sum)[r]}, dy,
-                                     A(0), dlogits, stream);
+                                     A(0), dlogits, non_temporal);
       }
-      finish_results(stream);
+      store_fence(non_temporal);
     });
   });
 }

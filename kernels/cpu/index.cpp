@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/convert.h>
@@ -62,7 +63,7 @@ void add_row(A* y, const T* x, int64_t n) {
 template <class T, class Id>
 void add_rows(const IndexAdd& k) {
   using A = acc_t<T>;
-  const int64_t blocks = (k.inner + kColumns - 1) / kColumns;
+  const int64_t blocks = ceil_div(k.inner, kColumns);
   const int64_t work = k.count * std::min(k.inner, kColumns);
   parallel_for(k.outer * blocks, rows_per_range(work), [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -137,7 +138,7 @@ template <class T, class Id>
 void scatter_add(const ScatterAdd& k) {
   using A = acc_t<T>;
   constexpr int64_t columns = 64;
-  const int64_t blocks = (k.inner + columns - 1) / columns;
+  const int64_t blocks = ceil_div(k.inner, columns);
   const int64_t work = k.count * std::min(k.inner, columns);
   parallel_for(k.outer * blocks, rows_per_range(work), [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {

@@ -178,7 +178,7 @@ HWY_INLINE hn::Vec<D> exp_above(D d, hn::Vec<D> x, double) {
   return exp(d, x);
 }
 /// The least x for which e^x is a normal f32.
-inline constexpr float kLeastNormalExp = -87.0f;
+inline constexpr float kMinNormalExp = -87.0f;
 
 /// ln x; -infinity at 0, NaN below.
 template <class D, if_f32<D> = 0>

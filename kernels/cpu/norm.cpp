@@ -22,8 +22,8 @@
 
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
+#include <olm/kernels/cpu/non_temporal.h>
 #include <olm/kernels/cpu/row_blocks.h>
-#include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/vec-inl.h>
 #include <olm/kernels/norm.h>
 
@@ -41,7 +41,8 @@ HWY_INLINE hn::Vec<D> load_or(D d, const A* p, int64_t i, A otherwise, Part part
 template <class D, class T>
 HWY_INLINE void add_row(D d, const T* x, const T* delta, T* s, int64_t cols) {
   for_vectors(d, cols, [&](int64_t i, auto part) HWY_ATTR {
-    const auto v = hn::Add(load_ahead(d, x + i, part), load_ahead(d, delta + i, part));
+    const auto v =
+        hn::Add(load_and_prefetch(d, x + i, part), load_and_prefetch(d, delta + i, part));
     store(d, v, s + i, part);
   });
 }
@@ -68,7 +69,7 @@ void forward_rows(const NormForward& k, bool non_temporal, int64_t begin, int64_
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;
   const A *weight = in<A>(k.weight), *bias = in<A>(k.bias);
-  const int64_t ahead = row_ahead<T>(k.cols);
+  const int64_t distance = row_prefetch_distance<T>(k.cols);
   // A row of s that is stored non-temporally is in no cache, so the norm reads this copy.
   const auto cached = k.stream.template scratch<T>(size_t(k.delta && non_temporal ? k.cols : 0));
   for (int64_t r = begin; r < end; ++r) {
@@ -84,19 +85,19 @@ void forward_rows(const NormForward& k, bool non_temporal, int64_t begin, int64_
     out<A>(k.rstd)[r] = rstd;
     const auto center = hn::Set(d, mean), factor = hn::Set(d, rstd);
     T* y = row_out<T>(k.y, r, k.cols);
-    for_results(d, y, k.cols, non_temporal, [&](int64_t i, auto part) HWY_ATTR {
-      if (!k.delta) fetch_ahead(s + i, ahead);
+    for_stores(d, y, k.cols, non_temporal, [&](int64_t i, auto part) HWY_ATTR {
+      if (!k.delta) prefetch(s + i, distance);
       const auto n = hn::Mul(hn::Sub(load(d, s + i, part), center), factor);
       const auto scale = load_or(d, weight, i, A(1), part);
       store(d, hn::MulAdd(n, scale, load_or(d, bias, i, A(0), part)), y + i, part);
     });
-    if (s == cached.get()) copy_results(s, row_out<T>(k.s, r, k.cols), k.cols);
+    if (s == cached.get()) copy_non_temporal(s, row_out<T>(k.s, r, k.cols), k.cols);
   }
-  finish_results(non_temporal);
+  store_fence(non_temporal);
 }
 
 void norm_forward(const NormForward& k) {
-  const bool non_temporal = writes_past_caches(k.dtype, k.rows * k.cols);
+  const bool non_temporal = uses_non_temporal_stores(k.dtype, k.rows * k.cols);
   visit_float(k.dtype, [&]<class T>() HWY_ATTR {
     parallel_for(k.rows, rows_per_range(k.cols), [&](int64_t begin, int64_t end) HWY_ATTR {
       if (k.kind == NormKind::layer)
@@ -134,13 +135,13 @@ void backward_row(const NormBackward& k, bool non_temporal, int64_t r, A* dweigh
   const auto mean_gn = hn::Set(d, hn::GetLane(hn::SumOfLanes(d, sum_gn)) * inverse);
   const T* ds = k.ds ? row<T>(k.ds, r, k.cols) : nullptr;
   T* dx = row_out<T>(k.dx, r, k.cols);
-  const int64_t ahead = row_ahead<T>(k.cols);
-  for_results(d, dx, k.cols, non_temporal, [&](int64_t i, auto part) HWY_ATTR {
-    const auto n = hn::Mul(hn::Sub(load_ahead(d, s + i, part, ahead), center), factor);
-    const auto g_out = load_ahead(d, dy + i, part, ahead);
+  const int64_t distance = row_prefetch_distance<T>(k.cols);
+  for_stores(d, dx, k.cols, non_temporal, [&](int64_t i, auto part) HWY_ATTR {
+    const auto n = hn::Mul(hn::Sub(load_and_prefetch(d, s + i, part, distance), center), factor);
+    const auto g_out = load_and_prefetch(d, dy + i, part, distance);
     const auto g = hn::Mul(g_out, load_or(d, weight, i, A(1), part));
     const auto v = hn::NegMulAdd(n, mean_gn, hn::Sub(g, mean_g));
-    const auto before = ds ? load_ahead(d, ds + i, part) : hn::Zero(d);
+    const auto before = ds ? load_and_prefetch(d, ds + i, part) : hn::Zero(d);
     store(d, hn::MulAdd(v, factor, before), dx + i, part);
   });
 }
@@ -148,14 +149,14 @@ void backward_row(const NormBackward& k, bool non_temporal, int64_t r, A* dweigh
 template <NormKind kind, class T>
 void backward_rows(const NormBackward& k) {
   using A = acc_t<T>;
-  const bool non_temporal = writes_past_caches(k.dtype, k.rows * k.cols);
+  const bool non_temporal = uses_non_temporal_stores(k.dtype, k.rows * k.cols);
   const ColumnSums<A> dweight{.to = out<A>(k.dweight), .accumulate = k.accumulate_weight};
   const ColumnSums<A> dbias{.to = out<A>(k.dbias), .accumulate = k.accumulate_bias};
   for_row_blocks(k.rows, k.cols, k.stream, dweight, dbias,
                  [&](int64_t begin, int64_t end, A* weights, A* biases) HWY_ATTR {
                    for (int64_t r = begin; r < end; ++r)
                      backward_row<kind, T>(k, non_temporal, r, weights, biases);
-                   finish_results(non_temporal);
+                   store_fence(non_temporal);
                  });
 }
 

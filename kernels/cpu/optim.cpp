@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/vec-inl.h>
@@ -25,7 +26,7 @@ template <class T, class Body>
 void for_blocks(const T* tensors, int64_t count, Body&& body) {
   std::vector<int64_t> starts(size_t(count) + 1, 0);  // number of each tensor's first block
   for (int64_t i = 0; i < count; ++i)
-    starts[size_t(i) + 1] = starts[size_t(i)] + (tensors[i].n + kBlock - 1) / kBlock;
+    starts[size_t(i) + 1] = starts[size_t(i)] + ceil_div(tensors[i].n, kBlock);
   parallel_for(starts.back(), 1, [&](int64_t first, int64_t last) {
     for (int64_t b = first; b < last; ++b) {
       const int64_t i = std::upper_bound(starts.begin(), starts.end(), b) - starts.begin() - 1;
@@ -54,13 +55,13 @@ double sum_squares(const T* x, int64_t n) {
   const hn::ScalableTag<double> d;
   if constexpr (std::is_same_v<T, double>) {
     return sum_vectors(d, n, [&](int64_t i, auto part) {
-      const auto v = load_ahead(d, x + i, part);
+      const auto v = load_and_prefetch(d, x + i, part);
       return hn::Mul(v, v);
     });
   } else {
     const hn::Rebind<float, decltype(d)> half;
     return sum_vectors(d, n, [&](int64_t i, auto part) {
-      const auto v = hn::PromoteTo(d, load_ahead(half, x + i, part));
+      const auto v = hn::PromoteTo(d, load_and_prefetch(half, x + i, part));
       return hn::Mul(v, v);
     });
   }
@@ -90,11 +91,11 @@ void adamw_block(const AdamWUpdate& k, const OptimTensor& t, int64_t begin, int6
   A* v = out<A>(t.second) + begin;
   const A* g = in<A>(t.gradient) + begin;
   for_vectors(d, n, [&](int64_t i, auto part) {
-    const auto gi = hn::Mul(load_ahead(d, g + i, part), clip);
-    const auto mi = hn::MulAdd(load_ahead(d, m + i, part), b1, hn::Mul(gi, c1));
-    const auto vi = hn::MulAdd(load_ahead(d, v + i, part), b2, hn::Mul(hn::Mul(gi, gi), c2));
+    const auto gi = hn::Mul(load_and_prefetch(d, g + i, part), clip);
+    const auto mi = hn::MulAdd(load_and_prefetch(d, m + i, part), b1, hn::Mul(gi, c1));
+    const auto vi = hn::MulAdd(load_and_prefetch(d, v + i, part), b2, hn::Mul(hn::Mul(gi, gi), c2));
     const auto denominator = hn::MulAdd(hn::Sqrt(vi), root2, eps);
-    const auto decayed = hn::Mul(load_ahead(d, p + i, part), keep);
+    const auto decayed = hn::Mul(load_and_prefetch(d, p + i, part), keep);
     store(d, hn::NegMulAdd(rate1, hn::Div(mi, denominator), decayed), p + i, part);
     store(d, mi, m + i, part);
     store(d, vi, v + i, part);
@@ -111,11 +112,11 @@ void sgd_block(const SGDUpdate& k, const OptimTensor& t, int64_t begin, int64_t 
   A* buffer = k.momentum != 0 ? out<A>(t.first) + begin : nullptr;
   const A* g = in<A>(t.gradient) + begin;
   for_vectors(d, n, [&](int64_t i, auto part) {
-    const auto pi = load_ahead(d, p + i, part);
-    const auto gi = hn::MulAdd(pi, decay, hn::Mul(load_ahead(d, g + i, part), clip));
+    const auto pi = load_and_prefetch(d, p + i, part);
+    const auto gi = hn::MulAdd(pi, decay, hn::Mul(load_and_prefetch(d, g + i, part), clip));
     auto direction = gi;
     if (buffer) {
-      const auto bi = hn::MulAdd(load_ahead(d, buffer + i, part), momentum, gi);
+      const auto bi = hn::MulAdd(load_and_prefetch(d, buffer + i, part), momentum, gi);
       store(d, bi, buffer + i, part);
       direction = k.nesterov ? hn::MulAdd(bi, momentum, gi) : bi;
     }
@@ -135,11 +136,12 @@ void lion_block(const LionUpdate& k, const OptimTensor& t, int64_t begin, int64_
   A* m = out<A>(t.first) + begin;
   const A* g = in<A>(t.gradient) + begin;
   for_vectors(d, n, [&](int64_t i, auto part) {
-    const auto gi = hn::Mul(load_ahead(d, g + i, part), clip), mi = load_ahead(d, m + i, part);
+    const auto gi = hn::Mul(load_and_prefetch(d, g + i, part), clip),
+               mi = load_and_prefetch(d, m + i, part);
     const auto blend = hn::Add(hn::Mul(mi, b1), hn::Mul(gi, c1));
     const auto signed_rate = hn::CopySign(rate, blend);
     const auto move = hn::IfThenElse(hn::Eq(blend, zero), zero, signed_rate);
-    store(d, hn::Sub(hn::Mul(load_ahead(d, p + i, part), keep), move), p + i, part);
+    store(d, hn::Sub(hn::Mul(load_and_prefetch(d, p + i, part), keep), move), p + i, part);
     store(d, hn::MulAdd(mi, b2, hn::Mul(gi, c2)), m + i, part);
   });
 }
@@ -184,7 +186,7 @@ HWY_EXPORT(lion);
 
 void run(Cpu, const GlobalNorm& k) {
   int64_t blocks = 0;
-  for (int64_t i = 0; i < k.count; ++i) blocks += (k.tensors[i].n + kBlock - 1) / kBlock;
+  for (int64_t i = 0; i < k.count; ++i) blocks += ceil_div(k.tensors[i].n, kBlock);
   std::vector<double> sums(size_t(blocks), 0.0);
   HWY_DYNAMIC_DISPATCH(block_squares)(k, sums);
   double sum = 0;

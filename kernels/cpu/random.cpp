@@ -33,7 +33,7 @@ void mask_elements(const T* x, T* y, const uint32_t* words, int64_t n, uint32_t 
       // The buffer of words reaches past the last element, so whole vectors may be read.
       const auto word = hn::LoadU(hn::RebindToUnsigned<decltype(d)>(), words + i);
       const auto dropped = hn::Lt(hn::BitCast(di, hn::ShiftRight<8>(word)), limit);
-      const auto scaled = hn::Mul(load_ahead(d, x + i, part), factor);
+      const auto scaled = hn::Mul(load_and_prefetch(d, x + i, part), factor);
       store(d, hn::IfThenZeroElse(hn::RebindMask(d, dropped), scaled), y + i, part);
     });
   }

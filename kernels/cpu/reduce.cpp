@@ -2,6 +2,7 @@
 // vectors into one partial result per column, and partial results are folded pairwise. Work is
 // handed out by (outer, block, columns). Traffic: x once per pass, partial results are 1/128 of
 // that or less.
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/reduce.h>
@@ -146,7 +147,7 @@ void fold_columns(const T* x, int64_t rows, int64_t stride, int64_t cols, const 
 /// Joins partial results [outer, blocks, inner] pairwise into y [outer, inner].
 template <class Fold, class A>
 void join_blocks(A* partial, A* y, int64_t outer, int64_t blocks, int64_t inner) {
-  const int64_t chunk = std::min(inner, kColumns), chunks = (inner + chunk - 1) / chunk;
+  const int64_t chunk = std::min(inner, kColumns), chunks = ceil_div(inner, chunk);
   parallel_for(outer * chunks, rows_per_range(blocks * chunk), [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
       const int64_t o = item / chunks, first = item % chunks * chunk;
@@ -168,8 +169,8 @@ void fold(const T* x, const A* ref, A* y, int64_t outer, int64_t reduced, int64_
           const Stream& stream) {
   if (outer * inner == 0) return;
   const int64_t rows = inner == 1 ? kRowElements : kBlockRows;
-  const int64_t blocks = std::max<int64_t>(1, (reduced + rows - 1) / rows);
-  const int64_t chunk = std::min(inner, kColumns), chunks = (inner + chunk - 1) / chunk;
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(reduced, rows));
+  const int64_t chunk = std::min(inner, kColumns), chunks = ceil_div(inner, chunk);
   const Scratch<A> scratch = stream.scratch<A>(blocks > 1 ? size_t(outer * blocks * inner) : 1);
   A* partial = blocks > 1 ? scratch.get() : y;
   const int64_t work = std::max<int64_t>(1, std::min(reduced, rows) * chunk);

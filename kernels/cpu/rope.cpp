@@ -40,8 +40,8 @@ void rotate_token(const Rope& k, int64_t token) {
       T* to = y + h * k.head_dim + begin;
       for_vectors(d, size, [&](int64_t i, auto part) HWY_ATTR {
         const auto v = load(d, from + i, part);
-        const auto turned = hn::Mul(hn::Reverse2(d, v), load(d, s + i, part));
-        store(d, hn::MulAdd(v, load(d, c + i, part), turned), to + i, part);
+        const auto swapped = hn::Mul(hn::Reverse2(d, v), load(d, s + i, part));
+        store(d, hn::MulAdd(v, load(d, c + i, part), swapped), to + i, part);
       });
     }
   }

@@ -4,6 +4,7 @@
 // in order.
 #include <algorithm>
 
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/types.h>
 
@@ -33,10 +34,9 @@ template <class A, class Body>
 void for_row_blocks(int64_t rows, int64_t cols, const Stream& stream, ColumnSums<A> first,
                     ColumnSums<A> second, Body&& body) {
   constexpr int64_t kMaxBlocks = 32;
-  const int64_t wanted =
-      std::max<int64_t>(rows_per_range(cols), (rows + kMaxBlocks - 1) / kMaxBlocks);
+  const int64_t wanted = std::max<int64_t>(rows_per_range(cols), ceil_div(rows, kMaxBlocks));
   const int64_t per_block = std::max<int64_t>(wanted, 1);
-  const int64_t blocks = (rows + per_block - 1) / per_block;
+  const int64_t blocks = ceil_div(rows, per_block);
   const auto firsts = stream.scratch<A>(first.to ? size_t(blocks * cols) : 0);
   const auto seconds = stream.scratch<A>(second.to ? size_t(blocks * cols) : 0);
   parallel_for(rows, per_block, [&](int64_t begin, int64_t end) {

@@ -6,6 +6,7 @@
 //
 #include <algorithm>
 
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/vec-inl.h>
@@ -35,7 +36,7 @@ template <class T>
 void scan(const Cumsum& k) {
   using A = acc_t<T>;
   constexpr int64_t columns = 64;
-  const int64_t blocks = (k.inner + columns - 1) / columns;
+  const int64_t blocks = ceil_div(k.inner, columns);
   const int64_t work = k.size * std::min(k.inner, columns);
   const int64_t step = k.reverse ? -k.inner : k.inner;
   const int64_t start = k.reverse ? (k.size - 1) * k.inner : 0;

@@ -25,8 +25,8 @@ struct Full {};
 struct Tail {
   size_t n;
 };
-/// A whole vector at an aligned address, whose result is written past the caches.
-struct Streamed : Full {};
+/// A whole vector at an aligned address, whose result is written by a non-temporal store.
+struct NonTemporal : Full {};
 
 // ---- loads: element type T to lanes of D (float or double) -------------------------------------
 template <class D, class A = hn::TFromD<D>>
@@ -132,7 +132,7 @@ HWY_INLINE void store(D d, hn::Vec<D> v, T* p, Tail tail) {
 }
 
 template <class D, class T>
-HWY_INLINE void store(D d, hn::Vec<D> v, T* p, Streamed) {
+HWY_INLINE void store(D d, hn::Vec<D> v, T* p, NonTemporal) {
   if constexpr (sizeof(T) == sizeof(hn::TFromD<D>)) {
     hn::Stream(v, d, p);
   } else if constexpr (std::is_same_v<T, bfloat16_t> && hn::MaxLanes(D()) >= 8) {
@@ -163,27 +163,27 @@ HWY_INLINE void for_vectors(D d, int64_t n, Body&& body) {
   if (i < n) body(i, Tail{size_t(n - i)});
 }
 
-/// The same for bodies that write vectors at y + i, past the caches if `stream`: the first vector
-/// is then a part of one, where the others would not be aligned.
+/// The same for bodies that write vectors at y + i, by non-temporal stores if so wanted: the first
+/// vector is then a part of one, where the others would not be aligned.
 template <class D, class T, class Body>
-HWY_INLINE void for_results(D d, const T* y, int64_t n, bool stream, Body&& body) {
-  if (!stream) return for_vectors(d, n, body);
+HWY_INLINE void for_stores(D d, const T* y, int64_t n, bool non_temporal, Body&& body) {
+  if (!non_temporal) return for_vectors(d, n, body);
   const int64_t lanes = int64_t(hn::Lanes(d)), vector = lanes * int64_t(sizeof(T));
   const int64_t past = int64_t(reinterpret_cast<uintptr_t>(y) % uintptr_t(vector));
   int64_t i = past == 0 ? 0 : std::min(n, (vector - past) / int64_t(sizeof(T)));
   if (i > 0) body(0, Tail{size_t(i)});
-  for (; i + lanes <= n; i += lanes) body(i, Streamed{});
+  for (; i + lanes <= n; i += lanes) body(i, NonTemporal{});
   if (i < n) body(i, Tail{size_t(n - i)});
 }
 
-/// n elements of x to y, past the caches.
+/// n elements of x to y, by non-temporal stores.
 template <class T>
-HWY_INLINE void copy_results(const T* x, T* y, int64_t n) {
+HWY_INLINE void copy_non_temporal(const T* x, T* y, int64_t n) {
   using Bits = hwy::UnsignedFromSize<sizeof(T)>;
   const hn::ScalableTag<Bits> d;
   const Bits* from = reinterpret_cast<const Bits*>(x);
   Bits* to = reinterpret_cast<Bits*>(y);
-  for_results(d, to, n, true, [&](int64_t i, auto part) HWY_ATTR {
+  for_stores(d, to, n, true, [&](int64_t i, auto part) HWY_ATTR {
     if constexpr (std::is_same_v<decltype(part), Tail>)
       std::copy_n(from + i, part.n, to + i);
     else
@@ -191,41 +191,43 @@ HWY_INLINE void copy_results(const T* x, T* y, int64_t n) {
   });
 }
 
-/// Asks for memory `elements` further on, so that its coming goes on beside the work at hand. It
-/// may lie past the end of what there is to read.
+/// Prefetches what lies `elements` further on, so that it comes while there is work at hand. It may
+/// lie past the end of what there is to read.
 template <class T>
-HWY_INLINE void fetch_ahead(const T* p, int64_t elements) {
+HWY_INLINE void prefetch(const T* p, int64_t elements) {
   const auto bytes = uintptr_t(elements) * sizeof(T);
   hwy::Prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + bytes));
 }
 
-/// How far ahead memory is asked for, in elements: a page. By itself the processor asks later, too
-/// late where there is arithmetic on each vector, or several streams.
+/// The prefetch distance, in elements: a page. The hardware prefetcher comes later, too late where
+/// there is arithmetic on each vector, or several streams.
 template <class T>
-inline constexpr int64_t kAhead = 4096 / int64_t(sizeof(T));
-/// The same in one of several passes over a row of `cols`: the other passes find it in a cache, so
-/// the next row is asked for, unless that would take the place of this one.
+inline constexpr int64_t kPrefetchDistance = 4096 / int64_t(sizeof(T));
+/// The same in one of several passes over a row of `cols`: the other passes find it in L1 or L2, so
+/// the next row is prefetched, unless that would evict this one.
 template <class T>
-HWY_INLINE int64_t row_ahead(int64_t cols) {
-  constexpr int64_t kMost = 65536 / int64_t(sizeof(T));
-  return cols <= kMost ? std::max(cols, kAhead<T>) : kAhead<T>;
+HWY_INLINE int64_t row_prefetch_distance(int64_t cols) {
+  constexpr int64_t kMaxRow = 65536 / int64_t(sizeof(T));
+  return cols <= kMaxRow ? std::max(cols, kPrefetchDistance<T>) : kPrefetchDistance<T>;
 }
 
 /// load() of what comes from memory.
 template <class D, class T, class Part>
-HWY_INLINE hn::Vec<D> load_ahead(D d, const T* p, Part part, int64_t ahead = kAhead<T>) {
-  fetch_ahead(p, ahead);
+HWY_INLINE hn::Vec<D> load_and_prefetch(D d, const T* p, Part part,
+                                        int64_t distance = kPrefetchDistance<T>) {
+  prefetch(p, distance);
   return load(d, p, part);
 }
 
-/// for_results for long chains of arithmetic and `count` results at once: body(i, part, put) calls
+/// for_stores for long chains of arithmetic and `count` results at once: body(i, part, put) calls
 /// put(j, v) to write v at y[j] + i. Where T is narrower than the lanes, results are computed and
 /// rounded in two loops, which the processor overlaps better than one long one.
 template <size_t count, class D, class T, class Body>
-HWY_INLINE void for_computed(D d, T* const (&y)[count], int64_t n, bool stream, Body&& body) {
+HWY_INLINE void for_buffered_stores(D d, T* const (&y)[count], int64_t n, bool non_temporal,
+                                    Body&& body) {
   constexpr int64_t kChunk = 512;
   using A = hn::TFromD<D>;
-  const bool direct = !stream && sizeof(T) == sizeof(A);
+  const bool direct = !non_temporal && sizeof(T) == sizeof(A);
   HWY_ALIGN A chunk[count][kChunk];
   int64_t size = 0;
   for (int64_t begin = 0; begin < n; begin += size) {
@@ -240,15 +242,16 @@ HWY_INLINE void for_computed(D d, T* const (&y)[count], int64_t n, bool stream, 
       });
     });
     for (size_t j = 0; j < count && !direct; ++j)
-      for_results(d, y[j] + begin, size, stream, [&](int64_t i, auto part) HWY_ATTR {
+      for_stores(d, y[j] + begin, size, non_temporal, [&](int64_t i, auto part) HWY_ATTR {
         store(d, load(d, chunk[j] + i, part), y[j] + begin + i, part);
       });
   }
 }
 
-/// Ends a range of work that wrote past the caches: makes it seen by other threads.
-HWY_INLINE void finish_results(bool stream) {
-  if (stream) hwy::FlushStream();
+/// Ends a range of work: non-temporal stores are not ordered with other stores, so that other
+/// threads see them only after a fence.
+HWY_INLINE void store_fence(bool non_temporal) {
+  if (non_temporal) hwy::FlushStream();
 }
 
 /// Joins term(i, part) over i, beginning with `start`, which joins without effect and must stand in

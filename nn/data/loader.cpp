@@ -2,6 +2,7 @@
 #include <utility>
 
 #include <olm/engine/random.h>
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/philox.h>
 #include <olm/nn/data.h>
 
@@ -46,7 +47,7 @@ Loader::Loader(TokenDataset dataset, LoaderOptions options)
   windows_ = (size - 1) / context;
   starts_ = size - context;
   limit_ = options_.steps;
-  if (limit_ == 0 && !options_.shuffle) limit_ = (windows_ + batch - 1) / batch;
+  if (limit_ == 0 && !options_.shuffle) limit_ = kernels::ceil_div(windows_, batch);
 }
 
 void Loader::set_position(int64_t position) {

@@ -55,11 +55,11 @@ void Trainer::time_evaluation(Timing& timing) {
 }
 
 void Trainer::time_sample(Timing& timing) {
-  constexpr int64_t kEnough = 32;
+  constexpr int64_t kMinTokens = 32;
   const int64_t tokens = options_.sample.tokens;
   if (options_.sample_every <= 0 || tokens == 0 || is_asked_to_stop()) return;
   GenerateOptions few = options_.sample;
-  few.tokens = std::min(tokens, kEnough);
+  few.tokens = std::min(tokens, kMinTokens);
   const auto start = Clock::now();
   const std::vector<int32_t> ids =
       generate(*model_, options_.prompt, few, [this](int32_t) { return !is_asked_to_stop(); });

@@ -6,8 +6,8 @@
 namespace olm::nn {
 
 bool SpikeStatistics::is_spike(double loss, double factor) const {
-  constexpr int64_t kEnough = 50;
-  if (factor <= 0 || count < kEnough) return false;
+  constexpr int64_t kMinSteps = 50;
+  if (factor <= 0 || count < kMinSteps) return false;
   // A loss that hardly moves has a tiny deviation: a hundredth of the mean is always allowed for.
   return loss > mean + factor * std::max(deviation, 0.01 * std::abs(mean));
 }

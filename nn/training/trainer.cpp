@@ -19,7 +19,7 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-constexpr int64_t kMostSkipped = 20;  // steps in a row
+constexpr int64_t kMaxSkipped = 20;  // steps in a row
 
 }  // namespace
 
@@ -105,8 +105,8 @@ std::string Trainer::judge(const Gathered& g, bool spike, const StepInfo& info) 
     text += detail::concat("a gradient norm of ", info.grad_norm);
   if (info.first_bad >= 0)
     text += ", first bad gradient: " + key_of(optimizer_.parameters()[size_t(info.first_bad)]);
-  if (++spikes_.in_a_row >= kMostSkipped) {
-    require(spike, "training has diverged, ", kMostSkipped, " steps in a row were skipped; ", text);
+  if (++spikes_.in_a_row >= kMaxSkipped) {
+    require(spike, "training has diverged, ", kMaxSkipped, " steps in a row were skipped; ", text);
     spikes_ = {};  // the loss stays where it is: that is its new level
   }
   return text;

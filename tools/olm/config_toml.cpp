@@ -34,7 +34,7 @@ Json to_json(const toml::node& node, const std::string& where) {
 /// Throws where a key has more parts than the parser, which recurses over them, has room for. Dots
 /// in quotes and comments are none of them.
 void require_short_keys(const std::string& text, const std::string& path) {
-  constexpr int kMost = 1000;
+  constexpr int kMaxParts = 1000;
   int64_t line = 1;
   int parts = 1;
   char until = 0;  // what ends the quotes or the comment
@@ -53,8 +53,8 @@ void require_short_keys(const std::string& text, const std::string& path) {
       until = '\n';
     } else if (c == '=' || c == ',' || c == '{') {
       parts = 1;
-    } else if (c == '.' && ++parts > kMost) {
-      throw FileError(path, ": not valid TOML at line ", line, ": a key of more than ", kMost,
+    } else if (c == '.' && ++parts > kMaxParts) {
+      throw FileError(path, ": not valid TOML at line ", line, ": a key of more than ", kMaxParts,
                       " parts");
     }
   }

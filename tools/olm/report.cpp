@@ -178,8 +178,8 @@ std::string charts(const Outcome& o) {
 std::string samples(const std::vector<Json>& lines) {
   if (lines.empty()) return "";
   std::string out = "<h2>Samples over time</h2>\n";
-  constexpr size_t kMost = 12;
-  const size_t count = std::min(lines.size(), kMost);
+  constexpr size_t kMaxLines = 12;
+  const size_t count = std::min(lines.size(), kMaxLines);
   for (size_t i = 0; i < count; ++i) {
     // The first, the last, and some between.
     const size_t at = count > 1 ? i * (lines.size() - 1) / (count - 1) : lines.size() - 1;

@@ -8,6 +8,7 @@
 // chunks are added in order at the end, so nothing depends on which thread did what. Where batch
 // and heads alone give enough tasks there is one chunk, and each task packs for itself, so that a
 // head stays in L2.
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/flash_attention.h>
 
 #include <cmath>
@@ -215,10 +216,10 @@ void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPac
 /// Chunks of keys such that there are tasks for many threads, where there are that many tiles.
 void choose_chunks(const Attention& a, attention::BackwardPack& pack) {
   const int64_t heads = std::max<int64_t>(a.batch * a.kv_heads, 1), tiles = pack.sizes.key_tiles;
-  const int64_t enough = (attention::kMinHeads + heads - 1) / heads;
+  const int64_t enough = ceil_div(attention::kMinHeads, heads);
   const int64_t wanted = std::clamp<int64_t>(enough, 1, std::max<int64_t>(tiles, 1));
-  pack.chunk_tiles = std::max<int64_t>(1, (tiles + wanted - 1) / wanted);
-  pack.chunks = std::max<int64_t>(1, (tiles + pack.chunk_tiles - 1) / pack.chunk_tiles);
+  pack.chunk_tiles = std::max<int64_t>(1, ceil_div(tiles, wanted));
+  pack.chunks = std::max<int64_t>(1, ceil_div(tiles, pack.chunk_tiles));
 }
 
 /// The passes over packed operands of `count` key and value heads from `first` on.

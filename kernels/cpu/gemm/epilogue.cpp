@@ -28,7 +28,7 @@ HWY_INLINE void epilogue_row(const Epilogue& e, const SumsView& from, int64_t r)
   const A* bias = in<A>(e.bias);
   T* z_out = e.preactivation ? row_out<T>(e.preactivation, r, e.ldc) : nullptr;
   const T* residual = e.residual ? row<T>(e.residual, r, e.ldc) : nullptr;
-  for_results(d, y, from.cols, e.non_temporal, [&](int64_t c, auto part) HWY_ATTR {
+  for_stores(d, y, from.cols, e.non_temporal, [&](int64_t c, auto part) HWY_ATTR {
     auto z = load(d, sums + c, part);
     if (bias) z = hn::Add(z, load(d, bias + c, part));
     if (z_out) store(d, z, z_out + c, part);
@@ -77,9 +77,9 @@ HWY_INLINE void backward_rows(const GemmEpilogueBackward& k, int64_t begin, int6
     const T* z = k.z ? row<T>(k.z, r, k.cols) : nullptr;
     T* dz = k.dz ? row_out<T>(k.dz, r, k.cols) : nullptr;
     for_vectors(d, k.cols, [&](int64_t c, auto part) HWY_ATTR {
-      auto g = load_ahead(d, dy + c, part);
+      auto g = load_and_prefetch(d, dy + c, part);
       if constexpr (Act != Activation::none)
-        g = hn::Mul(g, activate_gradient<Act, T>(d, load_ahead(d, z + c, part)));
+        g = hn::Mul(g, activate_gradient<Act, T>(d, load_and_prefetch(d, z + c, part)));
       if (dz) store(d, g, dz + c, part);
       if (partial) store(d, hn::Add(g, load(d, partial + c, part)), partial + c, part);
     });

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include <olm/kernels/base/math.h>
-#include <olm/kernels/cpu/streaming.h>
+#include <olm/kernels/cpu/non_temporal.h>
 
 namespace olm::kernels::gemm {
 namespace {
@@ -54,7 +54,7 @@ bool wants_non_temporal(const Problem& p) {
   const auto on_line = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 64 == 0; };
   const bool whole_lines =
       on_line(e.c) && on_line(e.preactivation) && e.ldc * int64_t(size_of(e.dtype)) % 64 == 0;
-  return whole_lines && !e.accumulate && writes_past_caches(e.dtype, p.m * p.n);
+  return whole_lines && !e.accumulate && uses_non_temporal_stores(e.dtype, p.m * p.n);
 }
 
 /// True where there is nothing to transpose, convert or fill up in A, and its rows do not compete

@@ -41,24 +41,24 @@ HWY_INLINE void slope_chunk(BinaryOp kind, const float* dy, const float* a, cons
 template <class T>
 void binary_ranges(const Binary& k) {
   const Operand<T> a(k.a, k.rank, k.shape), b(k.b, k.rank, k.shape);
-  const bool stream = writes_past_caches(k.dtype, count(k.rank, k.shape));
+  const bool non_temporal = uses_non_temporal_stores(k.dtype, count(k.rank, k.shape));
   parallel_for(count(k.rank, k.shape), kPointwiseGrain, [&](int64_t begin, int64_t end) {
     ChunkBuffer<T> a_buffer, b_buffer, y_buffer;
     for (int64_t i = begin; i < end; i += kPointwiseChunk) {
       const int64_t n = std::min(kPointwiseChunk, end - i);
       T* y = out<T>(k.y) + i;
-      float* result = result_at(y, y_buffer, stream);
+      float* result = result_at(y, y_buffer, non_temporal);
       binary_chunk(k.op, fetch_wide(a, i, n, a_buffer), fetch_wide(b, i, n, b_buffer), result, n);
-      deliver(result, y, n, stream);
+      deliver(result, y, n, non_temporal);
     }
-    finish_results(stream);
+    store_fence(non_temporal);
   });
 }
 
 template <class T>
 void binary_backward_ranges(const BinaryBackward& k) {
   const Operand<T> a_all(k.a, k.rank, k.shape), b_all(k.b, k.rank, k.shape);
-  const bool stream = writes_past_caches(k.dtype, count(k.rank, k.shape));
+  const bool non_temporal = uses_non_temporal_stores(k.dtype, count(k.rank, k.shape));
   parallel_for(count(k.rank, k.shape), kPointwiseGrain, [&](int64_t begin, int64_t end) {
     ChunkBuffer<T> a_buffer, b_buffer, dy_buffer, result_buffer;
     for (int64_t i = begin; i < end; i += kPointwiseChunk) {
@@ -67,17 +67,17 @@ void binary_backward_ranges(const BinaryBackward& k) {
       const float* b = fetch_wide(b_all, i, n, b_buffer);
       const float* dy = widen(in<T>(k.dy) + i, n, dy_buffer);
       if (k.da) {
-        float* da = result_at(out<T>(k.da) + i, result_buffer, stream);
+        float* da = result_at(out<T>(k.da) + i, result_buffer, non_temporal);
         slope_chunk(k.op, dy, a, b, da, n, [](auto op, Lanes u, Lanes v) { return op.da(u, v); });
-        deliver(da, out<T>(k.da) + i, n, stream);
+        deliver(da, out<T>(k.da) + i, n, non_temporal);
       }
       if (k.db) {
-        float* db = result_at(out<T>(k.db) + i, result_buffer, stream);
+        float* db = result_at(out<T>(k.db) + i, result_buffer, non_temporal);
         slope_chunk(k.op, dy, a, b, db, n, [](auto op, Lanes u, Lanes v) { return op.db(u, v); });
-        deliver(db, out<T>(k.db) + i, n, stream);
+        deliver(db, out<T>(k.db) + i, n, non_temporal);
       }
     }
-    finish_results(stream);
+    store_fence(non_temporal);
   });
 }
 

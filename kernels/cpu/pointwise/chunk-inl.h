@@ -7,8 +7,8 @@
 #endif
 
 #include <olm/kernels/cpu/math-inl.h>
+#include <olm/kernels/cpu/non_temporal.h>
 #include <olm/kernels/cpu/pointwise/operand.h>
-#include <olm/kernels/cpu/streaming.h>
 #include <olm/kernels/cpu/vec-inl.h>
 
 HWY_BEFORE_NAMESPACE();
@@ -30,16 +30,16 @@ HWY_INLINE const float* widen(const T* x, int64_t n, ChunkBuffer<T>& buffer) {
   } else {
     const hn::ScalableTag<float> d;
     for_vectors(d, n, [&](int64_t i, auto part) {
-      store(d, load_ahead(d, x + i, part), buffer.wide + i, part);
+      store(d, load_and_prefetch(d, x + i, part), buffer.wide + i, part);
     });
     return buffer.wide;
   }
 }
-/// load() of a chunk for long arithmetic: what is not f32 lies in a buffer, and widen() asked for
+/// load() of a chunk for long arithmetic: what is not f32 lies in a buffer, and widen() prefetched
 /// it.
 template <Accuracy accuracy, class D, class Part>
 HWY_INLINE hn::Vec<D> load_chunk(D d, const float* p, Part part) {
-  return accuracy == Accuracy::f32 ? load_ahead(d, p, part) : load(d, p, part);
+  return accuracy == Accuracy::f32 ? load_and_prefetch(d, p, part) : load(d, p, part);
 }
 template <class T>
 HWY_INLINE const float* fetch_wide(const Operand<T>& x, int64_t begin, int64_t n,
@@ -47,21 +47,21 @@ HWY_INLINE const float* fetch_wide(const Operand<T>& x, int64_t begin, int64_t n
   return widen(x.fetch(begin, n, buffer.narrow), n, buffer);
 }
 
-/// Where results that belong at y are computed, and how they get there: past the caches if
-/// `stream`.
+/// Where results that belong at y are computed, and how they get there: by non-temporal
+/// stores if `non_temporal`.
 template <class T>
-HWY_INLINE float* result_at(T* y, ChunkBuffer<T>& buffer, bool stream) {
+HWY_INLINE float* result_at(T* y, ChunkBuffer<T>& buffer, bool non_temporal) {
   if constexpr (std::is_same_v<T, float>)
-    return stream ? buffer.wide : y;
+    return non_temporal ? buffer.wide : y;
   else
     return buffer.wide;
 }
 template <class T>
-HWY_INLINE void deliver(const float* from, T* y, int64_t n, bool stream) {
-  if (std::is_same_v<T, float> && !stream) return;
+HWY_INLINE void deliver(const float* from, T* y, int64_t n, bool non_temporal) {
+  if (std::is_same_v<T, float> && !non_temporal) return;
   const hn::ScalableTag<float> d;
-  for_results(d, y, n, stream,
-              [&](int64_t i, auto part) { store(d, load(d, from + i, part), y + i, part); });
+  for_stores(d, y, n, non_temporal,
+             [&](int64_t i, auto part) { store(d, load(d, from + i, part), y + i, part); });
 }
 
 /// Calls f.operator()<T>() for the dtypes that are computed in f32.

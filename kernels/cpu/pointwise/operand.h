@@ -6,7 +6,7 @@
 
 namespace olm::kernels {
 
-constexpr int64_t kPointwiseChunk = 1024;   // elements a loop handles at once, in the first cache
+constexpr int64_t kPointwiseChunk = 1024;   // elements a loop handles at once, in L1
 constexpr int64_t kPointwiseGrain = 16384;  // elements that make a range of work
 
 inline int64_t count(int rank, const int64_t* shape) {

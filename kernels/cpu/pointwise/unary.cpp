@@ -29,23 +29,23 @@ void unary_chunk(const Unary& k, const float* x, float* y, int64_t n) {
 }
 
 template <class T>
-void unary_range(const Unary& k, bool stream, int64_t begin, int64_t end) {
+void unary_range(const Unary& k, bool non_temporal, int64_t begin, int64_t end) {
   ChunkBuffer<T> x_buffer, y_buffer;
   for (int64_t i = begin; i < end; i += kPointwiseChunk) {
     const int64_t n = std::min(kPointwiseChunk, end - i);
     T* y = out<T>(k.y) + i;
-    float* result = result_at(y, y_buffer, stream);
+    float* result = result_at(y, y_buffer, non_temporal);
     unary_chunk<accuracy_for<T>>(k, widen(in<T>(k.x) + i, n, x_buffer), result, n);
-    deliver(result, y, n, stream);
+    deliver(result, y, n, non_temporal);
   }
-  finish_results(stream);
+  store_fence(non_temporal);
 }
 
 void unary(const Unary& k) {
-  const bool stream = writes_past_caches(k.dtype, k.n);
+  const bool non_temporal = uses_non_temporal_stores(k.dtype, k.n);
   visit_f32(k.dtype, [&]<class T>() {
     parallel_for(k.n, kPointwiseGrain,
-                 [&](int64_t begin, int64_t end) { unary_range<T>(k, stream, begin, end); });
+                 [&](int64_t begin, int64_t end) { unary_range<T>(k, non_temporal, begin, end); });
   });
 }
 

@@ -33,7 +33,7 @@ void unary_backward_chunk(const UnaryBackward& k, const float* dy, const float* 
 }
 
 template <class T>
-void unary_backward_range(const UnaryBackward& k, Needs needs, bool stream, int64_t begin,
+void unary_backward_range(const UnaryBackward& k, Needs needs, bool non_temporal, int64_t begin,
                           int64_t end) {
   ChunkBuffer<T> dy_buffer, x_buffer, y_buffer, dx_buffer;
   for (int64_t i = begin; i < end; i += kPointwiseChunk) {
@@ -42,19 +42,19 @@ void unary_backward_range(const UnaryBackward& k, Needs needs, bool stream, int6
     const float* x = needs.x ? widen(in<T>(k.x) + i, n, x_buffer) : dy;
     const float* y = needs.y ? widen(in<T>(k.y) + i, n, y_buffer) : dy;
     T* dx = out<T>(k.dx) + i;
-    float* result = result_at(dx, dx_buffer, stream);
+    float* result = result_at(dx, dx_buffer, non_temporal);
     unary_backward_chunk<accuracy_for<T>>(k, dy, x, y, result, n);
-    deliver(result, dx, n, stream);
+    deliver(result, dx, n, non_temporal);
   }
-  finish_results(stream);
+  store_fence(non_temporal);
 }
 
 void unary_backward(const UnaryBackward& k) {
   const Needs needs = unary_needs(k.op);
-  const bool stream = writes_past_caches(k.dtype, k.n);
+  const bool non_temporal = uses_non_temporal_stores(k.dtype, k.n);
   visit_f32(k.dtype, [&]<class T>() {
     parallel_for(k.n, kPointwiseGrain, [&](int64_t begin, int64_t end) {
-      unary_backward_range<T>(k, needs, stream, begin, end);
+      unary_backward_range<T>(k, needs, non_temporal, begin, end);
     });
   });
 }

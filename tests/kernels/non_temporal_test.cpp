@@ -5,7 +5,7 @@
 #include <functional>
 #include <vector>
 
-#include <olm/kernels/cpu/streaming.h>
+#include <olm/kernels/cpu/non_temporal.h>
 #include <olm/kernels/cross_entropy.h>
 #include <olm/kernels/gated.h>
 #include <olm/kernels/norm.h>
@@ -161,14 +161,14 @@ std::vector<char> numbers(DType dtype, int64_t n, uint64_t seed) {
   return values;
 }
 
-/// Holds a result that is written past the caches against the same rows, made a few at a time; and
-/// looks at the bytes around it.
+/// Holds a result that is written by non-temporal stores against the same rows, made a few at a
+/// time; and looks at the bytes around it.
 void check_rows(const Rows& k, DType dtype) {
   INFO(k.name << " " << name_of(dtype));
   const int64_t element = int64_t(size_of(dtype)), wide_b = kCols;
-  const int64_t rows = kLeastStreamedBytes / (64 * k.wide_y * element) * 64 + 64;
-  REQUIRE(writes_past_caches(dtype, rows * k.wide_y));
-  REQUIRE_FALSE(writes_past_caches(dtype, 64 * k.wide_y));
+  const int64_t rows = kMinNonTemporalBytes / (64 * k.wide_y * element) * 64 + 64;
+  REQUIRE(uses_non_temporal_stores(dtype, rows * k.wide_y));
+  REQUIRE_FALSE(uses_non_temporal_stores(dtype, 64 * k.wide_y));
   const std::vector<char> a = numbers(dtype, rows * k.wide_a, 1),
                           b = numbers(dtype, rows * wide_b, 2),
                           c = numbers(dtype, rows * wide_b, 3);
@@ -197,10 +197,10 @@ void check_kernels(const std::vector<Rows>& kernels) {
 
 }  // namespace
 
-TEST_SUITE("kernels/streaming") {
-  TEST_CASE("norms past the caches have the same bits") { check_kernels(norm_kernels()); }
-  TEST_CASE("rows past the caches have the same bits") { check_kernels(row_kernels()); }
-  TEST_CASE("pointwise results past the caches have the same bits") {
+TEST_SUITE("kernels/non_temporal") {
+  TEST_CASE("norms with non-temporal stores have the same bits") { check_kernels(norm_kernels()); }
+  TEST_CASE("rows with non-temporal stores have the same bits") { check_kernels(row_kernels()); }
+  TEST_CASE("pointwise results with non-temporal stores have the same bits") {
     check_kernels(pointwise_kernels());
   }
 }
