@@ -33,6 +33,8 @@ class OLM_API AttentionBase : public Module {
  public:
   explicit AttentionBase(const AttentionShape& shape);
   Tensor forward(const Tensor& x, Context& ctx) override;
+  /// Of scores and their products with the values, to half of the tokens where causal.
+  double flops_per_token(int64_t context) override;
   const AttentionShape& attention_shape() const { return shape_; }
   Child<LinearModule> q_proj, k_proj, v_proj, out_proj;
 
@@ -94,6 +96,7 @@ class OLM_API MultiHeadAttentionModule : public AttentionBase {
   explicit MultiHeadAttentionModule(AttentionOptions o, const char* layer = "MultiHeadAttention");
   std::string type_name() const override { return "MultiHeadAttention"; }
   void visit_options(FieldVisitor& v) override { options.fields(v); }
+  void visit_default_options(FieldVisitor& v) override { AttentionOptions().fields(v); }
   AttentionOptions options;
 };
 OLM_API Ref<MultiHeadAttentionModule> MultiHeadAttention(AttentionOptions options);
@@ -119,6 +122,7 @@ class OLM_API MultiHeadAttentionwithRoPEModule : public AttentionwithRoPEBase {
                                             const char* layer = "MultiHeadAttentionwithRoPE");
   std::string type_name() const override { return "MultiHeadAttentionwithRoPE"; }
   void visit_options(FieldVisitor& v) override { options.fields(v); }
+  void visit_default_options(FieldVisitor& v) override { AttentionwithRoPEOptions().fields(v); }
   AttentionwithRoPEOptions options;
 };
 OLM_API Ref<MultiHeadAttentionwithRoPEModule> MultiHeadAttentionwithRoPE(
@@ -175,6 +179,7 @@ class OLM_API GroupedQueryAttentionModule final : public AttentionwithRoPEBase {
   explicit GroupedQueryAttentionModule(GroupedQueryAttentionOptions o);
   std::string type_name() const override { return "GroupedQueryAttention"; }
   void visit_options(FieldVisitor& v) override { options.fields(v); }
+  void visit_default_options(FieldVisitor& v) override { GroupedQueryAttentionOptions().fields(v); }
   GroupedQueryAttentionOptions options;
   std::optional<Child<RMSNormModule>> q_norm, k_norm;
 

@@ -50,6 +50,11 @@ Tensors AttentionBase::project(const Tensor& x, Context& ctx) const {
                 {q->bias_or_none(), k->bias_or_none(), v->bias_or_none()});
 }
 
+double AttentionBase::flops_per_token(int64_t context) {
+  const double keys = shape_.causal ? double(context) / 2 : double(context);
+  return 2 * 2 * keys * double(shape_.num_heads * shape_.head_dim);
+}
+
 Tensor AttentionBase::forward(const Tensor& x, Context& ctx) {
   const AttentionShape& s = shape_;
   require(x.rank() == 3 && x.size(2) == s.embed_dim, s.layer, ": wanted x [B,T,", s.embed_dim,
