@@ -38,6 +38,7 @@ class OLM_API OutputHeadModule final : public BlockModule {
   Tensor loss_sum(const Sum& in, const Tensor& targets, Context& ctx) override;
   std::string type_name() const override { return "OutputHead"; }
   void visit_options(FieldVisitor& v) override { options.fields(v); }
+  void visit_default_options(FieldVisitor& v) override { OutputHeadOptions().fields(v); }
   bool describes_children() const override { return false; }
   OutputHeadOptions options;
 
