@@ -137,6 +137,7 @@ class OLM_API ModelConfig {
   }
   void fields(FieldVisitor& v) { held_->fields(v); }
   int64_t& vocab_size() { return held_->vocab_size(); }
+  int64_t vocab_size() const { return held_->vocab_size(); }
   int64_t max_seq_len() const { return held_->max_seq_len(); }
   Ref<BlockModule> make() const { return held_->make(); }
   /// Fills a model of this configuration by the family's rule.

@@ -184,7 +184,9 @@ std::vector<NamedTensor> Module::state_dict() {
 
 double Module::flops_per_token(int64_t) {
   double elements = 0;
-  for_each_own_parameter([&](Parameter& p) { elements += double(p.shape().numel()); });
+  for_each_own_parameter([&](Parameter& p) {
+    if (p.shape().rank() >= 2) elements += double(p.shape().numel());
+  });
   return 2 * elements;
 }
 

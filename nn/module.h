@@ -241,7 +241,7 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   Json options_json();
   Json default_options_json();
   /// Floating-point operations of this module itself, without its children, in forward of one
-  /// token of a sequence of `context`: two for each element of its parameters.
+  /// token of a sequence of `context`: two for each element of its matrices.
   virtual double flops_per_token(int64_t context);
 
   /// Trained tensors, each once, in the order of their keys' first appearance.

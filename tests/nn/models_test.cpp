@@ -174,12 +174,12 @@ TEST_SUITE("nn/models") {
 
   TEST_CASE("modules say what a token costs") {
     const auto model = GPT2Model(kTinyGPT2);
-    // Each weight is multiplied once, the embedding's as that of the head; positions are looked up.
-    const double weights = double(expected(kTinyGPT2) - 6 * 8);
-    CHECK(forward_flops_per_token(*model, 6) == 2 * weights + 2 * (2 * 6 * 8));
+    // Each matrix is multiplied once, the embedding as that of the head; positions are looked up.
+    const double matrices = 11 * 8 + 2 * 12 * 8 * 8;
+    CHECK(forward_flops_per_token(*model, 6) == 2 * matrices + 2 * (2 * 6 * 8));
     // Scores with all keys, where nothing is masked.
     CHECK(forward_flops_per_token(*FlashAttention({.embed_dim = 8, .num_heads = 2}), 6) ==
-          2 * 4 * (64 + 8) + 4 * 6 * 8);
+          2 * 4 * 64 + 4 * 6 * 8);
     const auto looked_up = Embedding(11, 8);
     CHECK(forward_flops_per_token(*looked_up, 6) == 0);
   }
