@@ -162,6 +162,11 @@ void ModelSection::fields(nn::FieldVisitor& v) {
   v.skip("");
 }
 
+DType activation_dtype(const std::string& text) {
+  nn::check_value("--dtype", activation_dtypes(), text);
+  return nn::parse_dtype(text, "--dtype");
+}
+
 std::vector<KeyInfo> list_keys(const RunConfig& config) {
   Lister lister;
   RunConfig copy = config;

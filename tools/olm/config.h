@@ -21,6 +21,13 @@ struct ModelSection {
   void fields(nn::FieldVisitor& v);
 };
 
+/// Of activations, in training as in use.
+inline nn::FieldInfo activation_dtypes() {
+  return {.one_of = {"f32", "bf16"}, .help = "of activations"};
+}
+/// The dtype of a flag --dtype; throws for another than those.
+DType activation_dtype(const std::string& text);
+
 /// No run is longer; sums of steps stay far from overflow.
 inline constexpr double kMaxSteps = 1e15;
 
@@ -96,7 +103,7 @@ struct TrainConfig {
        .help = "instead of steps: timed steps decide how many fit; 0 is off"});
     v("batch_size", batch_size, {.min = 1, .max = 1000000, .help = "sequences per batch"});
     v("accumulation", accumulation, {.min = 1, .max = 1000000, .help = "batches per step"});
-    v("dtype", dtype, {.one_of = {"f32", "bf16"}, .help = "of activations"});
+    v("dtype", dtype, activation_dtypes());
     v("seed", seed, {.min = 0, .help = "of initialisation, shuffling and dropout"});
     v("threads", threads, {.min = 0, .max = 4096, .help = "CPU threads; 0 takes all"});
     v("eval_every", eval_every,

@@ -60,6 +60,11 @@ void add_sample_flags(CLI::App& app, FlagValues& flags) {
   }
 }
 
+void add_dtype(CLI::App& app, std::string& dtype) {
+  const olm::nn::FieldInfo info = activation_dtypes();
+  app.add_option("--dtype", dtype, info.help + ": " + info.range())->capture_default_str();
+}
+
 std::string preset_names() {
   std::string names;
   for (const Preset& preset : presets()) names += (names.empty() ? "" : ", ") + preset.name;
@@ -84,8 +89,7 @@ void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
   sample_app->add_option("folder", args.folder, "run folder")->required();
   add_sample_flags(*sample_app, args.flags);
   sample_app->footer("Where a flag is left out the run's own [sample] holds.");
-  sample_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16")
-      ->capture_default_str();
+  add_dtype(*sample_app, args.dtype);
   sample_app->add_flag("--no-cache", args.no_cache, "compute all earlier tokens again each time");
   sample_app->add_flag("--stop-when-full", args.stop_when_full,
                        "stop where the model's context is full instead of moving on");
@@ -96,7 +100,7 @@ void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
   CLI::App* eval_app = app.add_subcommand("eval", "Measure a trained model on a text");
   eval_app->add_option("folder", args.folder, "run folder")->required();
   eval_app->add_option("--data", args.data, "text: a file or a folder")->required();
-  eval_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16")->capture_default_str();
+  add_dtype(*eval_app, args.dtype);
   eval_app->callback([&] { job = {"olm eval", [&] { return eval(args); }}; });
 }
 
@@ -155,7 +159,7 @@ void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
                    "model: S nanoGPT's character model, M GPT-2 124M, L a Llama of 32 million, or "
                    "tiny, which is there to be quick")
       ->capture_default_str();
-  step_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16")->capture_default_str();
+  add_dtype(*step_app, args.dtype);
   step_app->add_option("--steps", args.steps, "least number of steps to time")
       ->capture_default_str();
   step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");

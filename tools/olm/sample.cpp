@@ -36,8 +36,7 @@ int sample(const SampleArgs& args) {
   const auto tokenizer = nn::load_tokenizer(args.folder);
   require(!c.prompt.empty(), "--prompt: at least one token was wanted, the text is empty");
   const std::vector<int32_t> prompt = prompt_ids(*tokenizer, c.prompt);
-  const DType dtype = nn::parse_dtype(args.dtype, "--dtype");
-  require(dtype == f32 || dtype == bf16, "--dtype: wants f32 or bf16, got ", args.dtype);
+  const DType dtype = activation_dtype(args.dtype);
   nn::GenerateOptions options{.tokens = c.tokens,
                               .temperature = c.temperature,
                               .top_k = c.top_k,
