@@ -41,38 +41,44 @@ const char* format_name(DType dtype) {
   fail("safetensors: ", dtype, " cannot be stored");
 }
 
-Shape read_shape(const std::string& where, const Json& sizes) {
-  if (sizes.size() > size_t(kMaxRank))
-    throw FileError(where, " has ", sizes.size(), " dimensions, at most ", kMaxRank,
-                    " are possible");
-  Shape shape;
-  for (const Json& size : sizes.items()) shape.push_back(int64_t(size.as_uint()));
-  return shape;
+std::string text_of(std::span<const int64_t> shape) {
+  std::string text = "[";
+  for (const int64_t size : shape) text += (text.size() > 1 ? "," : "") + std::to_string(size);
+  return text + "]";
 }
 
-/// Bytes of `shape`, or FileError where they do not fit in 63 bits.
-size_t byte_size(const std::string& where, const Shape& shape, size_t element) {
+/// `element` times all sizes, or FileError where that does not fit in 62 bits.
+size_t byte_size(const std::string& where, std::span<const int64_t> shape, size_t element) {
   uint64_t bytes = element;
   for (const int64_t size : shape)
     if (size < 0 || __builtin_mul_overflow(bytes, uint64_t(size), &bytes) || bytes >> 62)
-      throw FileError(where, " has the impossible shape ", shape);
+      throw FileError(where, " has the impossible shape ", text_of(shape));
   return bytes;
+}
+
+/// A type that is not in the table may have elements of any size from one bit up.
+void check_size(const std::string& where, const SafetensorsEntry& e, uint64_t end) {
+  const FormatType* type = find_type(e.dtype);
+  const size_t whole = byte_size(where, e.shape, type ? type->size : 1);
+  const size_t least = type ? whole : (whole + 7) / 8;
+  const bool exact = type || whole == 0;
+  if (end >= e.begin && (exact ? e.bytes == least : e.bytes >= least)) return;
+  throw FileError(where, " of shape ", text_of(e.shape), " and dtype ", e.dtype, " needs ",
+                  exact ? "" : "at least ", least, " bytes, its data offsets are ", e.begin,
+                  " and ", end);
 }
 
 SafetensorsEntry read_entry(const std::string& file, const std::string& name, const Json& json) {
   const std::string where = detail::concat(file, ": tensor \"", name, "\"");
-  const std::string& dtype = json.at("dtype").as_string();
-  const FormatType* type = find_type(dtype);
-  if (!type) throw FileError(where, " has the unknown dtype ", dtype);
-  const Shape shape = read_shape(where, json.at("shape"));
+  SafetensorsEntry entry{.name = name, .dtype = json.at("dtype").as_string()};
+  for (const Json& size : json.at("shape").items()) entry.shape.push_back(int64_t(size.as_uint()));
   const Json& offsets = json.at("data_offsets");
   if (offsets.size() != 2) throw FileError(where, " has ", offsets.size(), " data offsets, not 2");
-  const uint64_t begin = offsets.at(size_t(0)).as_uint(), end = offsets.at(1).as_uint();
-  const size_t wanted = byte_size(where, shape, type->size);
-  if (end < begin || end - begin != wanted)
-    throw FileError(where, " of shape ", shape, " and dtype ", dtype, " needs ", wanted,
-                    " bytes, its data offsets are ", begin, " and ", end);
-  return {name, dtype, shape, begin, wanted};
+  entry.begin = offsets.at(size_t(0)).as_uint();
+  const uint64_t end = offsets.at(1).as_uint();
+  entry.bytes = end - entry.begin;
+  check_size(where, entry, end);
+  return entry;
 }
 
 std::string make_header(const std::vector<SafetensorsBytes>& tensors,
@@ -134,6 +140,7 @@ void SafetensorsFile::read_header(std::string_view header) try {
   const Json json = Json::parse(header, path_ + ": header");
   for (const auto& [name, value] : json.members()) {
     if (name == "__metadata__") {
+      if (value.is_null()) continue;  // written by some for "none"
       for (const auto& [key, text] : value.members()) metadata_.emplace(key, text.as_string());
     } else {
       entries_.push_back(read_entry(path_, name, value));
@@ -179,25 +186,31 @@ std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const
   return data_.subspan(e.begin, e.bytes);
 }
 
+std::string SafetensorsEntry::shape_text() const { return text_of(shape); }
+
 Tensor SafetensorsFile::tensor(const std::string& name) const {
   const SafetensorsEntry& e = entry(name);
   const FormatType* type = find_type(e.dtype);
-  if (!type->dtype)
+  if (!type || !type->dtype)
     throw FileError(path_, ": tensor \"", name, "\" has dtype ", e.dtype,
                     ", a tensor of F32, BF16, F16, F64, I32, I64 or BOOL was wanted");
+  if (e.shape.size() > size_t(kMaxRank))
+    throw FileError(path_, ": tensor \"", name, "\" has ", e.shape.size(), " dimensions, at most ",
+                    kMaxRank, " are possible");
+  const Shape shape(e.shape);
   std::byte* data = data_.data() + e.begin;
   if (type->dtype == boolean &&
       std::any_of(data, data + e.bytes, [](std::byte b) { return b > std::byte{1}; }))
     throw FileError(path_, ": tensor \"", name, "\" of dtype BOOL holds bytes other than 0 and 1");
   if (reinterpret_cast<uintptr_t>(data) % type->size != 0) {
-    Tensor copy = empty(e.shape, {.dtype = *type->dtype});
+    Tensor copy = empty(shape, {.dtype = *type->dtype});
     std::memcpy(copy.mutable_data(), data, e.bytes);
     return copy;
   }
   auto impl = std::make_shared<TensorImpl>();
   impl->storage = std::make_shared<Storage>(data, e.bytes, cpu, [owner = owner_] {});
-  impl->shape = e.shape;
-  impl->strides = contiguous_strides(e.shape);
+  impl->shape = shape;
+  impl->strides = contiguous_strides(shape);
   impl->dtype = *type->dtype;
   return Tensor(std::move(impl));
 }
@@ -226,9 +239,9 @@ void write_safetensors(const std::string& path, std::vector<SafetensorsBytes> te
   for (const SafetensorsBytes& t : tensors) {
     const FormatType* type = find_type(t.dtype);
     require(type != nullptr, "write_safetensors: unknown dtype ", t.dtype, " of \"", t.name, "\"");
-    require(t.bytes.size() == byte_size(t.name, t.shape, type->size), "write_safetensors: \"",
-            t.name, "\" of shape ", t.shape, " and dtype ", t.dtype, " came with ", t.bytes.size(),
-            " bytes");
+    require(t.bytes.size() == byte_size(t.name, t.shape.span(), type->size),
+            "write_safetensors: \"", t.name, "\" of shape ", t.shape, " and dtype ", t.dtype,
+            " came with ", t.bytes.size(), " bytes");
     require(t.name != "__metadata__" && ++seen[t.name] == 1, "write_safetensors: the name \"",
             t.name, "\" comes twice or is reserved");
   }

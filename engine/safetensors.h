@@ -13,17 +13,20 @@
 
 namespace olm {
 
-/// What the header says of one tensor. `dtype` is the format's own name, such as "BF16".
-struct SafetensorsEntry {
+/// What the header says of one tensor. `dtype` is the format's own name, such as "BF16"; it may be
+/// one that is not known here, and `shape` may have more dimensions than a Tensor can.
+struct OLM_API SafetensorsEntry {
   std::string name;
   std::string dtype;
-  Shape shape;
+  std::vector<int64_t> shape = {};
   size_t begin = 0;  ///< first byte, counted from the end of the header
   size_t bytes = 0;
+  std::string shape_text() const;  ///< "[2,3]"
 };
 
 /// A safetensors file, mapped. Opening reads and checks the header alone; tensors alias the map,
 /// which lives as long as one of them. They are read-only by convention: a write stays in memory.
+/// Tensors of types not known here are listed, and can be read as bytes.
 class OLM_API SafetensorsFile {
  public:
   /// Throws FileError with one sentence for anything that is not a well-formed file: a truncated
@@ -38,8 +41,8 @@ class OLM_API SafetensorsFile {
   bool contains(const std::string& name) const { return index_.count(name) != 0; }
   /// Throws FileError naming the file if it holds no such tensor.
   const SafetensorsEntry& entry(const std::string& name) const;
-  /// A tensor of F32, BF16, F16, F64, I32, I64 or BOOL on the CPU; other types throw FileError.
-  /// Copied only where its bytes are not aligned to its element.
+  /// A tensor of F32, BF16, F16, F64, I32, I64 or BOOL and at most eight dimensions, on the CPU;
+  /// others throw FileError. Copied only where its bytes are not aligned to its element.
   Tensor tensor(const std::string& name) const;
   /// The raw bytes of a tensor of any type; valid as long as this object or a copy of it lives.
   std::span<const std::byte> bytes(const std::string& name) const;

@@ -100,6 +100,10 @@ class OLM_API AttentionModule : public Module {
   Tensor forward(const Tensor& x, Context& ctx) override;
   std::string type_name() const override { return kind_.name; }
   void visit_options(FieldVisitor& v) override;
+  void visit_default_options(FieldVisitor& v) override;
+  /// Of scores and their products with the values, to half of the tokens where causal, and to those
+  /// of the window.
+  double flops_per_token(int64_t context) override;
 
   int64_t kv_heads() const { return options.num_kv_heads.value_or(options.num_heads); }
   int64_t head_dim() const;

@@ -39,6 +39,7 @@ class OLM_API OutputHeadModule final : public BlockModule {
               const CrossEntropyOptions& options = {}) override;
   std::string type_name() const override { return "OutputHead"; }
   void visit_options(FieldVisitor& v) override { options.fields(v); }
+  void visit_default_options(FieldVisitor& v) override { OutputHeadOptions().fields(v); }
   bool describes_children() const override { return false; }
   OutputHeadOptions options;
 

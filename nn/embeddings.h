@@ -26,6 +26,7 @@ class OLM_API EmbeddingModule final : public Layer<EmbeddingLayerOptions> {
  public:
   explicit EmbeddingModule(EmbeddingLayerOptions o);
   Tensor forward(const Tensor& x, Context& ctx) override;
+  double flops_per_token(int64_t) override { return 0; }  // looks rows up
   std::string type_name() const override { return "Embedding"; }
   Parameter weight;
 };
@@ -52,6 +53,7 @@ class OLM_API AbsolutePositionalEmbeddingModule final
  public:
   explicit AbsolutePositionalEmbeddingModule(AbsolutePositionalEmbeddingOptions o);
   Tensor forward(const Tensor& x, Context& ctx) override;
+  double flops_per_token(int64_t) override { return 0; }  // looks rows up
   std::string type_name() const override { return "AbsolutePositionalEmbedding"; }
   Parameter weight;
 };

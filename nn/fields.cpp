@@ -1,6 +1,7 @@
 #include <olm/nn/fields.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 namespace olm::nn {
@@ -9,6 +10,55 @@ DType parse_dtype(const std::string& text, const std::string& where) {
   for (const DType t : {f32, bf16, f16, f64, i32, i64, boolean})
     if (text == name_of(t)) return t;
   fail(where, ": unknown dtype \"", text, "\"; wanted f32, bf16, f16, f64, i32, i64 or bool");
+}
+
+namespace {
+/// Integers without an exponent as far as they are short that way.
+std::string number_text(double value) {
+  char digits[40];
+  const bool whole = std::abs(value) < 1e12 && value == std::floor(value);
+  char* const end = whole ? std::to_chars(digits, digits + sizeof digits, int64_t(value)).ptr
+                          : std::to_chars(digits, digits + sizeof digits, value).ptr;
+  return {digits, end};
+}
+
+bool inside(const FieldInfo& info, double value) {
+  return std::isfinite(value) && value >= info.min && value <= info.max && value > info.above;
+}
+}  // namespace
+
+std::string FieldInfo::range() const {
+  std::string text;
+  for (size_t i = 0; i < one_of.size(); ++i)
+    text += (i == 0 ? "" : i + 1 < one_of.size() ? ", " : " or ") + one_of[i];
+  if (!one_of.empty()) return text;
+  if (std::isfinite(above)) text = "above " + number_text(above);
+  if (std::isfinite(min)) text = number_text(min);
+  if (std::isfinite(max)) text += (text.empty() ? "at most " : " to ") + number_text(max);
+  return std::isfinite(min) && !std::isfinite(max) ? text + " or more" : text;
+}
+
+void check_value(const std::string& where, const FieldInfo& info, int64_t value) {
+  require(inside(info, double(value)), where, ": wants ", info.range(), ", got ", value);
+}
+void check_value(const std::string& where, const FieldInfo& info, double value) {
+  const std::string range = info.range();
+  require(inside(info, value), where, ": wants a finite number", range.empty() ? "" : ", ", range,
+          ", got ", number_text(value));
+}
+void check_value(const std::string& where, const FieldInfo& info, const std::string& value) {
+  const auto& known = info.one_of;
+  require(known.empty() || std::find(known.begin(), known.end(), value) != known.end(), where,
+          ": wants ", info.range(), ", got \"", value, "\"");
+}
+void check_value(const std::string& where, const FieldInfo& info, DType value) {
+  check_value(where, info, std::string(name_of(value)));
+}
+
+std::string PathVisitor::path(const char* name) const {
+  std::string result;
+  for (const std::string& group : groups_) result += group + ".";
+  return result + name;
 }
 
 namespace {
@@ -63,6 +113,11 @@ void JsonReader::wrong_type(const char* name, const Json& got, const char* wante
   fail(levels_.back().where, ": ", name, " wants ", wanted, ", got ", got.kind(), " ", got.dump());
 }
 
+template <class T>
+void JsonReader::check_value(const char* name, const T& value) const {
+  nn::check_value(levels_.back().where + ": " + name, info(), value);
+}
+
 void JsonReader::field(const char* name, bool& value) {
   const Json* j = find(name);
   if (!j) return;
@@ -74,24 +129,28 @@ void JsonReader::field(const char* name, int64_t& value) {
   if (!j) return;
   if (!j->is_integer()) wrong_type(name, *j, "an integer");
   value = j->as_int();
+  check_value(name, value);
 }
 void JsonReader::field(const char* name, double& value) {
   const Json* j = find(name);
   if (!j) return;
   if (!j->is_number()) wrong_type(name, *j, "a number");
   value = j->as_double();
+  check_value(name, value);
 }
 void JsonReader::field(const char* name, std::string& value) {
   const Json* j = find(name);
   if (!j) return;
   if (!j->is_string()) wrong_type(name, *j, "a string");
   value = j->as_string();
+  check_value(name, value);
 }
 void JsonReader::field(const char* name, DType& value) {
   const Json* j = find(name);
   if (!j) return;
   if (!j->is_string()) wrong_type(name, *j, "the name of a dtype");
   value = parse_dtype(j->as_string(), levels_.back().where + ": " + name);
+  check_value(name, value);
 }
 void JsonReader::field(const char* name, std::vector<int64_t>& value) {
   const Json* j = find(name);
@@ -115,14 +174,18 @@ void JsonReader::field(const char* name, std::optional<int64_t>& value) {
   if (!j) return;
   if (!j->is_null() && !j->is_integer()) wrong_type(name, *j, "an integer or null");
   value.reset();
-  if (!j->is_null()) value = j->as_int();
+  if (j->is_null()) return;
+  value = j->as_int();
+  check_value(name, *value);
 }
 void JsonReader::field(const char* name, std::optional<double>& value) {
   const Json* j = find(name);
   if (!j) return;
   if (!j->is_null() && !j->is_number()) wrong_type(name, *j, "a number or null");
   value.reset();
-  if (!j->is_null()) value = j->as_double();
+  if (j->is_null()) return;
+  value = j->as_double();
+  check_value(name, *value);
 }
 
 void JsonReader::begin_group(const char* name) {

@@ -2,6 +2,7 @@
 // Options describe themselves: each options struct has one `fields(v)` that names its members. It
 // serves saving and rebuilding models, configuration files, flags, summaries and error messages.
 #include <concepts>
+#include <limits>
 #include <optional>
 #include <string>
 #include <type_traits>
@@ -12,13 +13,27 @@
 
 namespace olm::nn {
 
+/// What a member may hold, and what it is for: `v("lr", lr, {.min = 0, .help = "…"})`. Readers
+/// refuse what is outside, check_fields() does for what was set by hand. Numbers must be finite.
+struct OLM_API FieldInfo {
+  double min = -std::numeric_limits<double>::infinity();
+  double max = std::numeric_limits<double>::infinity();
+  double above = -std::numeric_limits<double>::infinity();  ///< a minimum that is itself too low
+  std::vector<std::string> one_of = {};                     ///< texts, or names of dtypes
+  std::string help = {};
+  /// "0 to 0.99", "1 or more", "adamw, lion or sgd"; "" where anything goes.
+  std::string range() const;
+};
+
 /// Walks over named members; what it does with them (read, write, list) is up to the visitor.
 class OLM_API FieldVisitor {
  public:
   virtual ~FieldVisitor() = default;
 
   template <class T>
-  void operator()(const char* name, T& value) {
+  void operator()(const char* name, T& value, FieldInfo info = {}) {
+    if (skipped_ == name) return;
+    info_ = std::move(info);
     if constexpr (std::is_same_v<T, bool> || std::is_same_v<T, int64_t> ||
                   std::is_same_v<T, double> || std::is_same_v<T, std::string> ||
                   std::is_same_v<T, DType> || std::is_same_v<T, std::vector<int64_t>>) {
@@ -35,6 +50,8 @@ class OLM_API FieldVisitor {
       end_group();
     }
   }
+  /// Passes members of this name by, until another one is named.
+  void skip(std::string name) { skipped_ = std::move(name); }
 
   virtual void field(const char* name, bool& value) = 0;
   virtual void field(const char* name, int64_t& value) = 0;
@@ -48,6 +65,27 @@ class OLM_API FieldVisitor {
   /// Members that have fields of their own.
   virtual void begin_group(const char* name) = 0;
   virtual void end_group() = 0;
+
+ protected:
+  /// Of the member that field() is called with.
+  const FieldInfo& info() const { return info_; }
+
+ private:
+  FieldInfo info_;
+  std::string skipped_;
+};
+
+/// Visits with the dotted path of each member, such as "optim.lr".
+class OLM_API PathVisitor : public FieldVisitor {
+ public:
+  void begin_group(const char* name) override { groups_.push_back(name); }
+  void end_group() override { groups_.pop_back(); }
+
+ protected:
+  std::string path(const char* name) const;
+
+ private:
+  std::vector<std::string> groups_;
 };
 
 /// A struct that lists its members.
@@ -78,8 +116,8 @@ class OLM_API JsonWriter final : public FieldVisitor {
   std::vector<std::string> names_;
 };
 
-/// Fills members from a JSON object; a missing member keeps its value, a wrong type throws naming
-/// `where` and the key.
+/// Fills members from a JSON object; a missing member keeps its value. A wrong type, or a value
+/// outside a member's range, throws naming `where` and the key.
 class OLM_API JsonReader final : public FieldVisitor {
  public:
   JsonReader(const Json& object, std::string where);
@@ -105,6 +143,8 @@ class OLM_API JsonReader final : public FieldVisitor {
   };
   const Json* find(const char* name);
   [[noreturn]] void wrong_type(const char* name, const Json& got, const char* wanted) const;
+  template <class T>
+  void check_value(const char* name, const T& value) const;
   void check_used(const Level& level) const;
   std::vector<Level> levels_;
 };
@@ -122,6 +162,45 @@ void from_json(const Json& json, T& options, const std::string& where) {
   JsonReader reader(json, where);
   options.fields(reader);
   reader.require_all_used();
+}
+
+/// Throws naming `where` for a value outside the range of its member.
+OLM_API void check_value(const std::string& where, const FieldInfo& info, int64_t value);
+OLM_API void check_value(const std::string& where, const FieldInfo& info, double value);
+OLM_API void check_value(const std::string& where, const FieldInfo& info, const std::string& value);
+OLM_API void check_value(const std::string& where, const FieldInfo& info, DType value);
+
+/// Checks every member.
+class OLM_API RangeChecker final : public PathVisitor {
+ public:
+  explicit RangeChecker(std::string where) : where_(std::move(where)) {}
+  void field(const char*, bool&) override {}
+  void field(const char* name, int64_t& value) override { check(name, value); }
+  void field(const char* name, double& value) override { check(name, value); }
+  void field(const char* name, std::string& value) override { check(name, value); }
+  void field(const char* name, DType& value) override { check(name, value); }
+  void field(const char*, std::vector<int64_t>&) override {}
+  void field(const char*, std::optional<bool>&) override {}
+  void field(const char* name, std::optional<int64_t>& value) override {
+    if (value) check(name, *value);
+  }
+  void field(const char* name, std::optional<double>& value) override {
+    if (value) check(name, *value);
+  }
+
+ private:
+  template <class T>
+  void check(const char* name, const T& value) {
+    check_value(where_ + "." + path(name), info(), value);
+  }
+  std::string where_;
+};
+
+/// Throws naming `where` and the member where one is outside its range.
+template <HasFields T>
+void check_fields(T options, const std::string& where) {
+  RangeChecker checker(where);
+  options.fields(checker);
 }
 
 /// `f32`, `bf16`, … to the DType; throws naming `where` for anything else.

@@ -197,6 +197,21 @@ std::vector<NamedTensor> Module::state_dict() {
   return result;
 }
 
+double Module::flops_per_token(int64_t) {
+  double elements = 0;
+  for_each_own_parameter([&](Parameter& p) {
+    if (p.shape().rank() >= 2) elements += double(p.shape().numel());
+  });
+  return 2 * elements;
+}
+
+double forward_flops_per_token(Module& model, int64_t context) {
+  double flops = 0;
+  model.for_each_module(
+      [&](const std::string&, Module& module) { flops += module.flops_per_token(context); });
+  return flops;
+}
+
 int64_t Module::num_parameters(bool trainable_only) {
   int64_t total = 0;
   for (const Tensor& t : parameters())
@@ -343,6 +358,12 @@ void Module::replace(std::string_view path, Ref<Module> module) {
 void Module::freeze(std::string_view path, bool frozen) {
   Module& module = path.empty() ? *this : *slot(path).module();
   module.for_each_parameter([&](const std::string&, Parameter& p) { p.set_trainable(!frozen); });
+}
+
+Json Module::default_options_json() {
+  JsonWriter writer;
+  visit_default_options(writer);
+  return writer.result();
 }
 
 Json Module::options_json() {

@@ -249,11 +249,17 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   /// The layer's name in the registry, and its options: what model.json says of it.
   virtual std::string type_name() const = 0;
   virtual void visit_options(FieldVisitor&) {}
+  /// The same of a layer whose options were all left at their defaults.
+  virtual void visit_default_options(FieldVisitor&) {}
   /// True where children are given from outside (Block, Residual): they are part of the
   /// description. Layers that build their own children describe only those that were replaced.
   virtual bool describes_children() const { return false; }
   /// One line for summaries: options that are not the default's business, such as sizes.
   Json options_json();
+  Json default_options_json();
+  /// Floating-point operations of this module itself, without its children, in forward of one
+  /// token of a sequence of `context`: two for each element of its matrices.
+  virtual double flops_per_token(int64_t context);
 
   /// Trained tensors, each once, in the order of their keys' first appearance.
   Tensors parameters();
@@ -395,6 +401,7 @@ class OLM_API Layer : public Module {
  public:
   explicit Layer(Options o) : options(std::move(o)) {}
   void visit_options(FieldVisitor& v) override { options.fields(v); }
+  void visit_default_options(FieldVisitor& v) override { Options().fields(v); }
   Options options;
 };
 
@@ -418,7 +425,14 @@ void init_gpt2(const Ref<M>& model, int64_t num_layers, InitOptions options = {}
   init_gpt2(*model, num_layers, options);
 }
 
-/// A table of the model: paths, types, options, parameters; and the total.
+/// Floating-point operations of forward of one token of a sequence of `context`; backward takes
+/// twice as many.
+OLM_API double forward_flops_per_token(Module& model, int64_t context);
+
+/// The tree of modules as a diagram, a line each: name, type, the options that differ from their
+/// defaults, parameters with their shapes, and how many numbers those below it hold. Equal
+/// neighbours such as the layers of a Repeat are one line with their number; tied and frozen
+/// parameters are marked. The last line is the total.
 OLM_API std::string summary(Module& model);
 
 }  // namespace olm::nn

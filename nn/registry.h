@@ -20,7 +20,7 @@ class Registry {
   /// Adds or replaces.
   void add(const std::string& name, T entry) {
     std::lock_guard lock(mutex_);
-    entries_[name] = std::move(entry);
+    entries_.insert_or_assign(name, std::move(entry));
   }
   T get(const std::string& name) const {
     std::lock_guard lock(mutex_);

@@ -103,6 +103,7 @@ class OLM_API ParallelModule final : public BaseCombinator {
   Tensor forward(const Tensor& x, Context& ctx) override;
   std::string type_name() const override { return "Parallel"; }
   void visit_options(FieldVisitor& v) override;
+  void visit_default_options(FieldVisitor& v) override { ParallelOptions().fields(v); }
   ParallelOptions options;
   Children blocks;
 

@@ -23,6 +23,9 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include <olm/kernels/cpu/bf16_instructions.h>
+#include <olm/kernels/gemm.h>
+
+#include <string_view>
 #if HWY_ARCH_X86
 #include <cpuid.h>
 #endif
@@ -44,6 +47,13 @@ bool has_avx512_bf16() {
 const bool kRoundsToBf16 = has_avx512_bf16();
 
 InstructionSet instruction_set() { return HWY_DYNAMIC_DISPATCH(compiled_for)(); }
+
+CpuFeatures cpu_features() {
+  const std::string_view bf16_gemm = gemm_kernels(bf16);
+  return {.vectors = instruction_set(),
+          .amx = bf16_gemm == "AMX",
+          .avx512_bf16 = bf16_gemm == "AVX-512 BF16"};
+}
 
 const char* name_of(InstructionSet set) {
   switch (set) {

@@ -91,4 +91,13 @@ void AttentionModule::visit_options(FieldVisitor& v) {
   own.fields(filter);
 }
 
+void AttentionModule::visit_default_options(FieldVisitor& v) { defaults_of(kind_, {}).fields(v); }
+
+double AttentionModule::flops_per_token(int64_t context) {
+  double keys = double(context);
+  if (options.window_size) keys = std::min(keys, double(2 * *options.window_size - 1));
+  if (options.causal.value_or(false)) keys /= 2;
+  return 2 * keys * double(options.num_heads * (head_dim() + value_dim()));
+}
+
 }  // namespace olm::nn

@@ -110,9 +110,9 @@ TokenDataset TokenDataset::open_shard(const std::string& path) {
     throw FileError(path, ": no token shard of a kind known here: its format is \"",
                     metadata(*file, "format"), "\", \"", kFormat, "\" was wanted");
   const SafetensorsEntry& tokens = file->entry("tokens");
-  if (tokens.shape.rank() != 1 || (tokens.dtype != "U16" && tokens.dtype != "I32"))
+  if (tokens.shape.size() != 1 || (tokens.dtype != "U16" && tokens.dtype != "I32"))
     throw FileError(path, ": the tokens of a shard are one row of U16 or I32, these are ",
-                    tokens.dtype, " of shape ", tokens.shape);
+                    tokens.dtype, " of shape ", tokens.shape_text());
   TokenDataset dataset;
   dataset.name_ = path;
   dataset.source_hash_ = metadata(*file, "source");

@@ -6,6 +6,7 @@
 namespace olm::nn {
 
 Ref<BlockModule> GPT2Model(const GPT2Config& c) {
+  check_fields(c, "GPT2Config");
   const auto layer = [&] {
     return Block({
         Residual(Block({
@@ -34,29 +35,6 @@ Ref<BlockModule> GPT2Model(const GPT2Config& c) {
       Repeat(layer, c.num_layers),
       OutputHead(c.embed_dim, c.vocab_size, head),
   });
-}
-
-Ref<BlockModule> GPT2() { return GPT2Model(presets::GPT2); }
-Ref<BlockModule> GPT2Medium() { return GPT2Model(presets::GPT2Medium); }
-Ref<BlockModule> GPT2Large() { return GPT2Model(presets::GPT2Large); }
-Ref<BlockModule> GPT2XL() { return GPT2Model(presets::GPT2XL); }
-
-Registry<std::function<Ref<Module>()>>& models() {
-  static Registry<std::function<Ref<Module>()>> table("model", {
-                                                                   {"GPT2", GPT2},
-                                                                   {"GPT2Large", GPT2Large},
-                                                                   {"GPT2Medium", GPT2Medium},
-                                                                   {"GPT2XL", GPT2XL},
-                                                                   {"Llama2_13B", Llama2_13B},
-                                                                   {"Llama2_70B", Llama2_70B},
-                                                                   {"Llama2_7B", Llama2_7B},
-                                                                   {"Llama3_1_405B", Llama3_1_405B},
-                                                                   {"Llama3_1_70B", Llama3_1_70B},
-                                                                   {"Llama3_1_8B", Llama3_1_8B},
-                                                                   {"Llama3_2_1B", Llama3_2_1B},
-                                                                   {"Llama3_2_3B", Llama3_2_3B},
-                                                               });
-  return table;
 }
 
 }  // namespace olm::nn

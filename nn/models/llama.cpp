@@ -7,6 +7,13 @@ namespace olm::nn {
 
 namespace {
 
+int64_t kv_heads(const LlamaConfig& c) { return c.num_kv_heads.value_or(c.num_heads); }
+
+/// Two thirds of the usual 4 · embed_dim, since there are three matrices for two.
+int64_t hidden_dim(const LlamaConfig& c) {
+  return c.intermediate_size.value_or((c.embed_dim * 8 / 3 + 63) / 64 * 64);
+}
+
 Ref<Module> plain_attention(const LlamaConfig& c) {
   return FlashAttentionwithRoPE({.embed_dim = c.embed_dim,
                                  .num_heads = c.num_heads,
@@ -20,20 +27,21 @@ Ref<Module> plain_attention(const LlamaConfig& c) {
 Ref<Module> grouped_attention(const LlamaConfig& c) {
   return GroupedQueryAttention({.embed_dim = c.embed_dim,
                                 .num_heads = c.num_heads,
-                                .num_kv_heads = c.num_kv_heads,
+                                .num_kv_heads = kv_heads(c),
                                 .max_seq_len = c.max_seq_len,
                                 .dropout = c.dropout,
                                 .rope_theta = c.rope_theta});
 }
 
 Ref<BlockModule> llama(const LlamaConfig& c, Ref<Module> (*attention)(const LlamaConfig&)) {
+  check_fields(c, "LlamaConfig");
   const auto layer = [&] {
     return Block({
         Residual(Block({RMSNorm(c.embed_dim, c.rms_norm_eps), attention(c)})),
         Residual(Block({
             RMSNorm(c.embed_dim, c.rms_norm_eps),
             SwiGLUFFN(c.embed_dim,
-                      {.hidden_dim = c.intermediate_size, .dropout = c.dropout, .bias = false}),
+                      {.hidden_dim = hidden_dim(c), .dropout = c.dropout, .bias = false}),
         })),
     });
   };
@@ -47,17 +55,8 @@ Ref<BlockModule> llama(const LlamaConfig& c, Ref<Module> (*attention)(const Llam
 }  // namespace
 
 Ref<BlockModule> Llama2Model(const LlamaConfig& c) {
-  return llama(c, c.num_kv_heads == c.num_heads ? plain_attention : grouped_attention);
+  return llama(c, kv_heads(c) == c.num_heads ? plain_attention : grouped_attention);
 }
 Ref<BlockModule> Llama3Model(const LlamaConfig& c) { return llama(c, grouped_attention); }
-
-Ref<BlockModule> Llama2_7B() { return Llama2Model(presets::Llama2_7B); }
-Ref<BlockModule> Llama2_13B() { return Llama2Model(presets::Llama2_13B); }
-Ref<BlockModule> Llama2_70B() { return Llama2Model(presets::Llama2_70B); }
-Ref<BlockModule> Llama3_1_8B() { return Llama3Model(presets::Llama3_1_8B); }
-Ref<BlockModule> Llama3_1_70B() { return Llama3Model(presets::Llama3_1_70B); }
-Ref<BlockModule> Llama3_1_405B() { return Llama3Model(presets::Llama3_1_405B); }
-Ref<BlockModule> Llama3_2_1B() { return Llama3Model(presets::Llama3_2_1B); }
-Ref<BlockModule> Llama3_2_3B() { return Llama3Model(presets::Llama3_2_3B); }
 
 }  // namespace olm::nn

@@ -84,6 +84,32 @@ TEST_SUITE("engine/safetensors") {
     CHECK(contains(message_of<FileError>([&] { file.tensor("ids"); }), "has dtype U16"));
   }
 
+  TEST_CASE("a tensor that cannot be held leaves the others readable") {
+    const std::string bytes =
+        file_of(R"({"__metadata__":null,)"
+                R"("c":{"dtype":"C64","shape":[2],"data_offsets":[0,16]},)"
+                R"("deep":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,2],"data_offsets":[16,24]},)"
+                R"("f4":{"dtype":"F4","shape":[3,2],"data_offsets":[24,27]},)"
+                R"("f8":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[27,28]},)"
+                R"("none":{"dtype":"F99","shape":[0],"data_offsets":[28,28]},)"
+                R"("w":{"dtype":"F32","shape":[1],"data_offsets":[28,32]}})",
+                32);
+    const SafetensorsFile file = SafetensorsFile::parse(bytes, "x");
+    CHECK(file.names() == std::vector<std::string>{"c", "deep", "f4", "f8", "none", "w"});
+    CHECK(file.metadata().empty());
+    CHECK(file.tensor("w").item<float>() == 0);
+    CHECK(file.entry("c").dtype == "C64");
+    CHECK(file.bytes("f4").size() == 3);
+    CHECK(file.entry("deep").shape_text() == "[1,1,1,1,1,1,1,1,1,2]");
+    const auto refusal_of = [&](const char* name) {
+      return message_of<FileError>([&] { file.tensor(name); });
+    };
+    CHECK(contains(refusal_of("c"), "x: tensor \"c\" has dtype C64, a tensor of F32"));
+    CHECK(contains(refusal_of("f4"), "has dtype F4"));
+    CHECK(contains(refusal_of("f8"), "has dtype F8_E4M3"));
+    CHECK(contains(refusal_of("deep"), "has 10 dimensions, at most 8"));
+  }
+
   TEST_CASE("unaligned data is copied") {
     const std::string bytes = file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
                                       R"("b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
@@ -151,7 +177,6 @@ TEST_SUITE("engine/safetensors") {
                                            ",\"data_offsets\":", offsets, "}}"),
                             data);
     };
-    CHECK(contains(one("F99", "[2]", "[0,8]", 8), "unknown dtype F99"));
     CHECK(contains(one("F32", "[2]", "[0,4]", 8), "needs 8 bytes"));
     CHECK(contains(one("F32", "[2]", "[8,0]", 8), "offsets are 8 and 0"));
     CHECK(contains(one("F32", "[2]", "[8]", 8), "1 data offsets"));
@@ -161,7 +186,13 @@ TEST_SUITE("engine/safetensors") {
     CHECK(contains(one("F32", "[4294967296,4294967296,4]", "[0,8]", 8), "impossible shape"));
     CHECK(contains(one("F32", "[9223372036854775807,0]", "[0,0]", 0), "impossible shape"));
     CHECK(contains(one("F32", "[18446744073709551615]", "[0,8]", 8), "impossible shape"));
-    CHECK(contains(one("F32", "[1,1,1,1,1,1,1,1,2]", "[0,8]", 8), "9 dimensions"));
+    CHECK(contains(one("F99", "[40]", "[0,4]", 8), "at least 5 bytes"));
+    CHECK(contains(one("F99", "[0]", "[0,8]", 8), "needs 0 bytes"));
+    CHECK(contains(one("F99", "[2]", "[8,0]", 8), "offsets are 8 and 0"));
+    CHECK(contains(one("F99", "[2]", "[0,16]", 8), "truncated"));
+    CHECK(contains(one("F99", "[4294967296,4294967296,4]", "[0,8]", 8), "impossible shape"));
+    CHECK(contains(one("F32", "[1,1,1,1,1,1,1,1,4294967296,4294967296]", "[0,8]", 8),
+                   "impossible shape"));
     CHECK(contains(one("F32", "[2]", "[8,16]", 16), "begins at byte 8"));
     CHECK(
         contains(one("F32", "[2]", "[18446744073709551600,18446744073709551608]", 8), "truncated"));

@@ -12,6 +12,7 @@
 #include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/philox.h>
+#include <olm/kernels/gemm.h>
 #include <tests/support/op_case.h>
 
 using namespace olm;
@@ -82,6 +83,13 @@ TEST_SUITE("kernels/base") {
     if (const char* forced = std::getenv("OLM_TEST_TARGET")) wanted = {forced};
     test::for_each_target([&](const std::string& name) {
       CHECK(name == name_of(instruction_set()));
+      const CpuFeatures used = cpu_features();
+      CHECK(used.vectors == instruction_set());
+      CHECK((used.amx           ? "AMX"
+             : used.avx512_bf16 ? "AVX-512 BF16"
+                                : gemm_kernels(bf16)) == std::string(gemm_kernels(bf16)));
+      // Both are instructions beside AVX-512, and one is used at a time.
+      CHECK(int(used.amx) + int(used.avx512_bf16) <= int(used.vectors == InstructionSet::avx512));
       seen.push_back(name);
     });
     CHECK(seen == wanted);

@@ -1,12 +1,14 @@
 #include <doctest/doctest.h>
 
 #include <unistd.h>
+#include <cmath>
 #include <filesystem>
 
 #include <olm/autograd/ops/embedding.h>
 #include <olm/autograd/ops/linear.h>
 #include <olm/engine/safetensors.h>
 #include <olm/nn/activations.h>
+#include <olm/nn/attention.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
@@ -25,9 +27,9 @@ int64_t expected(const GPT2Config& c) {
   return c.vocab_size * d + c.max_seq_len * d + c.num_layers * (12 * d * d + 13 * d) + 2 * d;
 }
 int64_t expected(const LlamaConfig& c) {
-  const int64_t d = c.embed_dim, kv = c.num_kv_heads * (d / c.num_heads);
+  const int64_t d = c.embed_dim, kv = c.num_kv_heads.value_or(c.num_heads) * (d / c.num_heads);
   return c.vocab_size * d +
-         c.num_layers * (2 * d * d + 2 * d * kv + 3 * d * c.intermediate_size + 2 * d) + d;
+         c.num_layers * (2 * d * d + 2 * d * kv + 3 * d * c.intermediate_size.value() + 2 * d) + d;
 }
 
 constexpr GPT2Config kTinyGPT2{.vocab_size = 11,
@@ -45,6 +47,20 @@ constexpr LlamaConfig tiny_llama(int64_t kv_heads, bool tie) {
           .num_kv_heads = kv_heads,
           .max_seq_len = 6,
           .tie_weights = tie};
+}
+
+struct ToyConfig {
+  static constexpr const char* family = "toy";
+  int64_t vocab_size = 2, max_seq_len = 8, width = 2;
+  void fields(auto& v) {
+    v("vocab_size", vocab_size);
+    v("max_seq_len", max_seq_len);
+    v("width", width);
+  }
+};
+Ref<BlockModule> toy_model(const ToyConfig& c) { return Block({Embedding(c.vocab_size, c.width)}); }
+void fill_with_ones(Module& model, const ToyConfig&, const InitOptions&) {
+  model.for_each_parameter([](const std::string&, Parameter& p) { p.assign(ones(p.shape())); });
 }
 
 }  // namespace
@@ -101,27 +117,75 @@ TEST_SUITE("nn/models") {
   }
 
   TEST_CASE("presets have the parameters their formulas say") {
-    const std::map<std::string, int64_t> wanted{
-        {"GPT2", expected(presets::GPT2)},
-        {"GPT2Large", expected(presets::GPT2Large)},
-        {"GPT2Medium", expected(presets::GPT2Medium)},
-        {"GPT2XL", expected(presets::GPT2XL)},
-        {"Llama2_13B", expected(presets::Llama2_13B)},
-        {"Llama2_70B", expected(presets::Llama2_70B)},
-        {"Llama2_7B", expected(presets::Llama2_7B)},
-        {"Llama3_1_405B", expected(presets::Llama3_1_405B)},
-        {"Llama3_1_70B", expected(presets::Llama3_1_70B)},
-        {"Llama3_1_8B", expected(presets::Llama3_1_8B)},
-        {"Llama3_2_1B", expected(presets::Llama3_2_1B)},
-        {"Llama3_2_3B", expected(presets::Llama3_2_3B)},
-    };
-    CHECK(models().names().size() == wanted.size());
-    for (const auto& [name, count] : wanted) {
+    CHECK(models().names().size() == model_presets().size());
+    for (const auto& [name, config] : model_presets()) {
       INFO(name);
+      const int64_t count = config.family() == GPT2Config::family
+                                ? expected(config.as<GPT2Config>())
+                                : expected(config.as<LlamaConfig>());
       CHECK(models().get(name)()->num_parameters() == count);
     }
-    CHECK(expected(presets::GPT2) == 124439808);
-    CHECK(expected(presets::Llama3_1_8B) == 8030261248 - 128256 * 4096);
+    CHECK(GPT2()->num_parameters() == 124439808);
+    CHECK(Llama3_1_8B()->num_parameters() == 8030261248 - 128256 * 4096);
+    check_error([] { model_preset("GPT3"); }, {"GPT3", "GPT2XL", "Llama2_7B"});
+  }
+
+  TEST_CASE("a configuration goes by its family, whatever its type") {
+    ModelConfig config = tiny_llama(2, true);
+    CHECK(config.family() == "llama");
+    CHECK(config.max_seq_len() == 6);
+    config.vocab_size() = 13;
+    CHECK(config.make()->parameter("blocks.0.embedding.weight").shape() == Shape{13, 8});
+    check_error([&] { config.as<GPT2Config>(); }, {"gpt2 was wanted", "llama"});
+    const ModelConfig gpt2 = config.in_family("gpt2");
+    CHECK(gpt2.as<GPT2Config>().embed_dim == 8);
+    CHECK(gpt2.as<GPT2Config>().vocab_size == 13);
+    CHECK(gpt2.as<GPT2Config>().bias);
+    CHECK(gpt2.in_family("llama").as<LlamaConfig>().num_kv_heads == std::nullopt);
+    check_error([&] { config.in_family("bert"); }, {"bert", "gpt2, llama"});
+    const ModelConfig copy = config;
+    config.as<LlamaConfig>().embed_dim = 16;
+    CHECK(copy.as<LlamaConfig>().embed_dim == 8);
+  }
+
+  TEST_CASE("a family of one's own is trained as the others are") {
+    families().add(ToyConfig::family, ModelConfig(ToyConfig(), toy_model, fill_with_ones));
+    const ModelConfig config = ToyConfig{.vocab_size = 3, .width = 4};
+    const auto model = config.make();
+    config.init(*model);
+    CHECK(to_host<float>(model->parameter("blocks.0.embedding.weight").tensor()) ==
+          std::vector<float>(12, 1.0f));
+  }
+
+  TEST_CASE("values outside their range are refused by name") {
+    check_error([] { GPT2Model({.num_layers = 0}); }, {"GPT2Config.num_layers", "1 to 10000", "0"});
+    check_error([] { Llama2Model({.rope_theta = -1}); },
+                {"LlamaConfig.rope_theta", "finite", "above 0", "-1"});
+    check_error([] { Llama2Model({.num_kv_heads = 0}); }, {"LlamaConfig.num_kv_heads", "1 to"});
+    check_error([] { GPT2Model({.dropout = std::nan("")}); }, {"GPT2Config.dropout", "0 to 0.99"});
+    LlamaConfig config;
+    check_error([&] { from_json(Json::parse(R"({"dropout": 2})", "x"), config, "file"); },
+                {"file: dropout", "0 to 0.99", "2"});
+  }
+
+  TEST_CASE("sizes left out follow from the others") {
+    const auto model =
+        Llama2Model({.vocab_size = 5, .embed_dim = 96, .num_layers = 1, .num_heads = 3});
+    const std::string layer = "blocks.1.stack.0.blocks.";
+    CHECK(model->parameter(layer + "0.block.blocks.1.k_proj.weight").shape() == Shape{96, 96});
+    CHECK(model->parameter(layer + "1.block.blocks.1.down_proj.weight").shape() == Shape{96, 256});
+  }
+
+  TEST_CASE("modules say what a token costs") {
+    const auto model = GPT2Model(kTinyGPT2);
+    // Each matrix is multiplied once, the embedding as that of the head; positions are looked up.
+    const double matrices = 11 * 8 + 2 * 12 * 8 * 8;
+    CHECK(forward_flops_per_token(*model, 6) == 2 * matrices + 2 * (2 * 6 * 8));
+    // Scores with all keys, where nothing is masked.
+    CHECK(forward_flops_per_token(*FlashAttention({.embed_dim = 8, .num_heads = 2}), 6) ==
+          2 * 4 * 64 + 4 * 6 * 8);
+    const auto looked_up = Embedding(11, 8);
+    CHECK(forward_flops_per_token(*looked_up, 6) == 0);
   }
 
   TEST_CASE("on meta the largest preset says its shapes") {

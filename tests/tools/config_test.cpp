@@ -28,6 +28,36 @@ TEST_SUITE("tools/config") {
     CHECK(second.out == first.out);
   }
 
+  TEST_CASE("another family keeps the keys that it shares, and what is left out can be so again") {
+    const Result r =
+        run_program({"train", "--preset", "llama-20m", "--model.family", "gpt2", "--print-config"});
+    for (const char* part :
+         {"num_layers = 6 ", "embed_dim = 384 ", "# hidden_dim =", "bias = true"})
+      CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
+    CHECK(r.out.find("rope_theta") == std::string::npos);
+    const Result none = run_program(
+        {"train", "--preset", "llama-20m", "--model.num_kv_heads", "none", "--print-config"});
+    CHECK(none.out.find("# num_kv_heads =") != std::string::npos);
+    CHECK(none.out.find("\nintermediate_size = 1024 ") != std::string::npos);
+  }
+
+  TEST_CASE("help names presets, defaults, ranges and what is of one family alone") {
+    const Result r = run_program({"train", "--help"});
+    REQUIRE(r.status == 0);
+    for (const char* part :
+         {"nanogpt-cpu, nanogpt-gpu", "--lr,--optim.lr=0.001",
+          "highest learning rate (0 to 1000000)", "--model.family=\"gpt2\"", "gpt2 or llama",
+          "adamw, lion or sgd", "--model.hidden_dim ",
+          "llama: base of the rotary frequencies (above 0)", "gpt2: biases in linear layers"})
+      CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
+  }
+
+  TEST_CASE("the README's tables are those of the program") {
+    const std::string readme = read_file(std::string(OLM_FIXTURES) + "/../../README.md");
+    CHECK(readme.find(run_program({"train", "--print-presets"}).out) != std::string::npos);
+    CHECK(readme.find(run_program({"inspect", "--models"}).out) != std::string::npos);
+  }
+
   TEST_CASE("every preset is one that can be trained, and stands in the table") {
     const Result table = run_program({"train", "--print-presets"});
     REQUIRE(table.status == 0);
@@ -54,17 +84,28 @@ TEST_SUITE("tools/config") {
     refuse("[model]\nbias = 1\n", {"bias", "true or false"});
     refuse("[train]\nsteps = = 3\n", {"not valid TOML", "line 2"});
     refuse("[train]\nsteps = 1979-05-27\n", {"steps", "dates"});
-    refuse("[model]\nnum_heads = 3\n", {"model.num_heads", "3 heads", "128"});
-    refuse("[model]\nfamily = \"bert\"\n", {"model.family", "bert", "gpt2, llama"});
+    refuse("[model]\nnum_heads = 3\n", {"model: ", "num_heads 3", "128"});
+    refuse("[model]\nfamily = \"bert\"\n", {"[model]: family", "bert", "gpt2 or llama"});
     refuse("[train]\ndtype = \"f17\"\n", {"dtype", "f17"});
-    refuse("[train]\ndtype = \"i32\"\n", {"train.dtype", "f32 or bf16"});
-    refuse("[optim]\nlr = -1.0\n", {"optim.lr", "-1"});
-    refuse("[optim]\nlr = nan\n", {"optim.lr"});
-    refuse("[data]\ntrain_fraction = 1.0\n", {"data.train_fraction", "0.001 to 0.999"});
-    refuse("[train]\nthreads = 5000\n", {"train.threads", "0 to 4096", "5000"});
-    refuse("[model]\nrope_base = 0.0\n", {"model.rope_base", "above 0"});
-    refuse("[model]\nrope_base = inf\n", {"model.rope_base", "finite"});
-    refuse("[model]\nmax_seq_len = 1\n", {"model.max_seq_len", "2 to"});
+    refuse("[train]\ndtype = \"i32\"\n", {"[train]: dtype", "f32 or bf16", "i32"});
+    refuse("[optim]\nlr = -1.0\n", {"run.toml: [optim]: lr", "0 to 1000000", "-1"});
+    refuse("[optim]\nlr = nan\n", {"[optim]: lr", "nan"});
+    refuse("[data]\ntrain_fraction = 1.0\n", {"[data]: train_fraction", "0.001 to 0.999"});
+    refuse("[train]\nthreads = 5000\n", {"[train]: threads", "0 to 4096", "5000"});
+    refuse("[model]\nfamily = \"llama\"\nrope_theta = 0.0\n", {"rope_theta", "above 0"});
+    refuse("[model]\nfamily = \"llama\"\nrope_theta = inf\n", {"rope_theta", "finite"});
+    refuse("[model]\nrope_theta = 10000.0\n", {"unknown key \"rope_theta\"", "hidden_dim"});
+    refuse("[model]\nvocab_size = 99\n", {"unknown key \"vocab_size\""});
+    check_refused({"train", "--model.rope_theta", "1e4", "--print-config"},
+                  {"--model.rope_theta", "gpt2"});
+    check_refused({"train", "--model.hidden_dim", "0", "--print-config"},
+                  {"--model.hidden_dim", "1 to 10000000", "0"});
+    check_refused({"train", "--model.family", "bert", "--print-config"},
+                  {"--model.family", "gpt2 or llama", "bert"});
+    check_refused({"train", "--model.hidden_dim", "x", "--print-config"},
+                  {"--model.hidden_dim", "an integer or none", "x"});
+    check_refused({"train", "--optim.beta1", "inf", "--print-config"}, {"--optim.beta1", "finite"});
+    refuse("[model]\nmax_seq_len = 1\n", {"[model]: max_seq_len", "2 to"});
     check_refused({"train", "--data", "t\xff", "--print-config"}, {"data.path", "UTF-8", "byte 1"});
     check_refused({"train", "--config", folder / "none.toml"}, {"none.toml"});
     check_refused({"train", "--preset", "big"}, {"big", "known are", "nano"});

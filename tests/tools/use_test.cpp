@@ -75,12 +75,34 @@ TEST_SUITE("tools/use") {
     const Result r = run_program({"inspect", trained().run});
     REQUIRE(r.status == 0);
     for (const char* part :
-         {"Embedding", "FlashAttention", "q_proj.weight", "[16,16]", "F32",
+         {"Embedding", "FlashAttention", "q_proj: Linear  weight [16,16]", "tensors of F32",
           "tied to blocks.0.blocks.0.embedding.weight", "checkpoint: step 200 of 200", "char"})
       CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
-    CHECK(run_program({"inspect", trained().run + "/model.safetensors"}).status == 0);
+    // The tree shows the weights; a file alone is listed in full, and so is a folder without it.
+    const std::string key = "q_proj.weight";
+    CHECK(r.out.find(key) == std::string::npos);
+    const Result file = run_program({"inspect", trained().run + "/model.safetensors"});
+    CHECK(file.status == 0);
+    CHECK(file.out.find(key) != std::string::npos);
+    const TempFolder bare;
+    fs::copy_file(trained().run + "/model.safetensors", bare / "model.safetensors");
+    CHECK(run_program({"inspect", bare.path}).out.find(key) != std::string::npos);
     CHECK(run_program({"inspect", trained().run + "/model.json"}).status == 0);
     CHECK(run_program({"inspect", trained().run + "/tokenizer.json"}).status == 0);
+  }
+
+  TEST_CASE("inspect lists tensors of types that libolm does not know") {
+    const std::string header =
+        R"({"c":{"dtype":"C64","shape":[1],"data_offsets":[0,8]},)"
+        R"("f":{"dtype":"F4\u001b","shape":[1,1,1,1,1,1,1,1,1,2],"data_offsets":[8,9]}})";
+    const uint64_t length = header.size();
+    std::string bytes(reinterpret_cast<const char*>(&length), sizeof length);
+    const std::string file = trained().folder / "types.safetensors";
+    write_file(file, bytes + header + std::string(9, '\0'));
+    const Result r = run_program({"inspect", file});
+    REQUIRE(r.status == 0);
+    for (const char* part : {"C64", "F4\\x1b", "[1,1,1,1,1,1,1,1,1,2]", "2 tensors", "3 elements"})
+      CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
   }
 
   TEST_CASE("inspect shows no control characters of a file") {

@@ -18,53 +18,58 @@ namespace olm::tools {
 namespace {
 
 struct Preset {
-  const char* name;
-  bool llama;
-  int64_t layers, d, heads, kv_heads, hidden, tokens, batch, vocab;
-  bool bias, tanh;
-};
-/// S: the character model of nanoGPT. M: GPT-2 124M. L: a Llama. `tiny` is there to be quick.
-constexpr Preset kPresets[] = {
-    {"S", false, 6, 384, 6, 6, 4 * 384, 256, 12, 65, false, false},
-    {"M", false, 12, 768, 12, 12, 4 * 768, 64, 4, 50257, true, true},
-    {"L", true, 8, 512, 8, 4, 1408, 512, 8, 8192, false, false},
-    {"tiny", false, 2, 32, 2, 2, 4 * 32, 16, 2, 65, false, false},
+  std::string name;
+  nn::ModelConfig model;
+  int64_t batch = 0;
+  int64_t tokens() const { return batch * model.max_seq_len(); }
 };
 
+/// S: the character model of nanoGPT. M: GPT-2 124M. L: a Llama. `tiny` is there to be quick.
+const std::vector<Preset>& step_presets() {
+  static const std::vector<Preset> table = {
+      {"S",
+       nn::GPT2Config{.vocab_size = 65,
+                      .embed_dim = 384,
+                      .num_layers = 6,
+                      .num_heads = 6,
+                      .max_seq_len = 256,
+                      .dropout = 0,
+                      .bias = false},
+       12},
+      {"M", nn::GPT2Config{.max_seq_len = 64, .dropout = 0, .gelu_tanh = true}, 4},
+      {"L",
+       nn::LlamaConfig{.vocab_size = 8192,
+                       .embed_dim = 512,
+                       .intermediate_size = 1408,
+                       .num_layers = 8,
+                       .num_heads = 8,
+                       .num_kv_heads = 4,
+                       .max_seq_len = 512,
+                       .tie_weights = false},
+       8},
+      {"tiny",
+       nn::GPT2Config{.vocab_size = 65,
+                      .embed_dim = 32,
+                      .num_layers = 2,
+                      .num_heads = 2,
+                      .max_seq_len = 16,
+                      .dropout = 0,
+                      .bias = false},
+       2},
+  };
+  return table;
+}
+
 const Preset& find_step_preset(const std::string& name) {
-  for (const Preset& p : kPresets)
+  for (const Preset& p : step_presets())
     if (name == p.name) return p;
   fail("--preset: wants S, M, L or tiny, got \"", name, "\"");
 }
 
-nn::Ref<nn::BlockModule> make_step_model(const Preset& p) {
-  if (p.llama)
-    return nn::Llama3Model({.vocab_size = p.vocab,
-                            .embed_dim = p.d,
-                            .intermediate_size = p.hidden,
-                            .num_layers = p.layers,
-                            .num_heads = p.heads,
-                            .num_kv_heads = p.kv_heads,
-                            .max_seq_len = p.tokens,
-                            .tie_weights = false});
-  return nn::GPT2Model({.vocab_size = p.vocab,
-                        .embed_dim = p.d,
-                        .num_layers = p.layers,
-                        .num_heads = p.heads,
-                        .max_seq_len = p.tokens,
-                        .dropout = 0,
-                        .bias = p.bias,
-                        .gelu_tanh = p.tanh});
-}
-
-/// Two for each weight that a token's forward multiplies, twice that in backward; scores of
-/// attention in full, not halved for what is causal.
-double model_flop(const Preset& p) {
-  const int64_t head = p.d / p.heads;
-  const int64_t attention = p.d * (p.heads + 2 * p.kv_heads) * head + p.d * p.d;
-  const int64_t feedforward = (p.llama ? 3 : 2) * p.d * p.hidden;
-  const int64_t weights = p.layers * (attention + feedforward) + p.vocab * p.d;
-  return 3.0 * double(p.batch * p.tokens) * double(2 * weights + 4 * p.layers * p.tokens * p.d);
+/// Of forward and backward of a batch; scores of attention in full, not halved for what is causal.
+double model_flop(const Preset& p, nn::Module& model) {
+  const int64_t context = p.model.max_seq_len();
+  return 3.0 * double(p.tokens()) * nn::forward_flops_per_token(model, 2 * context);
 }
 
 /// The pages this process had to be given, and the most memory it held.
@@ -83,22 +88,23 @@ struct Step {
 /// A model, its optimizer and one batch.
 class StepRun {
  public:
-  StepRun(const Preset& p, DType dtype, bool recompute)
-      : dtype_(dtype), model_(make_step_model(p)) {
+  StepRun(const Preset& p, DType dtype, bool recompute) : dtype_(dtype), model_(p.model.make()) {
     nn::set_recompute(*model_, recompute);
-    nn::init_gpt2(model_, p.layers, {.seed = 1});
+    p.model.init(*model_, {.seed = 1});
     optimizer_.emplace(model_->parameters(),
                        nn::AdamWOptions{.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1});
     Generator data(2);
-    const auto ids = to_host<int64_t>(randint(0, p.vocab, {p.batch, p.tokens + 1}, data));
+    const int64_t tokens = p.model.max_seq_len();
+    const auto ids =
+        to_host<int64_t>(randint(0, p.model.vocab_size(), {p.batch, tokens + 1}, data));
     std::vector<int64_t> inputs, targets;
     for (int64_t b = 0; b < p.batch; ++b) {
-      const auto row = ids.begin() + b * (p.tokens + 1);
-      inputs.insert(inputs.end(), row, row + p.tokens);
-      targets.insert(targets.end(), row + 1, row + p.tokens + 1);
+      const auto row = ids.begin() + b * (tokens + 1);
+      inputs.insert(inputs.end(), row, row + tokens);
+      targets.insert(targets.end(), row + 1, row + tokens + 1);
     }
-    inputs_ = from_host(inputs, {p.batch, p.tokens});
-    targets_ = from_host(targets, {p.batch, p.tokens});
+    inputs_ = from_host(inputs, {p.batch, tokens});
+    targets_ = from_host(targets, {p.batch, tokens});
   }
 
   Step step() {
@@ -122,7 +128,7 @@ class StepRun {
             .faults = usage().ru_minflt - faults};
   }
 
-  int64_t parameters() const { return model_->num_parameters(); }
+  nn::Module& model() const { return *model_; }
 
  private:
   DType dtype_;
@@ -152,12 +158,12 @@ Json describe(const BenchStepArgs& args, const Preset& p, int threads, int64_t p
   return json;
 }
 
-void add_figures(Json& json, const Preset& p, const Kept<Step>& kept) {
+void add_figures(Json& json, const Preset& p, nn::Module& model, const Kept<Step>& kept) {
   const auto part = [&](double (*value)(const Step&)) {
     return rounded(1e3 * spread_over(kept.values, value).median);
   };
   const Spread whole = spread_over(kept.values, [](const Step& s) { return s.seconds(); });
-  const double tokens = double(p.batch * p.tokens);
+  const double tokens = double(p.tokens());
   json["step_ms"] = rounded(1e3 * whole.median);
   json["min_ms"] = rounded(1e3 * whole.min);
   json["max_ms"] = rounded(1e3 * whole.max);
@@ -166,8 +172,8 @@ void add_figures(Json& json, const Preset& p, const Kept<Step>& kept) {
   json["forward_ms"] = part([](const Step& s) { return s.forward; });
   json["backward_ms"] = part([](const Step& s) { return s.backward; });
   json["optimizer_ms"] = part([](const Step& s) { return s.optimizer; });
-  json["model_gflop"] = rounded(model_flop(p) / 1e9);
-  json["model_gflops"] = rounded(model_flop(p) / whole.median / 1e9);
+  json["model_gflop"] = rounded(model_flop(p, model) / 1e9);
+  json["model_gflops"] = rounded(model_flop(p, model) / whole.median / 1e9);
   json["faults_per_step"] =
       int64_t(spread_over(kept.values, [](const Step& s) { return double(s.faults); }).median);
   json["peak_rss_mib"] = int64_t(usage().ru_maxrss / 1024);
@@ -200,7 +206,7 @@ int bench_step(const BenchStepArgs& args) {
   const int threads = bench_threads(args.threads);
   Gate gate(threads, args.gate);
   StepRun run(preset, dtype, args.recompute);
-  Json json = describe(args, preset, threads, run.parameters());
+  Json json = describe(args, preset, threads, run.model().num_parameters());
   const double first = run.step().loss;
   run.step();
   double last = first;
@@ -210,7 +216,7 @@ int bench_step(const BenchStepArgs& args) {
     return s;
   };
   const Kept<Step> kept = sample_series(gate, {.least = args.steps, .budget = args.budget}, take);
-  add_figures(json, preset, kept);
+  add_figures(json, preset, run.model(), kept);
   json["loss_first"] = rounded(first);
   json["loss_last"] = rounded(last);
   put_text(args.json, line_of(json));

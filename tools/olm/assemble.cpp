@@ -25,31 +25,38 @@ RunConfig assemble_resumed(const TrainArgs& args) {
     require(key != "train.minutes" && key != "train.out", "--resume: a run that goes on keeps its ",
             key == "train.out" ? "folder; --out has" : "number of steps; --minutes has", " no use");
   RunConfig config;
-  read_toml(file, config);
+  read_config(file, config);
   const std::vector<KeyInfo> before = list_keys(config);
   read_flags(args.flags, config);
   const std::vector<KeyInfo> after = list_keys(config);
-  for (size_t i = 0; i < before.size(); ++i)
+  const auto text = [](const KeyInfo& key) { return key.value.empty() ? "left out" : key.value; };
+  for (size_t i = 0; i < before.size(); ++i)  // another family is seen before its keys are
     require(before[i].value == after[i].value || !is_fixed(before[i].path),
-            "--resume: ", before[i].path, " is ", before[i].value, " in ", file,
-            " and cannot become ", after[i].value);
+            "--resume: ", before[i].path, " is ", text(before[i]), " in ", file,
+            " and cannot become ", text(after[i]));
   config.train.out = args.resume;
   return config;
 }
 
-/// What the configuration has to say about a key that decides where it comes from.
+/// train.init_from alone, since what else is read depends on it.
 std::string early_init_from(const TrainArgs& args) {
-  RunConfig config;
-  if (!args.config.empty()) read_toml(args.config, config);
-  read_flags(args.flags, config);
-  return config.train.init_from;
+  std::string from;
+  if (!args.config.empty()) {
+    const Json file = read_toml(args.config);
+    const Json* train = file.find("train");
+    const Json* key = train && train->is_object() ? train->find("init_from") : nullptr;
+    if (key && key->is_string()) from = key->as_string();
+  }
+  for (const auto& [key, text] : args.flags)
+    if (key == "train.init_from") from = text;
+  return from;
 }
 
 void read_origin(const std::string& folder, RunConfig& config) {
   if (!file_exists(folder + "/run.toml") || !file_exists(folder + "/model.safetensors"))
     throw FileError(folder, ": --init-from wants a run folder with run.toml and model.safetensors");
   RunConfig origin;
-  read_toml(folder + "/run.toml", origin);
+  read_config(folder + "/run.toml", origin);
   config.model = origin.model;
   config.data.tokenizer = folder + "/tokenizer.json";
 }
@@ -64,7 +71,7 @@ RunConfig assemble(const TrainArgs& args) {
     if (!args.preset.empty()) config = find_preset(args.preset).config;
     if (const std::string origin = early_init_from(args); !origin.empty())
       read_origin(origin, config);
-    if (!args.config.empty()) read_toml(args.config, config);
+    if (!args.config.empty()) read_config(args.config, config);
     read_flags(args.flags, config);
   }
   check(config);

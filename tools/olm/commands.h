@@ -17,9 +17,7 @@ int train(const TrainArgs& args);
 
 struct SampleArgs {
   std::string folder = {}, dtype = "f32";
-  std::optional<std::string> prompt = {};
-  std::optional<int64_t> tokens = {}, top_k = {}, seed = {};
-  std::optional<double> temperature = {}, top_p = {};
+  FlagValues flags = {};
   bool no_cache = false, stop_when_full = false;
 };
 int sample(const SampleArgs& args);
@@ -31,6 +29,7 @@ int eval(const EvalArgs& args);
 
 struct InspectArgs {
   std::string path = {};
+  bool models = false;
 };
 int inspect(const InspectArgs& args);
 

@@ -5,45 +5,44 @@
 #include <utility>
 #include <vector>
 
-#include <olm/nn/fields.h>
+#include <olm/nn/models.h>
 
 namespace olm::tools {
 
-struct ModelConfig {
-  std::string family = "gpt2";
-  int64_t num_layers = 4;
-  int64_t embed_dim = 128;
-  int64_t num_heads = 4;
-  int64_t num_kv_heads = 0;
-  int64_t hidden_dim = 0;
-  int64_t max_seq_len = 64;
-  double dropout = 0.0;
-  bool bias = false;
-  bool tie_weights = true;
-  double rope_base = 10000.0;
-  void fields(auto& v) {
-    v("family", family);
-    v("num_layers", num_layers);
-    v("embed_dim", embed_dim);
-    v("num_heads", num_heads);
-    v("num_kv_heads", num_kv_heads);
-    v("hidden_dim", hidden_dim);
-    v("max_seq_len", max_seq_len);
-    v("dropout", dropout);
-    v("bias", bias);
-    v("tie_weights", tie_weights);
-    v("rope_base", rope_base);
-  }
+/// [model]: the family, and the members of its configuration. vocab_size is none of the keys: it
+/// is the tokenizer's.
+struct ModelSection {
+  nn::ModelConfig config = nn::GPT2Config{.embed_dim = 128,
+                                          .num_layers = 4,
+                                          .num_heads = 4,
+                                          .max_seq_len = 64,
+                                          .dropout = 0,
+                                          .bias = false};
+  void fields(nn::FieldVisitor& v);
 };
+
+/// Of activations, in training as in use.
+inline nn::FieldInfo activation_dtypes() {
+  return {.one_of = {"f32", "bf16"}, .help = "of activations"};
+}
+/// The dtype of a flag --dtype; throws for another than those.
+DType activation_dtype(const std::string& text);
+
+/// No run is longer; sums of steps stay far from overflow.
+inline constexpr double kMaxSteps = 1e15;
 
 struct DataConfig {
   std::string path = {};
   std::string tokenizer = "char";
   double train_fraction = 0.9;
   void fields(auto& v) {
-    v("path", path);
-    v("tokenizer", tokenizer);
-    v("train_fraction", train_fraction);
+    v("path", path, {.help = "training text: a file, or a folder that is read recursively"});
+    v("tokenizer", tokenizer,
+      {.help = "byte, char, bpe:N with N ids, or the path of a tokenizer.json"});
+    v("train_fraction", train_fraction,
+      {.min = 0.001,
+       .max = 0.999,
+       .help = "the front part that is trained on; the rest is for validation"});
   }
 };
 
@@ -60,17 +59,24 @@ struct OptimConfig {
   double eps = 1e-8;
   double clip_norm = 1.0;
   void fields(auto& v) {
-    v("optimizer", optimizer);
-    v("lr", lr);
-    v("min_lr", min_lr);
-    v("schedule", schedule);
-    v("warmup_steps", warmup_steps);
-    v("decay_fraction", decay_fraction);
-    v("weight_decay", weight_decay);
-    v("beta1", beta1);
-    v("beta2", beta2);
-    v("eps", eps);
-    v("clip_norm", clip_norm);
+    v("optimizer", optimizer, {.one_of = {"adamw", "lion", "sgd"}, .help = "update rule"});
+    v("lr", lr, {.min = 0, .max = 1e6, .help = "highest learning rate"});
+    v("min_lr", min_lr, {.min = 0, .max = 1e6, .help = "learning rate at the end"});
+    v("schedule", schedule,
+      {.one_of = {"cosine", "linear", "wsd", "constant"},
+       .help = "of the learning rate, after the warm-up"});
+    v("warmup_steps", warmup_steps,
+      {.min = 0, .max = kMaxSteps, .help = "steps of linear warm-up"});
+    v("decay_fraction", decay_fraction,
+      {.min = 0, .max = 1, .help = "last part of the steps in which wsd decays"});
+    v("weight_decay", weight_decay,
+      {.min = 0, .max = 1e6, .help = "of matrices; vectors are not decayed"});
+    v("beta1", beta1,
+      {.min = 0, .max = 0.999999, .help = "decay of the first moment; momentum of sgd"});
+    v("beta2", beta2, {.min = 0, .max = 0.999999999, .help = "decay of the second moment"});
+    v("eps", eps, {.min = 0, .max = 1, .help = "added to the root of the second moment"});
+    v("clip_norm", clip_norm,
+      {.min = 0, .max = 1e9, .help = "largest norm of the whole gradient; 0 does not clip"});
   }
 };
 
@@ -90,20 +96,28 @@ struct TrainConfig {
   std::string out = {};
   std::string init_from = {};
   void fields(auto& v) {
-    v("steps", steps);
-    v("minutes", minutes);
-    v("batch_size", batch_size);
-    v("accumulation", accumulation);
-    v("dtype", dtype);
-    v("seed", seed);
-    v("threads", threads);
-    v("eval_every", eval_every);
-    v("sample_every", sample_every);
-    v("checkpoint_every", checkpoint_every);
-    v("spike_factor", spike_factor);
-    v("recompute", recompute);
-    v("out", out);
-    v("init_from", init_from);
+    v("steps", steps, {.min = 1, .max = kMaxSteps, .help = "optimizer steps"});
+    v("minutes", minutes,
+      {.min = 0,
+       .max = 1e7,
+       .help = "instead of steps: timed steps decide how many fit; 0 is off"});
+    v("batch_size", batch_size, {.min = 1, .max = 1000000, .help = "sequences per batch"});
+    v("accumulation", accumulation, {.min = 1, .max = 1000000, .help = "batches per step"});
+    v("dtype", dtype, activation_dtypes());
+    v("seed", seed, {.min = 0, .help = "of initialisation, shuffling and dropout"});
+    v("threads", threads, {.min = 0, .max = 4096, .help = "CPU threads; 0 takes all"});
+    v("eval_every", eval_every,
+      {.min = 0, .max = kMaxSteps, .help = "steps between evaluations; 0 is never"});
+    v("sample_every", sample_every,
+      {.min = 0, .max = kMaxSteps, .help = "steps between samples; 0 is never"});
+    v("checkpoint_every", checkpoint_every,
+      {.min = 0, .max = kMaxSteps, .help = "steps between checkpoints; 0 is at the end only"});
+    v("spike_factor", spike_factor,
+      {.min = 0, .max = 1e9, .help = "skip a loss this many deviations above its mean; 0 is off"});
+    v("recompute", recompute,
+      {.help = "compute layers again in backward: less memory, a third more work"});
+    v("out", out, {.help = "run folder"});
+    v("init_from", init_from, {.help = "run folder whose weights to begin with"});
   }
 };
 
@@ -115,21 +129,24 @@ struct SampleConfig {
   double top_p = 1.0;
   int64_t seed = 1;
   void fields(auto& v) {
-    v("prompt", prompt);
-    v("tokens", tokens);
-    v("temperature", temperature);
-    v("top_k", top_k);
-    v("top_p", top_p);
-    v("seed", seed);
+    v("prompt", prompt, {.help = "text that samples continue"});
+    v("tokens", tokens, {.min = 0, .max = 1000000000, .help = "tokens per sample"});
+    v("temperature", temperature, {.min = 0, .max = 1e6, .help = "0 takes the likeliest token"});
+    v("top_k", top_k, {.min = 0, .max = 1000000000, .help = "sample among so many; 0 is all"});
+    v("top_p", top_p,
+      {.min = 1e-9,
+       .max = 1,
+       .help = "sample among the likeliest that together have this probability"});
+    v("seed", seed, {.help = "of sampling"});
   }
 };
 
 struct RunConfig {
-  ModelConfig model;
-  DataConfig data;
-  OptimConfig optim;
-  TrainConfig train;
-  SampleConfig sample;
+  ModelSection model = {};
+  DataConfig data = {};
+  OptimConfig optim = {};
+  TrainConfig train = {};
+  SampleConfig sample = {};
   void fields(auto& v) {
     v("model", model);
     v("data", data);
@@ -143,11 +160,13 @@ struct RunConfig {
 struct KeyInfo {
   std::string path;   ///< "train.steps"
   std::string type;   ///< "an integer", "a number", …
-  std::string value;  ///< as TOML
-  std::string help;
+  std::string value;  ///< as TOML; "" where it is left out
+  std::string help;   ///< with the range of values
 };
 /// Every key of a configuration in order.
 std::vector<KeyInfo> list_keys(const RunConfig& config);
+/// Every key there is, whatever the family, with the default of the first family that has it.
+std::vector<KeyInfo> all_keys();
 
 /// Short names of keys: {"steps", "train.steps"}, ….
 const std::vector<std::pair<std::string, std::string>>& aliases();
@@ -155,13 +174,16 @@ const std::vector<std::pair<std::string, std::string>>& aliases();
 /// Texts of flags by the path of their key.
 using FlagValues = std::vector<std::pair<std::string, std::string>>;
 
-/// Overwrites what a TOML file names. An unknown key or a wrong type throws, naming the file.
-void read_toml(const std::string& path, RunConfig& config);
-/// Overwrites what flags name.
+/// The sections of a TOML file as JSON. Throws FileError naming line and column.
+Json read_toml(const std::string& path);
+/// Overwrites what a TOML file names. An unknown key, a wrong type or a value outside its range
+/// throws, naming the file. Keys of [model] that earlier versions wrote are understood.
+void read_config(const std::string& path, RunConfig& config);
+/// Overwrites what flags name; a key that the configuration does not have throws.
 void read_flags(const FlagValues& flags, RunConfig& config);
 /// The configuration as TOML, every key with a comment.
 std::string to_toml(const RunConfig& config);
-/// Throws one sentence naming the key whose value cannot be, alone or beside the others.
+/// Throws where a model of the configuration cannot be.
 void check(const RunConfig& config);
 /// Throws where a text of the configuration is not UTF-8, which a file of it could not hold.
 void check_texts(const RunConfig& config);

@@ -60,6 +60,50 @@ void require_short_keys(const std::string& text, const std::string& path) {
   }
 }
 
+/// A key of [model] under the name that earlier versions wrote, which had one set of keys for all
+/// families. There 0 stood for what is now left out, and families ignored what was not theirs.
+struct FormerKey {
+  const char *family, *name, *now;  // `now` is null where the family has no such key
+};
+constexpr FormerKey kFormerKeys[] = {
+    {"gpt2", "hidden_dim", "hidden_dim"},
+    {"gpt2", "num_kv_heads", nullptr},
+    {"gpt2", "rope_base", nullptr},
+    {"llama", "bias", nullptr},
+    {"llama", "hidden_dim", "intermediate_size"},
+    {"llama", "num_kv_heads", "num_kv_heads"},
+    {"llama", "rope_base", "rope_theta"},
+};
+
+const FormerKey* former_key(const std::string& family, const std::string& name) {
+  for (const FormerKey& key : kFormerKeys)
+    if (family == key.family && name == key.name) return &key;
+  return nullptr;
+}
+
+/// [model] under the keys of its family.
+Json renamed_keys(const Json& section, const std::string& where, const std::string& usual_family) {
+  const Json* named = section.find("family");
+  const std::string family = named && named->is_string() ? named->as_string() : usual_family;
+  Json result = Json::object();
+  for (const auto& [name, value] : section.members()) {
+    const FormerKey* former = former_key(family, name);
+    const bool absent = former && value == Json(0) && std::string_view(name) != "rope_base";
+    if (!former) {
+      result[name] = value;
+    } else if (!absent && former->now) {
+      require(former->now == name || !section.contains(former->now), where, ": ", name, " and ",
+              former->now, " are one key; only the second is wanted");
+      result[former->now] = value;
+    } else if (!absent && name == "num_kv_heads") {
+      const Json* heads = section.find("num_heads");
+      require(heads && *heads == value, where, ": num_kv_heads is ", value.dump(),
+              ", but the family ", family, " has as many as num_heads; leave it out");
+    }
+  }
+  return result;
+}
+
 void read_section(const std::string& path, const std::string& name, const Json& json,
                   RunConfig& config) {
   const std::string where = path + ": [" + name + "]";
@@ -67,7 +111,9 @@ void read_section(const std::string& path, const std::string& name, const Json& 
       name == "model" || name == "data" || name == "optim" || name == "train" || name == "sample";
   require(known, path, ": unknown ", json.is_object() ? "section" : "key", " \"", name,
           "\"; known sections are model, data, optim, train, sample");
-  if (name == "model") nn::from_json(json, config.model, where);
+  if (name == "model")
+    nn::from_json(json.is_object() ? renamed_keys(json, where, config.model.config.family()) : json,
+                  config.model, where);
   if (name == "data") nn::from_json(json, config.data, where);
   if (name == "optim") nn::from_json(json, config.optim, where);
   if (name == "train") nn::from_json(json, config.train, where);
@@ -76,16 +122,20 @@ void read_section(const std::string& path, const std::string& name, const Json& 
 
 }  // namespace
 
-void read_toml(const std::string& path, RunConfig& config) {
+Json read_toml(const std::string& path) {
   const std::string text = read_file(path);
   require_short_keys(text, path);
   try {
-    const Json json = to_json(toml::parse(text, path), path);
-    for (const auto& [name, section] : json.members()) read_section(path, name, section, config);
+    return to_json(toml::parse(text, path), path);
   } catch (const toml::parse_error& e) {
     throw FileError(path, ": not valid TOML at line ", e.source().begin.line, ", column ",
                     e.source().begin.column, ": ", e.description());
   }
+}
+
+void read_config(const std::string& path, RunConfig& config) {
+  const Json file = read_toml(path);
+  for (const auto& [name, section] : file.members()) read_section(path, name, section, config);
 }
 
 }  // namespace olm::tools

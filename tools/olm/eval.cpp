@@ -14,8 +14,7 @@ namespace olm::tools {
 int eval(const EvalArgs& args) {
   const nn::Ref<nn::Module> model = nn::load(args.folder);
   const auto tokenizer = nn::load_tokenizer(args.folder);
-  const DType dtype = nn::parse_dtype(args.dtype, "--dtype");
-  require(dtype == f32 || dtype == bf16, "--dtype: wants f32 or bf16, got ", args.dtype);
+  const DType dtype = activation_dtype(args.dtype);
   const nn::Corpus corpus = open_corpus(args.data);
   const nn::TokenDataset data(corpus, *tokenizer);
   // A model that takes any length is measured in windows of 1024.

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
+#include <map>
+#include <numeric>
 
 #include <olm/engine/file.h>
 #include <olm/engine/safetensors.h>
@@ -11,6 +14,7 @@
 
 #include "tools/olm/commands.h"
 #include "tools/olm/machine.h"
+#include "tools/olm/presets.h"
 
 namespace olm::tools {
 
@@ -34,25 +38,38 @@ std::string shown(const std::string& text) {
   return out;
 }
 
-std::string shape_text(const Shape& shape) { return detail::concat(shape); }
-
-void show_tensors(const std::string& path) {
+/// What a safetensors file holds; in `full`, tensor by tensor.
+void show_tensors(const std::string& path, bool full) {
   const SafetensorsFile file = SafetensorsFile::open(path);
-  size_t width = 4, bytes = 0;
+  size_t width = 4, shape_width = 18, bytes = 0;
   int64_t elements = 0;
-  for (const std::string& name : file.names()) width = std::max(width, shown(name).size());
+  std::map<std::string, int> dtypes;
+  for (const std::string& name : file.names()) {
+    const SafetensorsEntry& e = file.entry(name);
+    width = std::max(width, shown(name).size());
+    shape_width = std::max(shape_width, e.shape_text().size());
+    bytes += e.bytes;
+    elements += std::accumulate(e.shape.begin(), e.shape.end(), int64_t(1), std::multiplies());
+    ++dtypes[shown(e.dtype)];
+  }
+  std::string kinds;
+  for (const auto& [dtype, count] : dtypes) kinds += (kinds.empty() ? "" : ", ") + dtype;
+  const std::string total =
+      fmt::format("{} tensors of {}, {} elements, {}", file.names().size(),
+                  kinds.empty() ? "no dtype" : kinds, grouped(elements), bytes_text(double(bytes)));
+  if (!full) {
+    fmt::print("weights: {}\n", total);
+    return;
+  }
   fmt::print("{}\n", path);
   for (const std::string& name : file.names()) {
     const SafetensorsEntry& e = file.entry(name);
-    fmt::print("  {:<{}}  {:<5} {:<18} {:>10}\n", shown(name), width, shown(e.dtype),
-               shape_text(e.shape), bytes_text(double(e.bytes)));
-    bytes += e.bytes;
-    elements += e.shape.numel();
+    fmt::print("  {:<{}}  {:<7} {:<{}} {:>10}\n", shown(name), width, shown(e.dtype),
+               e.shape_text(), shape_width, bytes_text(double(e.bytes)));
   }
   for (const auto& [key, value] : file.metadata())
     fmt::print("  metadata {}: {}\n", shown(key), shown(value));
-  fmt::print("  {} tensors, {} elements, {}\n", file.names().size(), grouped(elements),
-             bytes_text(double(bytes)));
+  fmt::print("  {}\n", total);
 }
 
 void show_model(const std::string& path) {
@@ -86,7 +103,9 @@ void show_folder(const std::string& folder) {
   };
   with("model.json", show_model);
   with("tokenizer.json", show_tokenizer);
-  with("model.safetensors", show_tensors);
+  // The tree above says what the weights are; without one the file has to.
+  with("model.safetensors",
+       [&](const std::string& path) { show_tensors(path, !file_exists(folder + "/model.json")); });
   if (!nn::Checkpoints(folder).steps().empty()) {
     show_checkpoints(folder);
     any = true;
@@ -99,6 +118,10 @@ void show_folder(const std::string& folder) {
 }  // namespace
 
 int inspect(const InspectArgs& args) {
+  if (args.models) {
+    fmt::print("{}", models_table());
+    return 0;
+  }
   const std::string& path = args.path;
   if (folder_exists(path)) {
     show_folder(path);
@@ -108,7 +131,7 @@ int inspect(const InspectArgs& args) {
                        !json.contains("added_tokens");
     model ? show_model(path) : show_tokenizer(path);
   } else {
-    show_tensors(path);
+    show_tensors(path, true);
   }
   return 0;
 }

@@ -29,7 +29,10 @@ std::string line_of(const char* path, const std::string& key) {
 
 /// What the processor offers, and what the kernels make of it.
 std::string instruction_sets() {
-  const std::string used = name_of(kernels::instruction_set());
+  const kernels::CpuFeatures in_use = kernels::cpu_features();
+  std::string used = name_of(in_use.vectors);
+  if (in_use.amx) used += " and AMX";
+  if (in_use.avx512_bf16) used += " with AVX512_BF16";
 #if defined(__x86_64__)
   __builtin_cpu_init();
   std::string sets = "SSE4";

@@ -3,6 +3,7 @@
 #include <unistd.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <functional>
@@ -13,6 +14,7 @@
 #include <olm/nn/version.h>
 
 #include "tools/olm/commands.h"
+#include "tools/olm/presets.h"
 
 namespace {
 
@@ -24,29 +26,60 @@ struct Job {
   std::function<int()> run;
 };
 
+/// A key of the configuration as a flag.
+CLI::Option* add_key(CLI::App& app, FlagValues& flags, const std::string& names,
+                     const KeyInfo& key) {
+  return app
+      .add_option_function<std::string>(
+          names,
+          [&flags, path = key.path](const std::string& text) { flags.emplace_back(path, text); },
+          key.help)
+      ->take_last()
+      ->type_name("");
+}
+
 /// Every key of the configuration as a flag of `olm train`, under its path and its short name.
 void add_config_flags(CLI::App& app, FlagValues& flags) {
-  for (const KeyInfo& key : list_keys({})) {
+  for (const KeyInfo& key : all_keys()) {
     std::string names = "--" + key.path;
     for (const auto& [name, path] : aliases())
       if (path == key.path) names = "--" + name + "," + names;
-    app.add_option_function<std::string>(
-           names,
-           [&flags, path = key.path](const std::string& text) { flags.emplace_back(path, text); },
-           key.help)
-        ->take_last()
-        ->type_name("")
+    add_key(app, flags, names, key)
+        ->default_str(key.value == "\"\"" ? "" : key.value)
         ->group("[" + key.path.substr(0, key.path.find('.')) + "]");
   }
+}
+
+/// The keys of [sample] as flags of `olm sample`: top_k is --top-k.
+void add_sample_flags(CLI::App& app, FlagValues& flags) {
+  for (const KeyInfo& key : all_keys()) {
+    if (!key.path.starts_with("sample.")) continue;
+    std::string name = key.path.substr(key.path.find('.') + 1);
+    std::replace(name.begin(), name.end(), '_', '-');
+    add_key(app, flags, "--" + name + ",--" + key.path, key);
+  }
+}
+
+void add_dtype(CLI::App& app, std::string& dtype) {
+  const olm::nn::FieldInfo info = activation_dtypes();
+  app.add_option("--dtype", dtype, info.help + ": " + info.range())->capture_default_str();
+}
+
+std::string preset_names() {
+  std::string names;
+  for (const Preset& preset : presets()) names += (names.empty() ? "" : ", ") + preset.name;
+  return names;
 }
 
 void add_train(CLI::App& app, Job& job, TrainArgs& args) {
   CLI::App* train_app = app.add_subcommand("train", "Train a language model on text");
   train_app->add_option("--config", args.config, "TOML file with the configuration");
-  train_app->add_option("--preset", args.preset, "named configuration to begin with");
+  train_app->add_option("--preset", args.preset,
+                        "named configuration to begin with: " + preset_names());
   train_app->add_option("--resume", args.resume, "go on with the run in this folder");
   train_app->add_flag("--print-config", args.print_config, "print the configuration and stop");
   train_app->add_flag("--print-presets", args.print_presets, "print a table of presets and stop");
+  train_app->footer("The value behind = holds where no file, preset or flag says otherwise.");
   add_config_flags(*train_app, args.flags);
   train_app->callback([&] { job = {"olm train", [&] { return train(args); }}; });
 }
@@ -54,13 +87,9 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
 void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
   CLI::App* sample_app = app.add_subcommand("sample", "Continue a text with a trained model");
   sample_app->add_option("folder", args.folder, "run folder")->required();
-  sample_app->add_option("--prompt", args.prompt, "text to continue");
-  sample_app->add_option("--tokens", args.tokens, "tokens to make");
-  sample_app->add_option("--temperature", args.temperature, "0 takes the likeliest token");
-  sample_app->add_option("--top-k", args.top_k, "sample among so many; 0 is all");
-  sample_app->add_option("--top-p", args.top_p, "sample among the likeliest of this probability");
-  sample_app->add_option("--seed", args.seed, "of sampling");
-  sample_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16");
+  add_sample_flags(*sample_app, args.flags);
+  sample_app->footer("Where a flag is left out the run's own [sample] holds.");
+  add_dtype(*sample_app, args.dtype);
   sample_app->add_flag("--no-cache", args.no_cache, "compute all earlier tokens again each time");
   sample_app->add_flag("--stop-when-full", args.stop_when_full,
                        "stop where the model's context is full instead of moving on");
@@ -71,14 +100,18 @@ void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
   CLI::App* eval_app = app.add_subcommand("eval", "Measure a trained model on a text");
   eval_app->add_option("folder", args.folder, "run folder")->required();
   eval_app->add_option("--data", args.data, "text: a file or a folder")->required();
-  eval_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16");
+  add_dtype(*eval_app, args.dtype);
   eval_app->callback([&] { job = {"olm eval", [&] { return eval(args); }}; });
 }
 
 void add_inspect(CLI::App& app, Job& job, InspectArgs& args) {
   CLI::App* inspect_app = app.add_subcommand("inspect", "Show what is in a run or a file");
-  inspect_app->add_option("path", args.path, "run folder, safetensors or JSON file")->required();
-  inspect_app->callback([&] { job = {"olm inspect", [&] { return inspect(args); }}; });
+  inspect_app->add_option("path", args.path, "run folder, safetensors or JSON file");
+  inspect_app->add_flag("--models", args.models, "print a table of the library's models and stop");
+  inspect_app->callback([&] {
+    if (args.path.empty() && !args.models) throw CLI::RequiredError("path or --models");
+    job = {"olm inspect", [&] { return inspect(args); }};
+  });
 }
 
 void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
@@ -86,8 +119,9 @@ void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
   group->require_subcommand(1);
   CLI::App* train_app = group->add_subcommand("train", "Learn a tokenizer from a text");
   train_app->add_option("--data", args.data, "text: a file or a folder")->required();
-  train_app->add_option("--tokenizer,--kind", args.kind, "byte, char or bpe:N with N ids");
-  train_app->add_option("--out", args.out, "file to write");
+  train_app->add_option("--tokenizer,--kind", args.kind, "byte, char or bpe:N with N ids")
+      ->capture_default_str();
+  train_app->add_option("--out", args.out, "file to write")->capture_default_str();
   train_app->callback([&] {
     job = {"olm tokenizer train", [&] { return tokenizer_train(args); }};
   });
@@ -125,7 +159,7 @@ void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
                    "model: S nanoGPT's character model, M GPT-2 124M, L a Llama of 32 million, or "
                    "tiny, which is there to be quick")
       ->capture_default_str();
-  step_app->add_option("--dtype", args.dtype, "of activations: f32 or bf16")->capture_default_str();
+  add_dtype(*step_app, args.dtype);
   step_app->add_option("--steps", args.steps, "least number of steps to time")
       ->capture_default_str();
   step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");

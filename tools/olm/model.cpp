@@ -2,16 +2,10 @@
 
 #include <olm/engine/file.h>
 #include <olm/engine/utf8.h>
-#include <olm/nn/models.h>
 
 namespace olm::tools {
 
 namespace {
-
-/// Llama's rule: two thirds of 4 · embed_dim, up to a multiple of 64.
-int64_t llama_hidden(const ModelConfig& c) {
-  return c.hidden_dim > 0 ? c.hidden_dim : (c.embed_dim * 8 / 3 + 63) / 64 * 64;
-}
 
 /// Throws naming the file and the byte where a text is not UTF-8.
 void require_utf8(const nn::Corpus& corpus) {
@@ -24,29 +18,6 @@ void require_utf8(const nn::Corpus& corpus) {
 }
 
 }  // namespace
-
-nn::Ref<nn::Module> make_model(const ModelConfig& c, int64_t vocab_size) {
-  if (c.family == "llama")
-    return nn::Llama2Model({.vocab_size = vocab_size,
-                            .embed_dim = c.embed_dim,
-                            .intermediate_size = llama_hidden(c),
-                            .num_layers = c.num_layers,
-                            .num_heads = c.num_heads,
-                            .num_kv_heads = c.num_kv_heads > 0 ? c.num_kv_heads : c.num_heads,
-                            .max_seq_len = c.max_seq_len,
-                            .rope_theta = c.rope_base,
-                            .dropout = c.dropout,
-                            .tie_weights = c.tie_weights});
-  return nn::GPT2Model({.vocab_size = vocab_size,
-                        .embed_dim = c.embed_dim,
-                        .num_layers = c.num_layers,
-                        .num_heads = c.num_heads,
-                        .max_seq_len = c.max_seq_len,
-                        .hidden_dim = c.hidden_dim > 0 ? std::optional(c.hidden_dim) : std::nullopt,
-                        .dropout = c.dropout,
-                        .tie_weights = c.tie_weights,
-                        .bias = c.bias});
-}
 
 std::unique_ptr<nn::Optimizer> make_optimizer(const OptimConfig& c, nn::Module& model) {
   std::vector<nn::ParameterGroup> groups = nn::decay_groups(model.parameters(), c.weight_decay);
@@ -87,19 +58,6 @@ std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::strin
     if (prompt != "\n") fail("sample.prompt: ", e.what());
   }
   return {0};
-}
-
-double flops_per_token(const ModelConfig& c, nn::Module& model) {
-  // What only looks rows up costs nothing: positions always, the embedding where it is not the
-  // head.
-  double multiplied = double(model.num_parameters());
-  model.for_each_parameter([&](const std::string& key, nn::Parameter& p) {
-    const bool positions = key.ends_with("pos_embedding.weight");
-    const bool embedding = key.ends_with("embedding.weight") && !positions;
-    if (positions || (embedding && !c.tie_weights)) multiplied -= double(p.shape().numel());
-  });
-  const double attention = double(c.num_layers * c.embed_dim) * double(c.max_seq_len);
-  return 6 * multiplied + 6 * attention;
 }
 
 }  // namespace olm::tools

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "tools/olm/machine.h"
+
 namespace olm::tools {
 
 namespace {
@@ -9,8 +11,8 @@ namespace {
 /// Small enough for minutes on two cores; reads words after a few hundred steps.
 RunConfig nano() {
   RunConfig c;
-  c.model = {
-      .family = "llama", .num_layers = 3, .embed_dim = 96, .num_heads = 3, .max_seq_len = 64};
+  c.model.config =
+      nn::LlamaConfig{.embed_dim = 96, .num_layers = 3, .num_heads = 3, .max_seq_len = 64};
   c.data.train_fraction = 0.98;
   c.optim = {.lr = 3e-3, .min_lr = 3e-4};
   c.train = {.steps = 2000,
@@ -21,22 +23,18 @@ RunConfig nano() {
   return c;
 }
 
-/// nanoGPT's published recipe for a CPU.
-RunConfig nanogpt_cpu() {
-  RunConfig c;
-  c.model = {.num_layers = 4, .embed_dim = 128, .num_heads = 4, .max_seq_len = 64};
-  c.train = {.steps = 2000,
-             .batch_size = 12,
-             .eval_every = 250,
-             .sample_every = 500,
-             .checkpoint_every = 500};
-  return c;
-}
+/// nanoGPT's published recipe for a CPU, which is also what there is without a preset.
+RunConfig nanogpt_cpu() { return {}; }
 
 /// nanoGPT's published recipe for one GPU.
 RunConfig nanogpt_gpu() {
   RunConfig c;
-  c.model = {.num_layers = 6, .embed_dim = 384, .num_heads = 6, .max_seq_len = 256, .dropout = 0.2};
+  c.model.config = nn::GPT2Config{.embed_dim = 384,
+                                  .num_layers = 6,
+                                  .num_heads = 6,
+                                  .max_seq_len = 256,
+                                  .dropout = 0.2,
+                                  .bias = false};
   c.train = {.steps = 5000,
              .batch_size = 64,
              .eval_every = 250,
@@ -64,38 +62,41 @@ RunConfig large(int64_t batch, int64_t accumulation, double lr, double min_lr, i
 
 RunConfig gpt2_124m() {
   RunConfig c = large(16, 32, 6e-4, 6e-5, 19000);
-  c.model = {
-      .num_layers = 12, .embed_dim = 768, .num_heads = 12, .max_seq_len = 1024, .bias = true};
+  c.model.config = nn::model_preset("GPT2");
+  c.model.config.as<nn::GPT2Config>().dropout = 0;
   c.data.tokenizer = "bpe:50257";
   return c;
 }
 
 RunConfig llama_20m() {
   RunConfig c = large(16, 4, 1e-3, 1e-4, 5000);
-  c.model = {.family = "llama",
-             .num_layers = 6,
-             .embed_dim = 384,
-             .num_heads = 6,
-             .num_kv_heads = 2,
-             .hidden_dim = 1024,
-             .max_seq_len = 512};
+  c.model.config = nn::LlamaConfig{.embed_dim = 384,
+                                   .intermediate_size = 1024,
+                                   .num_layers = 6,
+                                   .num_heads = 6,
+                                   .num_kv_heads = 2,
+                                   .max_seq_len = 512};
   c.data.tokenizer = "bpe:24000";
   return c;
 }
 
 RunConfig llama_124m() {
   RunConfig c = large(16, 32, 6e-4, 6e-5, 19000);
-  c.model = {.family = "llama",
-             .num_layers = 12,
-             .embed_dim = 768,
-             .num_heads = 12,
-             .num_kv_heads = 4,
-             .hidden_dim = 2560,
-             .max_seq_len = 1024};
+  c.model.config = nn::LlamaConfig{.embed_dim = 768,
+                                   .intermediate_size = 2560,
+                                   .num_layers = 12,
+                                   .num_heads = 12,
+                                   .num_kv_heads = 4,
+                                   .max_seq_len = 1024};
   return c;
 }
 
-std::string cell(const Preset& preset, size_t key) { return list_keys(preset.config)[key].value; }
+/// The value of a key; "" where the configuration's family has no such key, or it is left out.
+std::string cell(const RunConfig& config, const std::string& path) {
+  for (const KeyInfo& key : list_keys(config))
+    if (key.path == path) return key.value;
+  return "";
+}
 
 }  // namespace
 
@@ -121,26 +122,46 @@ const Preset& find_preset(const std::string& name) {
 }
 
 std::string presets_table() {
-  const std::vector<KeyInfo> keys = list_keys(presets().front().config);
   std::string out = "| key |", rule = "|---|", same;
   for (const Preset& preset : presets()) {
     out += " " + preset.name + " |";
     rule += "---|";
   }
   out += "\n" + rule + "\n";
-  for (size_t i = 0; i < keys.size(); ++i) {
-    const std::string first = cell(presets().front(), i);
-    const bool equal = std::all_of(presets().begin(), presets().end(),
-                                   [&](const Preset& p) { return cell(p, i) == first; });
+  for (const KeyInfo& key : all_keys()) {
+    const std::string first = cell(presets().front().config, key.path);
+    const bool equal = std::all_of(presets().begin(), presets().end(), [&](const Preset& p) {
+      return cell(p.config, key.path) == first;
+    });
     if (equal) {
-      same += (same.empty() ? "" : ", ") + std::string("`") + keys[i].path + " = " + first + "`";
+      if (!first.empty())
+        same += (same.empty() ? "" : ", ") + std::string("`") + key.path + " = " + first + "`";
       continue;
     }
-    out += "| `" + keys[i].path + "` |";
-    for (const Preset& preset : presets()) out += " " + cell(preset, i) + " |";
+    out += "| `" + key.path + "` |";
+    for (const Preset& preset : presets()) out += " " + cell(preset.config, key.path) + " |";
     out += "\n";
   }
   return out + "\nThe same in all: " + same + ".\n";
+}
+
+std::string models_table() {
+  const char* keys[] = {"family",    "num_layers",   "embed_dim",
+                        "num_heads", "num_kv_heads", "max_seq_len"};
+  std::string out = "| model |", rule = "|---|";
+  for (const char* key : keys) {
+    out += std::string(" `") + key + "` |";
+    rule += "---|";
+  }
+  out += " parameters |\n" + rule + "---|\n";
+  for (const nn::ModelPreset& preset : nn::model_presets()) {
+    RunConfig config;
+    config.model.config = preset.config;
+    out += "| " + preset.name + " |";
+    for (const char* key : keys) out += " " + cell(config, std::string("model.") + key) + " |";
+    out += " " + grouped(preset.config.make()->num_parameters()) + " |\n";
+  }
+  return out;
 }
 
 }  // namespace olm::tools

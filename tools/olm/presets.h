@@ -18,5 +18,7 @@ const Preset& find_preset(const std::string& name);
 /// A table of all presets in Markdown: one column per preset, one row per field in which they
 /// differ, and what they have in common below.
 std::string presets_table();
+/// A table of the library's models in Markdown, one row per preset.
+std::string models_table();
 
 }  // namespace olm::tools

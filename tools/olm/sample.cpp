@@ -17,17 +17,9 @@ namespace {
 /// What the run's own configuration says of sampling, under what flags say.
 SampleConfig sample_config(const SampleArgs& args) {
   RunConfig run;
-  if (file_exists(args.folder + "/run.toml")) read_toml(args.folder + "/run.toml", run);
-  SampleConfig c = run.sample;
-  if (args.prompt) c.prompt = *args.prompt;
-  if (args.tokens) c.tokens = *args.tokens;
-  if (args.temperature) c.temperature = *args.temperature;
-  if (args.top_k) c.top_k = *args.top_k;
-  if (args.top_p) c.top_p = *args.top_p;
-  if (args.seed) c.seed = *args.seed;
-  run.sample = c;
-  check(run);
-  return c;
+  if (file_exists(args.folder + "/run.toml")) read_config(args.folder + "/run.toml", run);
+  read_flags(args.flags, run);
+  return run.sample;
 }
 
 void write_out(const std::string& text) {
@@ -44,8 +36,7 @@ int sample(const SampleArgs& args) {
   const auto tokenizer = nn::load_tokenizer(args.folder);
   require(!c.prompt.empty(), "--prompt: at least one token was wanted, the text is empty");
   const std::vector<int32_t> prompt = prompt_ids(*tokenizer, c.prompt);
-  const DType dtype = nn::parse_dtype(args.dtype, "--dtype");
-  require(dtype == f32 || dtype == bf16, "--dtype: wants f32 or bf16, got ", args.dtype);
+  const DType dtype = activation_dtype(args.dtype);
   nn::GenerateOptions options{.tokens = c.tokens,
                               .temperature = c.temperature,
                               .top_k = c.top_k,

@@ -67,7 +67,7 @@ struct Run {
 void split_tokens(Run& run) {
   const RunConfig& c = run.config;
   std::tie(run.train, run.validation) = nn::split(run.tokens, c.data.train_fraction);
-  const int64_t context = c.model.max_seq_len;
+  const int64_t context = c.model.config.max_seq_len();
   if (run.train.size() < context + 1)
     throw FileError(c.data.path, ": has ", run.tokens.size(), " tokens, ", run.train.size(),
                     " of them for training; a context of ", context, " wants at least ",
@@ -106,8 +106,9 @@ void keep_tokens(Run& run) {
 }
 
 void load_model(Run& run) {
-  const RunConfig& c = run.config;
-  run.model = make_model(c.model, run.tokenizer->vocab_size());
+  RunConfig& c = run.config;
+  c.model.config.vocab_size() = run.tokenizer->vocab_size();
+  run.model = c.model.config.make();
   if (run.resumed) {
     nn::Ref<nn::Module> stored = nn::load_architecture(run.folder + "/model.json");
     require(nn::describe(*stored) == nn::describe(*run.model), run.folder,
@@ -115,7 +116,7 @@ void load_model(Run& run) {
     run.model = std::move(stored);  // tied as it was trained
   }
   nn::set_recompute(*run.model, c.train.recompute);
-  nn::init_gpt2(*run.model, c.model.num_layers, {.seed = uint64_t(c.train.seed)});
+  c.model.config.init(*run.model, {.seed = uint64_t(c.train.seed)});
   if (!c.train.init_from.empty() && !run.resumed)
     nn::load_weights(*run.model, c.train.init_from + "/model.safetensors");
   run.optimizer = make_optimizer(c.optim, *run.model);
@@ -170,7 +171,7 @@ nn::TrainerOptions trainer_options(const Run& run) {
                      .top_k = c.sample.top_k,
                      .top_p = c.sample.top_p,
                      .seed = uint64_t(c.sample.seed),
-                     .context = c.model.max_seq_len,
+                     .context = c.model.config.max_seq_len(),
                      .dtype = c.train.dtype},
           .prompt = prompt_ids(*run.tokenizer, c.sample.prompt)};
 }
@@ -234,10 +235,11 @@ void plan(Run& run, nn::Trainer& trainer) {
     trainer.set_total_steps(std::max<int64_t>(1, int64_t(left / cost.step)));
   }
   const int64_t parameters = run.model->num_parameters();
-  const int64_t tokens = c.train.batch_size * c.train.accumulation * c.model.max_seq_len;
+  const int64_t tokens = c.train.batch_size * c.train.accumulation * c.model.config.max_seq_len();
   // Values, gradients, and the moments that the first step will make.
   const double memory = double(t.peak_bytes) + double(parameters) * 4 * moments;
-  const double flops = flops_per_token(c.model, *run.model);
+  // Of forward and backward.
+  const double flops = 3 * nn::forward_flops_per_token(*run.model, c.model.config.max_seq_len());
   const int64_t left = trainer.total_steps() - trainer.step();
   run.about = {
       {"parameters", grouped(parameters)},
@@ -278,9 +280,9 @@ int train_run(Run& run) {
   const TrainConfig& t = run.config.train;
   const nn::TrainerOptions options = trainer_options(run);
   if (!run.resumed) take_folder(run);
-  nn::Loader loader(
-      run.train,
-      {.batch = t.batch_size, .context = run.config.model.max_seq_len, .seed = uint64_t(t.seed)});
+  nn::Loader loader(run.train, {.batch = t.batch_size,
+                                .context = run.config.model.config.max_seq_len(),
+                                .seed = uint64_t(t.seed)});
   nn::Trainer trainer(run.model, *run.optimizer, std::move(loader), run.validation, options,
                       callbacks(run, progress, handle), run.tokenizer);
   handle = &trainer;
