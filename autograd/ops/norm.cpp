@@ -36,7 +36,7 @@ Tensors norm(const Norm& n) {
   const Tensor bias = checked_if_defined(n.op, "beta", n.bias, {cols}, n.x);
 
   const Tensor x = raw::contiguous(n.x), delta = contiguous_if_defined(n.delta);
-  const Tensor y = empty_like(x), sum = adds ? empty_like(x) : Tensor();
+  const Tensor sum = adds ? empty_like(x) : Tensor(), y = empty_like(x);
   const Tensor rstd = empty({rows}, acc_options(x));
   const Tensor mean = layer ? empty({rows}, acc_options(x)) : Tensor();
   run(x.device().kind, kernels::NormForward{.kind = kind,
