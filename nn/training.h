@@ -122,8 +122,8 @@ struct StepReport {
   std::string skipped = {};
 };
 struct EvalReport {
-  int64_t step = 0;
-  double loss = 0;  ///< nats per token
+  int64_t step = 0, total_steps = 0;  ///< of the training it was made in
+  double loss = 0;                    ///< nats per token
   int64_t tokens = 0;
   double seconds = 0;
   bool finished = true;  ///< false where it was asked to stop: there is no loss then
@@ -186,14 +186,14 @@ class OLM_API Trainer {
   std::optional<double> validation_loss() const { return val_loss_; }
 
  private:
-  struct Gathered {
-    double loss = 0;
-    int64_t tokens = 0;
-    int64_t batch = 0;
+  struct MicroBatch {
+    double loss_sum = 0;  // over its targets
+    int64_t targets = 0;
   };
   StepReport train_step();
-  Gathered gather(Loader& loader, Generator& rng);
-  std::string judge(const Gathered& g, bool spike, const StepInfo& info);
+  MicroBatch loss_and_backward(const Batch& batch, Generator& rng);
+  std::string count_skipped_step(const StepReport& report, int64_t first_batch, bool spike,
+                                 const StepInfo& info);
   void after_step(const StepReport& report);
   void evaluate_now();
   void sample_now();

@@ -50,57 +50,60 @@ void Trainer::set_total_steps(int64_t total) {
   options_.schedule.decay_steps = int64_t(std::llround(double(total) * options_.decay_fraction));
 }
 
-Trainer::Gathered Trainer::gather(Loader& loader, Generator& rng) {
-  Gathered g{.batch = loader.position()};
-  for (int64_t i = 0; i < options_.accumulation; ++i) {
-    const Batch batch = loader.next();
-    Context ctx{.dtype = options_.dtype, .rng = &rng};
-    const Tensor loss = model_->loss(batch.inputs, batch.targets, ctx);
-    const int64_t tokens = count_targets(batch.targets);
-    // The loss is a mean over the batch's targets; weighted by their number, batches of different
-    // length add up to the mean over all.
-    if (options_.accumulation == 1)
-      backward(loss);
-    else
-      backward(loss, {.gradient = full(loss.shape(), double(tokens), options_of(loss))});
-    g.loss += loss.item<double>() * double(tokens);
-    g.tokens += tokens;
-  }
-  g.loss /= double(std::max<int64_t>(1, g.tokens));
-  return g;
+/// The loss is a mean over the micro-batch's targets. Weighted by their number, micro-batches of
+/// different length add up to the mean over all, once the optimizer divides by the number of all.
+Trainer::MicroBatch Trainer::loss_and_backward(const Batch& batch, Generator& rng) {
+  Context ctx{.dtype = options_.dtype, .rng = &rng};
+  const Tensor loss = model_->loss(batch.inputs, batch.targets, ctx);
+  const int64_t targets = count_targets(batch.targets);
+  if (options_.accumulation == 1)
+    backward(loss);
+  else
+    backward(loss, {.gradient = full(loss.shape(), double(targets), options_of(loss))});
+  return {.loss_sum = loss.item<double>() * double(targets), .targets = targets};
 }
 
 StepReport Trainer::train_step() {
   const auto start = Clock::now();
   StepReport report{.step = step_ + 1, .total_steps = options_.total_steps};
-  report.lr = options_.schedule.at(step_);
-  const Gathered g = gather(loader_, rng_);
-  const bool spike = spikes_.is_spike(g.loss, options_.spike_factor);
+  const int64_t first_batch = loader_.position();
+  for (int64_t i = 0; i < options_.accumulation; ++i) {
+    const Batch batch = loader_.next();
+    const MicroBatch done = loss_and_backward(batch, rng_);
+    report.loss += done.loss_sum;
+    report.tokens += done.targets;
+  }
+  report.loss /= double(std::max<int64_t>(1, report.tokens));
+
+  const bool spike = spikes_.is_spike(report.loss, options_.spike_factor);
   StepOptions how;
-  if (options_.accumulation > 1) how.gradient_scale = 1 / double(g.tokens);
-  if (spike || !std::isfinite(g.loss)) how.skip_above = -1;  // any norm is too large
+  if (options_.accumulation > 1) how.gradient_scale = 1 / double(report.tokens);
+  if (spike || !std::isfinite(report.loss)) how.skip_above = -1;  // any norm is too large
+  report.lr = options_.schedule.at(step_);
   optimizer_.set_lr(report.lr);
   const StepInfo info = optimizer_.step(how);
-  report.loss = g.loss;
   report.grad_norm = info.grad_norm;
-  report.tokens = g.tokens;
-  if (info.skipped) report.skipped = judge(g, spike, info);
-  if (!info.skipped) spikes_.take(g.loss);
+  if (info.skipped)
+    report.skipped = count_skipped_step(report, first_batch, spike, info);
+  else
+    spikes_.take(report.loss);
+
   ++step_;
   const double seconds = seconds_since(start);
-  train_seconds_ += seconds;
-  report.train_seconds = train_seconds_;
-  report.tokens_per_second = double(g.tokens) / std::max(seconds, 1e-9);
+  report.train_seconds = train_seconds_ += seconds;
+  report.tokens_per_second = double(report.tokens) / std::max(seconds, 1e-9);
   return report;
 }
 
-/// The sentence about a skipped step; throws where too many were.
-std::string Trainer::judge(const Gathered& g, bool spike, const StepInfo& info) {
-  std::string text = detail::concat("step ", step_ + 1, " was skipped: batch ", g.batch, " gave ");
+/// Counts a skipped step and says why it was; throws where too many were, one after another.
+std::string Trainer::count_skipped_step(const StepReport& report, int64_t first_batch, bool spike,
+                                        const StepInfo& info) {
+  std::string text =
+      detail::concat("step ", report.step, " was skipped: batch ", first_batch, " gave ");
   if (spike)
-    text += detail::concat("a loss of ", g.loss, " after a mean of ", spikes_.mean);
-  else if (!std::isfinite(g.loss))
-    text += detail::concat("a loss of ", g.loss);
+    text += detail::concat("a loss of ", report.loss, " after a mean of ", spikes_.mean);
+  else if (!std::isfinite(report.loss))
+    text += detail::concat("a loss of ", report.loss);
   else
     text += detail::concat("a gradient norm of ", info.grad_norm);
   if (info.first_bad >= 0)
@@ -132,6 +135,7 @@ void Trainer::evaluate_now() {
       [this] { return is_asked_to_stop(); }, evaluates_rest_);
   if (!report.finished) return;
   report.step = step_;
+  report.total_steps = options_.total_steps;
   val_loss_ = report.loss;
   evaluated_step_ = step_;
   if (callbacks_.on_eval) callbacks_.on_eval(report);

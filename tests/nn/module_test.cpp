@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include <olm/autograd/ops/arithmetic.h>
-#include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/norm.h>
+#include <olm/autograd/ops/pointwise.h>
 #include <olm/engine/allocator.h>
 #include <olm/nn/models.h>
 #include <olm/nn/structure.h>

@@ -176,7 +176,7 @@ nn::TrainerOptions trainer_options(const Run& run) {
           .prompt = prompt_ids(*run.tokenizer, c.sample.prompt)};
 }
 
-nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::Trainer*& trainer) {
+nn::TrainerCallbacks callbacks(const Run& run, Progress& progress) {
   double pace = 0;  // seconds per step, averaged
   double before = 0;
   return {.on_step =
@@ -191,7 +191,7 @@ nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::Trainer*&
           .on_eval =
               [&](const nn::EvalReport& r) {
                 progress.line(fmt::format("step {}/{}  validation loss {:.4f}", r.step,
-                                          trainer->total_steps(), r.loss));
+                                          r.total_steps, r.loss));
               },
           .on_sample =
               [&](const nn::SampleReport& r) {
@@ -276,7 +276,6 @@ void introduce(const Run& run) {
 
 int train_run(Run& run) {
   Progress progress;
-  nn::Trainer* handle = nullptr;
   const TrainConfig& t = run.config.train;
   const nn::TrainerOptions options = trainer_options(run);
   if (!run.resumed) take_folder(run);
@@ -284,8 +283,7 @@ int train_run(Run& run) {
                                 .context = run.config.model.config.max_seq_len(),
                                 .seed = uint64_t(t.seed)});
   nn::Trainer trainer(run.model, *run.optimizer, std::move(loader), run.validation, options,
-                      callbacks(run, progress, handle), run.tokenizer);
-  handle = &trainer;
+                      callbacks(run, progress), run.tokenizer);
   if (run.resumed) {
     trainer.resume();
     require(!run.steps_given || t.steps >= trainer.step(), "--steps: ", t.steps,
