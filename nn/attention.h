@@ -38,8 +38,8 @@ struct AttentionOptions {
   std::optional<double> attention_scale = {};     ///< 1 / sqrt(head_dim)
   std::optional<double> attn_logit_softcap = {};  ///< c: scores become c · tanh(score / c); none
   std::optional<int64_t> window_size = {};        ///< keys less than this far from the query; all
-  std::optional<bool> use_rope = {};  ///< queries and keys turned by their positions; false
-  std::optional<double> partial_rotary_factor = {};  ///< share of head_dim that RoPE turns; 1
+  std::optional<bool> use_rope = {};  ///< queries and keys rotated by their positions; false
+  std::optional<double> partial_rotary_factor = {};  ///< share of head_dim that RoPE rotates; 1
   std::optional<bool> use_alibi = {};                ///< scores lose slope[h] · distance; false
   std::optional<bool> use_attention_sink = {};  ///< a learned score per head without a value; false
   void fields(auto& v) {
@@ -116,7 +116,7 @@ class OLM_API AttentionModule : public Module {
   std::optional<Parameter> attention_sink;
 
  protected:
-  /// Queries, keys and values of x as they meet: projected, normed, turned.
+  /// Queries, keys and values of x as they meet: projected, normed, rotated.
   virtual QKV project(const Tensor& x, Context& ctx);
   /// [B,T,H,Dv] of queries [B,T,H,Dh] on all keys and values up to them, [B,S,Hkv,·]; S = T
   /// without a cache, and the last query is at the last key's position.
@@ -164,7 +164,7 @@ class OLM_API AttentionBase : public AttentionModule {
   Tensor score_mask(const Tensor& q, const Tensor& k, const Context& ctx) const;
 };
 
-/// AttentionBase with RoPE: queries and keys come to compute_attention() turned by their positions.
+/// AttentionBase with RoPE: queries and keys come to compute_attention() rotated by their positions.
 class OLM_API AttentionwithRoPEBase : public AttentionBase {
  public:
   explicit AttentionwithRoPEBase(const AttentionOptions& o,

@@ -20,7 +20,7 @@ struct CpuFeatures {
   bool avx512_bf16 = false;  ///< bf16 is multiplied by dot products of 512-bit vectors
 };
 /// Neither amx nor avx512_bf16: bf16 is widened to f32. The first call asks the system for the
-/// permission to use AMX tiles, as the first matrix product in bf16 does.
+/// permission to use AMX tiles, as the first GEMM in bf16 does.
 OLM_API CpuFeatures cpu_features();
 
 }  // namespace olm::kernels

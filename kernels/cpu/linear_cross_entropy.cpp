@@ -1,4 +1,4 @@
-// Chunks of logits, from the product to the next: each row passes through the cache once. Rows are
+// Chunks of logits, from one GEMM to the next: each row passes through the cache once. Rows are
 // split in ranges.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "olm/kernels/cpu/linear_cross_entropy.cpp"

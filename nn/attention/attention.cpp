@@ -23,9 +23,9 @@ Ref<LinearModule> projection_back(const AttentionOptions& o, int64_t features) {
 
 RotaryAngles angles_of(const char* layer, const AttentionOptions& o, int64_t head_dim) {
   const double share = *o.partial_rotary_factor;
-  const int64_t turned =
+  const int64_t rotated =
       share == 1 ? head_dim : rotated_dims(layer, "partial_rotary_factor", head_dim, share);
-  return RotaryAngles(turned, *o.rope_theta, *o.max_seq_len);
+  return RotaryAngles(rotated, *o.rope_theta, *o.max_seq_len);
 }
 
 Tensor alibi_slopes(int64_t heads) {

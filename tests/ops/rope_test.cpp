@@ -22,7 +22,7 @@ RopeTables tables(int64_t positions, int64_t rotated, DType dtype = f32) {
   return {raw::cast(from_host(cos, shape), dtype), raw::cast(from_host(sin, shape), dtype)};
 }
 
-/// x [2,n,3,dim], the first `rotated` dimensions turned.
+/// x [2,n,3,dim], the first `rotated` dimensions rotated.
 OpCase rope_case(int64_t dim, int64_t rotated) {
   return {.inputs =
               [dim](Generator& g, int64_t n) {
@@ -50,7 +50,7 @@ TEST_SUITE("ops/rope") {
     compare_all(rope_case(5, 0));
   }
 
-  TEST_CASE("wide heads are turned in pieces") {
+  TEST_CASE("wide heads are rotated in pieces") {
     OpCase c = rope_case(600, 600);
     c.sizes = {3};
     compare_all(c);

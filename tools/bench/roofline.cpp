@@ -126,7 +126,7 @@ __attribute__((target("avx2"))) void stream_avx2(const Streams& s) {
   stream<traffic, ahead>(s);
 }
 
-/// A copy whose results go past the caches: their lines need not be read first.
+/// A copy by non-temporal stores: the lines of its result need not be read first.
 void copy_past_caches(const Streams& s) {
   for (int64_t i = 0; i < s.n; i += 16) {
     fetch_ahead(s.a[0] + i);

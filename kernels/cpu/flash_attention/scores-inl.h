@@ -1,4 +1,4 @@
-// What happens to scores between the product and the softmax, row by row in a tile, and the
+// What happens to S between the GEMM and the softmax, row by row in a tile, and the
 // dropout of weights. Included once per instruction set.
 #if defined(OLM_KERNELS_CPU_FLASH_ATTENTION_SCORES_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef OLM_KERNELS_CPU_FLASH_ATTENTION_SCORES_INL_H_

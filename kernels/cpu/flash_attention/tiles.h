@@ -63,7 +63,7 @@ T* rows_of(const HeadRowsOut& x, int64_t b, int64_t head, int64_t row) {
   return out<T>(x.data) + b * x.batch + head * x.head + row * x.row;
 }
 
-/// True where scores need more than the product and its scale.
+/// True where scores need more than Q Kᵀ and its scale.
 inline bool transforms_scores(const Attention& a) {
   return a.softcap > 0 || a.slopes || a.mask || a.query_documents;
 }
