@@ -92,8 +92,9 @@ bool is_clobbered(const Tensor& src, const Tensor& dst) {
 
 void require_one_place_each(const char* op, const Tensor& dst) {
   for (int i = 0; i < dst.rank(); ++i)
-    require(dst.strides()[i] != 0 || dst.shape()[i] <= 1, op, ": elements of ", dst.shape(),
-            " with strides ", dst.strides(), " share memory, so they cannot be written");
+    require(dst.strides()[i] != 0 || dst.shape()[i] <= 1 || dst.numel() == 0, op, ": elements of ",
+            dst.shape(), " with strides ", dst.strides(),
+            " share memory, so they cannot be written");
 }
 
 }  // namespace
