@@ -3,7 +3,7 @@
 #include <functional>
 
 #include <olm/autograd/ops/kit_internal.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::test;

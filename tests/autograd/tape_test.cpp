@@ -5,7 +5,7 @@
 #include <olm/autograd/ops/norm.h>
 #include <olm/autograd/recompute.h>
 #include <olm/autograd/tape.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::test;

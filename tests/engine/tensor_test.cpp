@@ -9,7 +9,7 @@
 
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::test;

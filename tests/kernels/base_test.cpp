@@ -13,7 +13,7 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/philox.h>
 #include <olm/kernels/gemm.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::kernels;

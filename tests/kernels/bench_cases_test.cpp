@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 #include "tools/bench/bench.h"
 

@@ -6,7 +6,7 @@
 
 #include <olm/kernels/gemm.h>
 #include <tests/kernels/gemm_values.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::kernels;

@@ -11,7 +11,7 @@
 #include <olm/kernels/norm.h>
 #include <olm/kernels/pointwise.h>
 #include <olm/kernels/softmax.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::kernels;

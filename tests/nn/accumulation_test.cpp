@@ -5,7 +5,7 @@
 #include <olm/autograd/ops/cross_entropy.h>
 #include <olm/nn/models.h>
 #include <olm/nn/training.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

@@ -2,8 +2,8 @@
 
 #include <olm/nn/activations.h>
 #include <olm/nn/registry.h>
+#include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
-#include <tests/support/op_case.h>
 
 using namespace olm;
 using namespace olm::nn;

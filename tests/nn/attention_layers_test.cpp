@@ -9,7 +9,7 @@
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/model_io.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 #include <tests/support/sequence.h>
 #include <tests/support/temp_folder.h>
 

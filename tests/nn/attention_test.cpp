@@ -3,8 +3,8 @@
 #include <limits>
 
 #include <olm/nn/attention.h>
+#include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
-#include <tests/support/op_case.h>
 #include <tests/support/sequence.h>
 
 using namespace olm;

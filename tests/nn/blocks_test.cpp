@@ -7,8 +7,8 @@
 #include <olm/nn/blocks.h>
 #include <olm/nn/linear.h>
 #include <olm/nn/norms.h>
+#include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
-#include <tests/support/op_case.h>
 
 using namespace olm;
 using namespace olm::nn;

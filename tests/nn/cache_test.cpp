@@ -1,7 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <olm/nn/context.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 #include <tests/support/sequence.h>
 
 using namespace olm;

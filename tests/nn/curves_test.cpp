@@ -14,7 +14,7 @@
 #include <olm/engine/safetensors.h>
 #include <olm/nn/models.h>
 #include <olm/nn/optim.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 #include <tests/support/parity.h>
 
 using namespace olm;

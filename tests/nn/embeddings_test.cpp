@@ -1,8 +1,8 @@
 #include <doctest/doctest.h>
 
 #include <olm/nn/embeddings.h>
+#include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
-#include <tests/support/op_case.h>
 
 using namespace olm;
 using namespace olm::nn;

@@ -8,7 +8,7 @@
 #include <olm/nn/feedforward.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

@@ -3,8 +3,8 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/nn/activations.h>
 #include <olm/nn/feedforward.h>
+#include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
-#include <tests/support/op_case.h>
 
 using namespace olm;
 using namespace olm::nn;

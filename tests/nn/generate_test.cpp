@@ -6,7 +6,7 @@
 #include <olm/nn/generate.h>
 #include <olm/nn/models.h>
 
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

@@ -13,8 +13,8 @@
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
 #include <olm/nn/norms.h>
+#include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
-#include <tests/support/op_case.h>
 
 using namespace olm;
 using namespace olm::nn;

@@ -8,7 +8,7 @@
 #include <olm/engine/allocator.h>
 #include <olm/nn/models.h>
 #include <olm/nn/structure.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

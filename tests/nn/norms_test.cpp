@@ -4,8 +4,8 @@
 #include <olm/nn/norms.h>
 #include <olm/nn/registry.h>
 #include <olm/nn/structure.h>
+#include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
-#include <tests/support/op_case.h>
 
 using namespace olm;
 using namespace olm::nn;

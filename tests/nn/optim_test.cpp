@@ -6,7 +6,7 @@
 #include <olm/autograd/tape.h>
 #include <olm/engine/safetensors.h>
 #include <olm/nn/optim.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

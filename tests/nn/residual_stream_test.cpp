@@ -6,7 +6,7 @@
 #include <olm/autograd/ops/norm.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/linear.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

@@ -12,7 +12,7 @@
 #include <olm/nn/model_io.h>
 #include <olm/nn/optim.h>
 #include <olm/nn/registry.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 #include <tests/support/temp_folder.h>
 
 using namespace olm;

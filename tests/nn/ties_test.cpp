@@ -6,7 +6,7 @@
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
 #include <olm/nn/optim.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 #include <tests/support/temp_folder.h>
 
 using namespace olm;

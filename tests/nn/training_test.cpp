@@ -10,7 +10,7 @@
 #include <olm/nn/models.h>
 #include <olm/nn/training.h>
 
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

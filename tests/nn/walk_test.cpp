@@ -5,7 +5,7 @@
 #include <olm/nn/activations.h>
 #include <olm/nn/linear.h>
 #include <olm/nn/structure.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::nn;

@@ -5,7 +5,8 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/pointwise.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/arithmetic.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
@@ -13,80 +14,12 @@ using namespace olm::test;
 namespace {
 
 using Fn = Tensor (*)(const Tensor&, const Tensor&);
-struct Function {
-  std::string name;
-  Fn op;
-};
-const Function kFunctions[] = {{"add", add},
-                               {"sub", sub},
-                               {"mul", mul},
-                               {"div", div},
-                               {"maximum", maximum},
-                               {"minimum", minimum},
-                               {"pow", static_cast<Fn>(pow)}};
-
-/// Numbers between 0.5 and 2.5: bases and divisors.
-Tensor positive(const Shape& shape, Generator& g) {
-  std::vector<float> v = to_host<float>(uniform(shape, g));
-  for (float& value : v) value = 0.5f + 2 * value;
-  return from_host(v, shape);
-}
-
-/// Shapes of the two operands, where -1 is the awkward size n.
-struct Shapes {
-  Shape a, b;
-};
-const Shapes kBroadcasts[] = {{{3, -1}, {3, -1}}, {{3, -1}, {-1}},         {{3, -1}, {3, 1}},
-                              {{-1}, {}},         {{2, 1, -1}, {4, 1}},    {{-1, 1}, {1, 3}},
-                              {{1}, {2, -1}},     {{2, 3, -1}, {2, 1, -1}}};
-
-Shape with_size(Shape shape, int64_t n) {
-  for (int i = 0; i < shape.rank(); ++i)
-    if (shape[i] == -1) shape[i] = n;
-  return shape;
-}
-
-OpCase case_of(const Function& f, const Shapes& s) {
-  return {.inputs =
-              [&s](Generator& g, int64_t n) {
-                return Tensors{positive(with_size(s.a, n), g), positive(with_size(s.b, n), g)};
-              },
-          .op = [&f](const Tensors& in) { return f.op(in[0], in[1]); },
-          .sizes = {0, 1, 33, 1100},
-          .reduction = [](int64_t n) { return 12.0 * double(n); },
-          .cancelling = 1};
-}
 
 }  // namespace
 
+OLM_OP_SUITE("ops/arithmetic", arithmetic_cases(), scalar_arithmetic_case())
+
 TEST_SUITE("ops/arithmetic") {
-  TEST_CASE("gradients match finite differences, whatever broadcasts") {
-    for (const Function& f : kFunctions)
-      for (const Shapes& s : kBroadcasts) {
-        CAPTURE(f.name);
-        gradcheck(case_of(f, s));
-      }
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const Function& f : kFunctions)
-      for (const Shapes& s : kBroadcasts) {
-        CAPTURE(f.name);
-        compare_all(case_of(f, s));
-      }
-  }
-
-  TEST_CASE("each instruction set gives the same result") {
-    for_each_target([](const std::string& name) {
-      CAPTURE(name);
-      for (const Function& f : kFunctions) {
-        OpCase c = case_of(f, kBroadcasts[1]);
-        c.sizes = {4099};
-        compare_all(c);
-      }
-    });
-  }
-
   TEST_CASE("values are placed as broadcasting says") {
     const Tensor a = from_host<float>({1, 2, 3, 4, 5, 6}, {2, 3});
     const Tensor column = from_host<float>({10, 20}, {2, 1});
@@ -161,18 +94,6 @@ TEST_SUITE("ops/arithmetic") {
     }
   }
 
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({300, 257}, g), w = randn({257}, g);
-      set_requires_grad(x);
-      set_requires_grad(w);
-      const Tensor y = x * w + w;
-      backward(y, {.gradient = randn(y.shape(), g)});
-      return Tensors{y, grad(x), grad(w)};
-    });
-  }
-
   TEST_CASE("what does not fit is refused") {
     const Tensor a = ones({2, 3}), b = ones({2});
     check_error([&] { a + b; }, {"add", "[2,3]", "[2]"});
@@ -180,10 +101,5 @@ TEST_SUITE("ops/arithmetic") {
     check_error([&] { a - empty({2, 3}, {.device = meta}); }, {"sub", "cpu", "meta"});
     const Tensor mask = raw::cast(a, boolean);
     check_error([&] { mask + mask; }, {"add", "bool"});
-  }
-
-  TEST_CASE("meta tensors have shapes") {
-    const Tensor a = empty({4, 1, 3}, {.device = meta}), b = empty({5, 1}, {.device = meta});
-    CHECK((a * b + 1).shape() == Shape{4, 5, 3});
   }
 }

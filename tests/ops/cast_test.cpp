@@ -8,10 +8,13 @@
 #include <olm/autograd/ops/embedding.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/view.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/cast.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
+
+OLM_OP_SUITE("ops/cast", cast_case(), contiguous_case())
 
 TEST_SUITE("ops/cast") {
   TEST_CASE("gradients come back in the dtype of the input") {
@@ -26,27 +29,6 @@ TEST_SUITE("ops/cast") {
         CHECK(grad(x).dtype() == from);
         CHECK(to_host<float>(grad(x)) == std::vector<float>{2, 4, 8});
       }
-  }
-
-  TEST_CASE("gradients match finite differences") {
-    const auto inputs = [](Generator& g, int64_t n) { return Tensors{randn({3, n}, g)}; };
-    gradcheck({.inputs = inputs,
-               .op = [](const Tensors& in) { return exp(contiguous(transpose(in[0], 0, 1))); }});
-    gradcheck({.inputs = inputs, .op = [](const Tensors& in) { return exp(cast(in[0], f64)); }});
-  }
-
-  TEST_CASE("sizes and layouts agree with f64") {
-    compare_all(
-        {.inputs =
-             [](Generator& g, int64_t n) {
-               return Tensors{randn({3, n}, g)};
-             },
-         .op = [](const Tensors& in) { return cast(in[0], in[0].dtype() == f64 ? f64 : f32); }});
-    compare_all({.inputs =
-                     [](Generator& g, int64_t n) {
-                       return Tensors{randn({3, n}, g)};
-                     },
-                 .op = [](const Tensors& in) { return contiguous(in[0]) * 2; }});
   }
 
   TEST_CASE("what need not change is handed through") {

@@ -1,44 +1,16 @@
 #include <doctest/doctest.h>
 
 #include <olm/autograd/ops/combine.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/combine.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-OpCase cat_case(int64_t dim) {
-  return {.inputs =
-              [=](Generator& g, int64_t n) {
-                Shape a = {2, 3, n}, b = a;
-                b[normalize_dim("test", dim, 3)] += 2;
-                return Tensors{randn(a, g), randn(b, g), randn(a, g)};
-              },
-          .op = [=](const Tensors& in) { return cat(in, dim); }};
-}
-
-OpCase stack_case(int64_t dim) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({2, n}, g), randn({2, n}, g), randn({2, n}, g)};
-              },
-          .op = [=](const Tensors& in) { return stack(in, dim); }};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/combine", cat_case(0), cat_case(1), cat_case(-1), stack_case(0), stack_case(1),
+             stack_case(2), stack_case(-1))
 
 TEST_SUITE("ops/combine") {
-  TEST_CASE("gradients match finite differences") {
-    for (const int64_t dim : {0, 1, -1}) gradcheck(cat_case(dim));
-    for (const int64_t dim : {0, 1, 2, -1}) gradcheck(stack_case(dim));
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const int64_t dim : {0, 1, -1}) compare_all(cat_case(dim));
-    for (const int64_t dim : {0, 1, 2, -1}) compare_all(stack_case(dim));
-  }
-
   TEST_CASE("elements are where they belong") {
     const Tensor a = from_host<int64_t>({1, 2, 3, 4}, {2, 2}),
                  b = from_host<int64_t>({5, 6}, {2, 1});

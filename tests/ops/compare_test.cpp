@@ -4,7 +4,8 @@
 #include <limits>
 
 #include <olm/autograd/ops/compare.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/compare.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
@@ -25,6 +26,8 @@ const Row kRows[] = {{eq, eq, {0, 1, 0}, {0, 1, 0}}, {ne, ne, {1, 0, 1}, {1, 0, 
                      {gt, gt, {0, 0, 1}, {0, 0, 1}}, {ge, ge, {0, 1, 1}, {0, 1, 1}}};
 
 }  // namespace
+
+OLM_OP_SUITE("ops/compare", compare_case(), logic_case())
 
 TEST_SUITE("ops/compare") {
   TEST_CASE("numbers of every dtype compare") {

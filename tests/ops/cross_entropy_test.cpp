@@ -3,43 +3,13 @@
 #include <cmath>
 
 #include <olm/autograd/ops/cross_entropy.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/cross_entropy.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
 namespace {
-
-CrossEntropyOptions all_terms(Reduction reduction) {
-  return {.ignore_index = 1, .label_smoothing = 0.1, .z_loss = 0.05, .reduction = reduction};
-}
-
-/// n rows of 11 classes, some ignored.
-OpCase rows_case(Reduction reduction) {
-  return {
-      .inputs =
-          [](Generator& g, int64_t n) {
-            return Tensors{randn({2, n, 11}, g), randint(0, 11, {2, n}, g)};
-          },
-      .op = [reduction](
-                const Tensors& in) { return cross_entropy(in[0], in[1], all_terms(reduction)); },
-      .reduction = [](int64_t n) { return double(2 * n + 11); },
-      .cancelling = reduction == Reduction::none ? 1.0 : 0.0};
-}
-
-/// 5 rows of n classes.
-OpCase classes_case() {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({5, n}, g), randint(0, n, {5}, g)};
-              },
-          .op =
-              [](const Tensors& in) {
-                return cross_entropy(in[0], in[1], {.reduction = Reduction::sum});
-              },
-          .sizes = {1, 31, 33, 4099},
-          .cancelling = 0.1};
-}
 
 double reference(const std::vector<double>& x, size_t target, double smoothing, double z) {
   double sum = 0, mean = 0;
@@ -50,22 +20,9 @@ double reference(const std::vector<double>& x, size_t target, double smoothing, 
 
 }  // namespace
 
+OLM_OP_SUITE("ops/cross_entropy", cross_entropy_cases())
+
 TEST_SUITE("ops/cross_entropy") {
-  TEST_CASE("gradients match finite differences") {
-    for (const Reduction r : {Reduction::mean, Reduction::sum, Reduction::none})
-      gradcheck(rows_case(r));
-    gradcheck(classes_case());
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    compare_all(rows_case(Reduction::sum));
-    compare_all(rows_case(Reduction::none));
-    OpCase mean = rows_case(Reduction::mean);
-    mean.sizes.pop_back();  // the gradients of thousands of rows are below what f16 holds
-    compare_all(mean);
-    compare_all(classes_case());
-  }
-
   TEST_CASE("the formula holds") {
     Generator g(2);
     const Tensor x = randn({3, 5}, g, {.dtype = f64});
@@ -131,33 +88,6 @@ TEST_SUITE("ops/cross_entropy") {
   TEST_CASE("NaN is not hidden") {
     const Tensor x = from_host<float>({NAN, 0, 0, 0, 0, 0, 0, 0, 0}, {1, 9});
     CHECK(std::isnan(cross_entropy(x, from_host<int64_t>({3}, {1})).item<float>()));
-  }
-
-  TEST_CASE("each instruction set gives the same result") {
-    for_each_target([](const std::string& name) {
-      INFO(name);
-      OpCase c = rows_case(Reduction::mean);
-      c.sizes = {33};
-      compare_all(c);
-    });
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({300, 257}, g);
-      set_requires_grad(x);
-      const Tensor y = cross_entropy(x, randint(0, 257, {300}, g));
-      backward(y);
-      return Tensors{y, grad(x)};
-    });
-  }
-
-  TEST_CASE("meta tensors have shapes") {
-    const Tensor x = empty({2, 3, 8}, {.device = meta});
-    const Tensor targets = empty({2, 3}, {.dtype = i64, .device = meta});
-    CHECK(cross_entropy(x, targets).shape() == Shape{});
-    CHECK(cross_entropy(x, targets, {.reduction = Reduction::none}).shape() == Shape{2, 3});
   }
 
   TEST_CASE("what does not fit is refused") {

@@ -4,33 +4,15 @@
 
 #include <olm/autograd/ops/dropout.h>
 #include <olm/kernels/base/philox.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/dropout.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-OpCase dropout_case() {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({3, 5, n}, g)};
-              },
-          .op =
-              [](const Tensors& in) {
-                Generator rng(9, 20);
-                return dropout(in[0], 0.3, rng);
-              },
-          .reduction = [](int64_t) { return 1.0; }};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/dropout", dropout_case())
 
 TEST_SUITE("ops/dropout") {
-  TEST_CASE("gradients match finite differences") { gradcheck(dropout_case()); }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") { compare_all(dropout_case()); }
-
   TEST_CASE("each instruction set draws the mask that Philox defines") {
     // The second offset crosses a carry between the halves of the block number; the third is no
     // multiple of a block.
@@ -99,13 +81,6 @@ TEST_SUITE("ops/dropout") {
     CHECK(to_host<float>(y) == std::vector<float>(50, 0.0f));
     backward(y, {.gradient = ones({50})});
     CHECK(to_host<float>(grad(x)) == std::vector<float>(50, 0.0f));
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator rng(5);
-      return Tensors{dropout(ones({123457}), 0.3, rng)};
-    });
   }
 
   TEST_CASE("what does not fit is refused") {

@@ -9,7 +9,7 @@
 #include <olm/autograd/ops/flash_attention.h>
 #include <olm/autograd/ops/linear_cross_entropy.h>
 #include <olm/autograd/ops/reduce.h>
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 #include <tests/support/targets.h>
 
 using namespace olm;

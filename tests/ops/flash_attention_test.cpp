@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include <olm/kernels/base/philox.h>
-#include <tests/ops/flash_attention_cases.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/flash_attention.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
@@ -21,17 +21,6 @@ Tensors inputs_of(const Sizes& n, Generator& g, DType dtype) {
           make({n.b, n.s, n.hkv, n.dv})};
 }
 
-/// Options with what fits activations of `dtype`.
-FlashAttentionOptions converted(FlashAttentionOptions o, DType dtype) {
-  const auto cast = [&](Tensor& t, DType to) {
-    if (t.defined() && is_float(t.dtype())) t = raw::cast(t, to);
-  };
-  cast(o.slopes, acc_dtype(dtype));
-  cast(o.sink, acc_dtype(dtype));
-  cast(o.mask, dtype);
-  return o;
-}
-
 /// Gradients of everything that has one, under a fixed projection.
 Tensors gradients_of(const Tensors& qkv, const FlashAttentionOptions& o, const Tensor& dy) {
   Tensors leaves;
@@ -42,26 +31,6 @@ Tensors gradients_of(const Tensors& qkv, const FlashAttentionOptions& o, const T
   for (const Tensor& t : leaves) set_requires_grad(t);
   const Tensor y = flash_attention(leaves[0], leaves[1], leaves[2], own);
   return gradients({y}, {raw::cast(dy, y.dtype())}, leaves);
-}
-
-OpCase differentiated(const Setup& setup) {
-  Generator g(21);
-  const FlashAttentionOptions base = setup.options(g);
-  const bool sink = base.sink.defined(), mask = base.mask.defined() && is_float(base.mask.dtype());
-  return {.inputs =
-              [=](Generator& rng, int64_t) {
-                Tensors in = inputs_of(setup.n, rng, f64);
-                if (sink) in.push_back(base.sink);
-                if (mask) in.push_back(base.mask);
-                return in;
-              },
-          .op =
-              [=](const Tensors& in) {
-                FlashAttentionOptions o = base;
-                if (sink) o.sink = in[3];
-                if (mask) o.mask = in.back();
-                return flash_attention(in[0], in[1], in[2], o);
-              }};
 }
 
 /// Writes `value` to rows [begin, end) of x [B,T,H,D], in batch row 0 alone.
@@ -88,58 +57,9 @@ std::vector<Setup> setups_with_padding() {
 
 }  // namespace
 
+OLM_OP_SUITE("ops/flash_attention", causal_attention_case(), attention_cases())
+
 TEST_SUITE("ops/flash_attention") {
-  TEST_CASE("gradients match finite differences") {
-    for (const auto& [t, s] : {std::pair<int64_t, int64_t>{5, 5}, {3, 7}, {7, 4}})
-      for (const Setup& setup : setups(t, s)) {
-        INFO(setup.name);
-        gradcheck(differentiated(setup));
-      }
-  }
-
-  TEST_CASE("values agree with the definition in f64") {
-    for (const auto& [t, s] : {std::pair<int64_t, int64_t>{1, 1},
-                               {1, 130},
-                               {31, 31},
-                               {33, 70},
-                               {130, 33},
-                               {130, 130},
-                               {65, 200}})
-      for (const Setup& setup : setups(t, s)) {
-        INFO(setup.name, " ", t, " ", s);
-        Generator g(8);
-        const FlashAttentionOptions o = setup.options(g);
-        const Tensors in = inputs_of(setup.n, g, f64);
-        const Tensor y = flash_attention(in[0], in[1], in[2], o);
-        const auto want = attention_by_definition(
-            setup.n, to_host<double>(in[0]), to_host<double>(in[1]), to_host<double>(in[2]), o);
-        check_close(y, from_host(want, y.shape()), f64, double(s) * 20, setup.name, 1);
-      }
-  }
-
-  TEST_CASE("dtypes and instruction sets agree with f64") {
-    for_each_target([](const std::string& target) {
-      for (const auto& [t, s] : {std::pair<int64_t, int64_t>{33, 70}, {130, 130}})
-        for (const Setup& setup : setups(t, s))
-          for (const DType dtype : {f32, bf16, f16}) {
-            INFO(setup.name, " ", t, " ", s, " ", name_of(dtype), " ", target);
-            Generator g(8);
-            const FlashAttentionOptions o = converted(setup.options(g), dtype);
-            const Tensors in = inputs_of(setup.n, g, dtype);
-            Tensors wide;
-            for (const Tensor& x : in) wide.push_back(raw::cast(x, f64));
-            const FlashAttentionOptions wide_o = converted(o, f64);
-            const Tensor y = flash_attention(in[0], in[1], in[2], o);
-            const Tensor want = flash_attention(wide[0], wide[1], wide[2], wide_o);
-            check_close(y, want, dtype, double(s) * 20, "value", 0.1);
-            const Tensor dy = raw::cast(raw::cast(randn(y.shape(), g), dtype), f64);
-            const Tensors a = gradients_of(in, o, dy), b = gradients_of(wide, wide_o, dy);
-            for (size_t i = 0; i < a.size(); ++i)
-              check_close(a[i], b[i], dtype, double(s) * 40, "gradient " + std::to_string(i), 1);
-          }
-    });
-  }
-
   TEST_CASE("strided inputs are read in place") {
     Generator g(4);
     const int64_t b = 2, t = 70, h = 3, d = 12;
@@ -253,28 +173,18 @@ TEST_SUITE("ops/flash_attention") {
 
   TEST_CASE("gradients through dropout match finite differences") {
     for (const int64_t s : {6, 70}) {
-      OpCase c = differentiated({.name = "dropout", .n = {.b = 1, .t = 3, .s = s}});
-      c.op = [](const Tensors& in) {
-        Generator rng(5, 8);
-        return flash_attention(in[0], in[1], in[2],
-                               {.causal = true, .offset = 66, .dropout = 0.4, .rng = &rng});
-      };
-      gradcheck(c);
+      gradcheck(
+          {.name = "dropout",
+           .inputs = [s](Generator& g,
+                         const Shape&) { return inputs_of({.b = 1, .t = 3, .s = s}, g, f64); },
+           .op =
+               [](const Tensors& in) {
+                 Generator rng(5, 8);
+                 return flash_attention(
+                     in[0], in[1], in[2],
+                     {.causal = true, .offset = 66, .dropout = 0.4, .rng = &rng});
+               }});
     }
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    for (const Setup& setup : setups(200, 330))
-      check_same_for_any_threads([&] {
-        INFO(setup.name);
-        Generator g(5);
-        const FlashAttentionOptions o = converted(setup.options(g), f32);
-        const Tensors in = inputs_of(setup.n, g, f32);
-        const Tensor y = flash_attention(in[0], in[1], in[2], o);
-        Tensors all = gradients_of(in, o, randn(y.shape(), g));
-        all.push_back(y);
-        return all;
-      });
   }
 
   TEST_CASE("many heads give what batch rows give alone, on any number of threads") {
@@ -315,12 +225,6 @@ TEST_SUITE("ops/flash_attention") {
     for (const int64_t window : {int64_t(70), int64_t(1) << 40, INT64_MAX})
       check_same_bits(flash_attention(in[0], in[1], in[2], {.causal = true, .window = window}), all,
                       "wide");
-  }
-
-  TEST_CASE("shapes alone on meta") {
-    const TensorOptions o{.device = meta};
-    const Tensor q = empty({2, 3, 4, 8}, o), k = empty({2, 5, 2, 8}, o), v = empty({2, 5, 2, 6}, o);
-    CHECK(flash_attention(q, k, v, {.causal = true}).shape() == Shape{2, 3, 4, 6});
   }
 
   TEST_CASE("what does not fit is refused") {

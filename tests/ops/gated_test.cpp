@@ -3,7 +3,8 @@
 #include <cmath>
 
 #include <olm/autograd/ops/gated.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/gated.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
@@ -13,26 +14,11 @@ namespace {
 using Unit = Tensor (*)(const Tensor&);
 constexpr Unit kUnits[] = {swiglu, geglu, reglu, liglu, glu};
 
-OpCase gated_case(Unit unit) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({3, 2, 2 * n}, g)};
-              },
-          .op = [unit](const Tensors& in) { return unit(in[0]); },
-          .reduction = [](int64_t) { return 1.0; }};
-}
-
 }  // namespace
 
+OLM_OP_SUITE("ops/gated", gated_cases())
+
 TEST_SUITE("ops/gated") {
-  TEST_CASE("gradients match finite differences") {
-    for (const Unit unit : kUnits) gradcheck(gated_case(unit));
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const Unit unit : kUnits) compare_all(gated_case(unit));
-  }
-
   TEST_CASE("values come first, gates second") {
     const double a = 3, gates[] = {-2.5, -0.1, 0, 0.7, 4};
     for (const double b : gates) {
@@ -73,32 +59,6 @@ TEST_SUITE("ops/gated") {
     }
     for (const Unit unit : kUnits)
       CHECK(std::isnan(to_host<float>(unit(from_host<float>({1, NAN}, {2})))[0]));
-  }
-
-  TEST_CASE("each instruction set gives the same result") {
-    for_each_target([](const std::string& name) {
-      INFO(name);
-      for (const Unit unit : kUnits) {
-        OpCase c = gated_case(unit);
-        c.sizes = {33};
-        compare_all(c);
-      }
-    });
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({300, 514}, g);
-      set_requires_grad(x);
-      const Tensor y = geglu(x);
-      backward(y, {.gradient = randn(y.shape(), g)});
-      return Tensors{y, grad(x)};
-    });
-  }
-
-  TEST_CASE("meta tensors have shapes") {
-    CHECK(swiglu(empty({2, 3, 8}, {.device = meta})).shape() == Shape{2, 3, 4});
   }
 
   TEST_CASE("what does not fit is refused") {

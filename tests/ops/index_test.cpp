@@ -1,61 +1,15 @@
 #include <doctest/doctest.h>
 
 #include <olm/autograd/ops/index.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/index.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-OpCase gather_case(int64_t dim) {
-  return {.inputs =
-              [=](Generator& g, int64_t n) {
-                const Shape shape = dim == 1 ? Shape{2, 5, n} : Shape{2, 3, 4};
-                const Shape index = dim == 1 ? Shape{2, 7, n} : Shape{2, 2, n};
-                return Tensors{randn(shape, g), randint(0, shape[int(dim)], index, g)};
-              },
-          .op = [=](const Tensors& in) { return gather(in[0], dim, in[1]); }};
-}
-
-OpCase index_select_case(int64_t dim) {
-  return {.inputs =
-              [=](Generator& g, int64_t n) {
-                Shape shape{2, 3, 4};
-                shape[dim == 0 ? 2 : 0] = n;
-                return Tensors{randn(shape, g), randint(0, shape[int(dim)], {6}, g)};
-              },
-          .op = [=](const Tensors& in) { return index_select(in[0], dim, in[1]); },
-          .reduction = [](int64_t) { return 6.0; }};
-}
-
-/// An index that is smaller than x and src, so that only windows of both take part.
-OpCase scatter_add_case() {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({3, 4, 6}, g), randint(0, 4, {2, n, 5}, g),
-                               randn({2, n + 1, 6}, g)};
-              },
-          .op = [](const Tensors& in) { return scatter_add(in[0], 1, in[1], in[2]); }};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/index", index_cases())
 
 TEST_SUITE("ops/index") {
-  TEST_CASE("gradients match finite differences") {
-    gradcheck(gather_case(1));
-    gradcheck(gather_case(2));
-    for (const int64_t dim : {0, 1, 2}) gradcheck(index_select_case(dim));
-    gradcheck(scatter_add_case());
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    compare_all(gather_case(1));
-    compare_all(gather_case(2));
-    for (const int64_t dim : {0, 1, 2}) compare_all(index_select_case(dim));
-    compare_all(scatter_add_case());
-  }
-
   TEST_CASE("gather reads what its definition says") {
     Generator g(4);
     const Tensor x = randn({4, 5, 6}, g), index = randint(0, 5, {3, 7, 2}, g);
@@ -109,19 +63,6 @@ TEST_SUITE("ops/index") {
       CHECK(to_host<double>(y) == std::vector<double>{0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1});
     }
     CHECK(one_hot(zeros({0}, {.dtype = i64}), 4).shape() == Shape{0, 4});
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({9, 100, 130}, g), ids = randint(0, 100, {9, 400, 130}, g);
-      const Tensor src = randn({9, 400, 130}, g), pick = randint(0, 100, {500}, g);
-      for (const Tensor& t : {x, src}) set_requires_grad(t);
-      const Tensor a = gather(x, 1, ids), b = scatter_add(x, 1, ids, src);
-      const Tensor c = index_select(x, 1, pick);
-      for (const Tensor& y : {a, b, c}) backward(y, {.gradient = randn(y.shape(), g)});
-      return Tensors{a, b, c, grad(x), grad(src)};
-    });
   }
 
   TEST_CASE("what does not fit is refused") {

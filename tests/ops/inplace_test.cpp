@@ -2,10 +2,13 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/inplace.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/inplace.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
+
+OLM_OP_SUITE("ops/inplace", inplace_case())
 
 TEST_SUITE("ops/inplace") {
   TEST_CASE("values are written, through views too") {
@@ -48,6 +51,9 @@ TEST_SUITE("ops/inplace") {
     check_error([&] { add_(repeated, ones({2, 3})); }, {"add_", "[2,3]", "share memory"});
     check_error([&] { mul_(repeated, 2); }, {"scale_", "share memory"});
     check_error([&] { copy_(repeated, ones({2, 3})); }, {"copy_", "share memory"});
+    const Tensor nothing = raw::expand(ones({1, 0}), {2, 0});  // nor does it share any
+    add_(nothing, ones({2, 0}));
+    CHECK(nothing.numel() == 0);
   }
 
   TEST_CASE("where an operand requires a gradient they need NoGrad") {

@@ -5,67 +5,16 @@
 #include <olm/autograd/ops/cross_entropy.h>
 #include <olm/autograd/ops/linear.h>
 #include <olm/autograd/ops/linear_cross_entropy.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/linear_cross_entropy.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-LinearCrossEntropyOptions all_terms(const Tensor& bias, double softcap) {
-  return {.bias = bias,
-          .softcap = softcap,
-          .loss = {.ignore_index = 1, .label_smoothing = 0.1, .z_loss = 0.01}};
-}
-
-/// cap · tanh(x / cap), recorded by hand.
-Tensor capped(const Tensor& x, double cap) {
-  std::vector<double> v = to_host<double>(x);
-  for (double& e : v) e = cap * std::tanh(e / cap);
-  const Tensor y = raw::cast(from_host(v, x.shape()), x.dtype());
-  return record("capped", y, {x}, [v, cap](const Tensor& dy, Sinks) -> Grads {
-    std::vector<double> g = to_host<double>(dy);
-    for (size_t i = 0; i < g.size(); ++i) g[i] *= 1 - v[i] / cap * (v[i] / cap);
-    return {raw::cast(from_host(g, dy.shape()), dy.dtype())};
-  });
-}
-
-/// 2 × n tokens of width 6, 13 classes.
-OpCase head_case(double softcap) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({2, n, 6}, g), randn({13, 6}, g), randn({13}, g),
-                               randint(0, 13, {2, n}, g)};
-              },
-          .op =
-              [softcap](const Tensors& in) {
-                return linear_cross_entropy(in[0], in[1], in[3], all_terms(in[2], softcap));
-              },
-          .composition =
-              [softcap](const Tensors& in) {
-                const Tensor logits = linear(in[0], in[1], in[2]);
-                return cross_entropy(softcap > 0 ? capped(logits, softcap) : logits, in[3],
-                                     all_terms({}, 0).loss);
-              },
-          .sizes = {0, 1, 31, 33},
-          .reduction = [](int64_t n) { return double(2 * n + 13); },
-          .cancelling = 0.02,
-          .parameters = {1, 2}};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/linear_cross_entropy", linear_cross_entropy_case(),
+             full_linear_cross_entropy_case(0), full_linear_cross_entropy_case(2))
 
 TEST_SUITE("ops/linear_cross_entropy") {
-  TEST_CASE("gradients match finite differences") {
-    gradcheck(head_case(0));
-    gradcheck(head_case(2));
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with the composition in f64") {
-    compare_all(head_case(0));
-    compare_all(head_case(2));
-  }
-
   TEST_CASE("many chunks agree with the whole") {
     Generator g(3);
     const int64_t tokens = 700, classes = 20000, width = 8;  // three chunks
@@ -134,34 +83,6 @@ TEST_SUITE("ops/linear_cross_entropy") {
     backward(loss);
     for (const float v : to_host<float>(grad(x))) CHECK(v == 0);
     for (const float v : to_host<float>(grad(w))) CHECK(v == 0);
-  }
-
-  TEST_CASE("each instruction set gives the same result") {
-    for_each_target([](const std::string& name) {
-      INFO(name);
-      OpCase c = head_case(2);
-      c.sizes = {33};
-      compare_all(c);
-    });
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({600, 32}, g), w = randn({9000, 32}, g);
-      set_requires_grad(x);
-      set_requires_grad(w);
-      const Tensor y = linear_cross_entropy(x, w, randint(0, 9000, {600}, g));
-      backward(y);
-      return Tensors{y, grad(x), grad(w)};
-    });
-  }
-
-  TEST_CASE("meta tensors have shapes") {
-    const Tensor x = empty({2, 3, 8}, {.device = meta}), w = empty({9, 8}, {.device = meta});
-    set_requires_grad(w);
-    const Tensor targets = empty({2, 3}, {.dtype = i64, .device = meta});
-    CHECK(linear_cross_entropy(x, w, targets).shape() == Shape{});
   }
 
   TEST_CASE("what does not fit is refused") {

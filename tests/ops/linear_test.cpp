@@ -3,53 +3,15 @@
 #include <doctest/doctest.h>
 
 #include <olm/autograd/ops/matmul.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/linear.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-/// x [2, 3, n], weight [m, n], bias [m], residual [2, 3, m].
-OpCase linear_case(Activation act, int64_t m = 9) {
-  return {.inputs =
-              [=](Generator& g, int64_t n) {
-                return Tensors{randn({2, 3, n}, g), randn({m, n}, g), randn({m}, g),
-                               randn({2, 3, m}, g)};
-              },
-          .op =
-              [=](const Tensors& in) {
-                return linear(in[0], in[1], in[2], {.activation = act, .residual = in[3]});
-              },
-          .sizes = {0, 1, 31, 33, 130},
-          .cancelling = 1,
-          .parameters = {1, 2}};
-}
-
-OpCase plain_case() {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({n, 7}, g), randn({n, 7}, g)};
-              },
-          .op = [](const Tensors& in) { return linear(in[0], in[1]); },
-          .sizes = {0, 1, 31, 33, 130},
-          .parameters = {1}};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/linear", linear_cases())
 
 TEST_SUITE("ops/linear") {
-  TEST_CASE("gradients match finite differences") {
-    for (const Activation act : kActivations) gradcheck(linear_case(act));
-    gradcheck(plain_case());
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const Activation act : {Activation::none, Activation::gelu, Activation::silu})
-      compare_all(linear_case(act));
-    compare_all(plain_case());
-  }
-
   TEST_CASE("it is a product with the transposed weight") {
     Generator g(2);
     const TensorOptions o{.dtype = f64};
@@ -92,25 +54,6 @@ TEST_SUITE("ops/linear") {
     raw::scale_(once, 2);
     check_close(grad(w), once, f32, 10, "gradient of w");
     CHECK(grad(w).data() == memory);
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({700, 90}, g), w = randn({300, 90}, g), b = randn({300}, g);
-      for (const Tensor& t : {x, w, b}) set_requires_grad(t);
-      const Tensor y = linear(x, w, b, {.activation = Activation::gelu});
-      backward(y, {.gradient = randn(y.shape(), g)});
-      return Tensors{y, grad(x), grad(w), grad(b)};
-    });
-  }
-
-  TEST_CASE("shapes alone on meta") {
-    const TensorOptions o{.device = meta};
-    const Tensor x = empty({2, 3, 4}, o), w = empty({5, 4}, o);
-    set_requires_grad(w);
-    CHECK(linear(x, w, {}, {.activation = Activation::relu}).shape() == Shape{2, 3, 5});
-    CHECK(linear(x, Tensors{w, w})[1].shape() == Shape{2, 3, 5});
   }
 
   TEST_CASE("what does not fit is refused") {

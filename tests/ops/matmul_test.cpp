@@ -2,53 +2,15 @@
 
 #include <doctest/doctest.h>
 
-#include <tests/support/op_case.h>
+#include <tests/support/cases/matmul.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-OpCase matmul_case(std::function<Shape(int64_t)> a, std::function<Shape(int64_t)> b) {
-  return {.inputs =
-              [=](Generator& g, int64_t n) {
-                return Tensors{randn(a(n), g), randn(b(n), g)};
-              },
-          .op = [](const Tensors& in) { return matmul(in[0], in[1]); },
-          .sizes = {0, 1, 31, 33, 130},
-          .gradcheck_size = 3};
-}
-
-// clang-format off
-const std::vector<OpCase>& cases() {
-  using S = Shape;
-  static const std::vector<OpCase> all = {
-      matmul_case([](int64_t n) { return S{n, 7}; }, [](int64_t n) { return S{7, n}; }),
-      matmul_case([](int64_t n) { return S{5, n}; }, [](int64_t n) { return S{n, 6}; }),
-      matmul_case([](int64_t n) { return S{n}; }, [](int64_t n) { return S{n}; }),
-      matmul_case([](int64_t n) { return S{n}; }, [](int64_t n) { return S{n, 4}; }),
-      matmul_case([](int64_t n) { return S{2, 3, n}; }, [](int64_t n) { return S{n}; }),
-      matmul_case([](int64_t n) { return S{n}; }, [](int64_t n) { return S{2, n, 3}; }),
-      matmul_case([](int64_t n) { return S{2, 3, n}; }, [](int64_t n) { return S{n, 4}; }),
-      matmul_case([](int64_t n) { return S{3, n}; }, [](int64_t n) { return S{2, n, 4}; }),
-      matmul_case([](int64_t n) { return S{2, 1, 3, n}; }, [](int64_t n) { return S{4, n, 5}; }),
-      matmul_case([](int64_t n) { return S{2, 3, 2, n}; }, [](int64_t n) { return S{2, 1, n, 3}; }),
-  };
-  return all;
-}
-// clang-format on
-
-}  // namespace
+OLM_OP_SUITE("ops/matmul", matmul_cases())
 
 TEST_SUITE("ops/matmul") {
-  TEST_CASE("gradients match finite differences") {
-    for (const OpCase& c : cases()) gradcheck(c);
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const OpCase& c : cases()) compare_all(c);
-  }
-
   TEST_CASE("transposed and expanded operands are read as they lie") {
     Generator g(3);
     const TensorOptions o{.dtype = f64};
@@ -82,24 +44,6 @@ TEST_SUITE("ops/matmul") {
     backward(matmul(x, w), {.gradient = ones({2, 3, 5}, o)});
     raw::scale_(once, 2);
     check_close(grad(w), once, f64, 6, "gradient of w");
-  }
-
-  TEST_CASE("shapes alone on meta") {
-    const TensorOptions o{.device = meta};
-    CHECK(matmul(empty({2, 1, 3, 4}, o), empty({5, 4, 6}, o)).shape() == Shape{2, 5, 3, 6});
-    CHECK(matmul(empty({4}, o), empty({5, 4, 6}, o)).shape() == Shape{5, 6});
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor a = randn({3, 260, 70}, g), b = randn({70, 301}, g);
-      set_requires_grad(a);
-      set_requires_grad(b);
-      const Tensor y = matmul(a, b);
-      backward(y, {.gradient = randn(y.shape(), g)});
-      return Tensors{y, grad(a), grad(b)};
-    });
   }
 
   TEST_CASE("the gradient of what was broadcast is rounded once") {

@@ -2,64 +2,14 @@
 
 #include <cmath>
 
-#include <olm/autograd/ops/combine.h>
 #include <olm/autograd/ops/norm.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/norm.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
 namespace {
-
-/// Both results in one tensor [2, …], so that gradients flow into both.
-Tensor joined(const SumAndNorm& r) {
-  Shape shape = r.sum.shape(), both{2};
-  for (int i = 0; i < shape.rank(); ++i) both.push_back(shape[i]);
-  const Tensor y = empty(both, options_of(r.sum));
-  raw::copy_(raw::select(y, 0, 0), r.sum);
-  raw::copy_(raw::select(y, 0, 1), r.y);
-  return record("joined", y, {r.sum, r.y}, [](const Tensor& dy, Sinks) -> Grads {
-    return {raw::contiguous(raw::select(dy, 0, 0)), raw::contiguous(raw::select(dy, 0, 1))};
-  });
-}
-
-/// x [3,5,n], `tensors` like it in all, then `vectors` [n].
-auto inputs_of(int tensors, int vectors) {
-  return [=](Generator& g, int64_t n) {
-    Tensors in;
-    for (int i = 0; i < tensors; ++i) in.push_back(randn({3, 5, n}, g));
-    for (int i = 0; i < vectors; ++i) in.push_back(randn({n}, g));
-    return in;
-  };
-}
-
-/// Each form of the norm; eps is large, so that its part in the derivative is seen.
-std::vector<OpCase> cases() {
-  return {
-      {.inputs = inputs_of(1, 1),
-       .op = [](const Tensors& in) { return rms_norm(in[0], in[1], 1e-5); },
-       .cancelling = 1,
-       .parameters = {1}},
-      {.inputs = inputs_of(1, 2),
-       .op = [](const Tensors& in) { return layer_norm(in[0], in[1], in[2], 0.1); },
-       .cancelling = 1,
-       .parameters = {1, 2}},
-      {.inputs = inputs_of(1, 0),
-       .op = [](const Tensors& in) { return layer_norm(in[0], {}, {}, 0.1); },
-       .cancelling = 1},
-      {.inputs = inputs_of(2, 1),
-       .op = [](const Tensors& in) { return joined(add_rms_norm(in[0], in[1], in[2], 0.1)); },
-       .cancelling = 1,
-       .parameters = {2}},
-      {.inputs = inputs_of(2, 2),
-       .op =
-           [](const Tensors& in) {
-             return joined(add_layer_norm(in[0], in[1], in[2], in[3], 0.1));
-           },
-       .cancelling = 1,
-       .parameters = {2, 3}},
-  };
-}
 
 struct Inputs {
   Tensor x, delta, gamma, beta, dsum, dy;
@@ -84,15 +34,10 @@ Tensor sum_of(const Inputs& in) {
 
 }  // namespace
 
+OLM_OP_SUITE("ops/norm", rms_norm_case(0.1), layer_norm_case(0.1), plain_layer_norm_case(0.1),
+             add_rms_norm_case(0.1), add_layer_norm_case(0.1))
+
 TEST_SUITE("ops/norm") {
-  TEST_CASE("gradients match finite differences") {
-    for (const OpCase& c : cases()) gradcheck(c);
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const OpCase& c : cases()) compare_all(c);
-  }
-
   TEST_CASE("the formula of RMSNorm holds") {
     const Tensor x = from_host<double>({3, 4, -1, 0.5}, {2, 2});
     const Tensor w = from_host<double>({2, -1}, {2});
@@ -149,8 +94,7 @@ TEST_SUITE("ops/norm") {
 
         const SumAndNorm both = add_layer_norm(detach(x), delta, gamma, beta, 1e-12);
         check_same_bits(both.y, betas, "y of a sum");
-        backward(joined(both), {.gradient = stack({ds, dy}, 0)});
-        check_same_bits(grad(delta), ds, "ddelta");
+        check_same_bits(gradients({both.sum, both.y}, {ds, dy}, {delta})[0], ds, "ddelta");
       }
     });
   }
@@ -216,41 +160,6 @@ TEST_SUITE("ops/norm") {
     check_same_bits(grad(b.delta), grad(sum), "from the norm");
     check_same_bits(grad(b.gamma), grad(gamma), "gamma");
     check_same_bits(grad(b.beta), grad(beta), "beta");
-  }
-
-  TEST_CASE("each instruction set gives the same result") {
-    for_each_target([](const std::string& name) {
-      INFO(name);
-      for (OpCase c : cases()) {
-        c.sizes = {33};
-        compare_all(c);
-      }
-    });
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Tensors results;
-      for (const OpCase& c : cases()) {
-        Generator g(5);
-        Tensors in;
-        for (const Tensor& t : c.inputs(g, 257))
-          in.push_back(t.rank() == 3 ? randn({300, 257}, g) : t);
-        for (const Tensor& t : in) set_requires_grad(t);
-        results.push_back(c.op(in));
-        backward(results.back(), {.gradient = randn(results.back().shape(), g)});
-        for (const Tensor& t : in) results.push_back(grad(t));
-      }
-      return results;
-    });
-  }
-
-  TEST_CASE("meta tensors have shapes") {
-    const Tensor x = empty({2, 3, 8}, {.device = meta}), p = empty({8}, {.device = meta});
-    CHECK(rms_norm(x, p).shape() == Shape{2, 3, 8});
-    CHECK(layer_norm(x, p, p).shape() == Shape{2, 3, 8});
-    CHECK(add_rms_norm(x, x, p).sum.shape() == Shape{2, 3, 8});
-    CHECK(add_layer_norm(x, x, p, {}).y.shape() == Shape{2, 3, 8});
   }
 
   TEST_CASE("what does not fit is refused") {

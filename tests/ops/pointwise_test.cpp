@@ -4,7 +4,8 @@
 #include <limits>
 
 #include <olm/autograd/ops/pointwise.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/pointwise.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
@@ -105,18 +106,10 @@ const std::vector<Function> kFunctions = {
 };
 // clang-format on
 
-OpCase case_of(const Function& f) {
-  return {.inputs =
-              [&f](Generator& g, int64_t n) {
-                if (!f.positive) return Tensors{randn({3, n}, g)};
-                const Tensor x = uniform({3, n}, g);
-                std::vector<float> v = to_host<float>(x);
-                for (float& value : v) value = 0.25f + 4 * value;
-                return Tensors{from_host(v, {3, n})};
-              },
-          .op = [&f](const Tensors& in) { return f.op(in[0]); },
-          .reduction = [](int64_t) { return 1.0; },
-          .cancelling = 1};
+OpCases pointwise_cases() {
+  OpCases all;
+  for (const Function& f : kFunctions) all.push_back(pointwise_case(f.name, f.op, f.positive));
+  return all;
 }
 
 const float kInf = std::numeric_limits<float>::infinity();
@@ -126,14 +119,9 @@ bool same(float a, float b) { return a == b || (std::isnan(a) && std::isnan(b));
 
 }  // namespace
 
-TEST_SUITE("ops/pointwise") {
-  TEST_CASE("gradients match finite differences") {
-    for (const Function& f : kFunctions) {
-      CAPTURE(f.name);
-      gradcheck(case_of(f));
-    }
-  }
+OLM_OP_SUITE("ops/pointwise", pointwise_cases())
 
+TEST_SUITE("ops/pointwise") {
   TEST_CASE("values and derivatives are PyTorch's") {
     for (const Function& f : kFunctions) {
       CAPTURE(f.name);
@@ -144,16 +132,6 @@ TEST_SUITE("ops/pointwise") {
       check_close(y, from_host(f.values, {5}), f64, 10, "values");
       check_close(grad(x), from_host(f.slopes, {5}), f64, 10, "derivatives");
     }
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64 on each instruction set") {
-    for_each_target([](const std::string& name) {
-      CAPTURE(name);
-      for (const Function& f : kFunctions) {
-        CAPTURE(f.name);
-        compare_all(case_of(f));
-      }
-    });
   }
 
   TEST_CASE("f32 is accurate over the whole range") {
@@ -255,17 +233,6 @@ TEST_SUITE("ops/pointwise") {
     check_error([&] { clamp(x, 1.5, 4); }, {"clamp", "1.5", "i64"});
     check_error([&] { clamp(x, 0, INFINITY); }, {"clamp", "inf", "i64"});
     check_error([&] { clamp(raw::cast(x, i32), -0x1p40, 4); }, {"clamp", "i32"});
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({300, 257}, g);
-      set_requires_grad(x);
-      const Tensor y = gelu(x);
-      backward(y, {.gradient = randn(y.shape(), g)});
-      return Tensors{y, grad(x)};
-    });
   }
 
   TEST_CASE("parameters out of range are refused") {

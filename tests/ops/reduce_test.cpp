@@ -6,7 +6,8 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/reduce.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/reduce.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
@@ -14,80 +15,11 @@ using namespace olm::test;
 namespace {
 
 using Ints = std::vector<int64_t>;
-using Fn = Tensor (*)(const Tensor&, const Shape&, bool keepdim);
-
-struct Function {
-  std::string name;
-  Fn op;
-  bool over_nothing;  // has a finite gradient over an empty dimension or a single element
-};
-const Function kFunctions[] = {
-    {"sum", [](const Tensor& x, const Shape& d, bool k) { return sum(x, d, {.keepdim = k}); },
-     true},
-    {"mean", [](const Tensor& x, const Shape& d, bool k) { return mean(x, d, {.keepdim = k}); },
-     false},
-    {"max", [](const Tensor& x, const Shape& d, bool k) { return max(x, d, {.keepdim = k}); },
-     false},
-    {"min", [](const Tensor& x, const Shape& d, bool k) { return min(x, d, {.keepdim = k}); },
-     false},
-    {"var",
-     [](const Tensor& x, const Shape& d, bool k) {
-       return var(x, d, {.correction = 0.5, .keepdim = k});
-     },
-     false},
-    {"logsumexp",
-     [](const Tensor& x, const Shape& d, bool k) { return logsumexp(x, d, {.keepdim = k}); },
-     false}};
-
-OpCase case_of(const Function& f, const Shape& dims, bool keepdim) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({3, n, 2}, g)};
-              },
-          .op = [=](const Tensors& in) { return f.op(in[0], dims, keepdim); },
-          .sizes = f.over_nothing ? Ints{0, 1, 31, 33, 4099} : Ints{1, 31, 33, 4099},
-          .reduction = [](int64_t n) { return 6.0 * double(n); },
-          .cancelling = 1};
-}
-
 }  // namespace
 
+OLM_OP_SUITE("ops/reduce", reduce_cases())
+
 TEST_SUITE("ops/reduce") {
-  TEST_CASE("gradients match finite differences over any dimensions") {
-    for (const Function& f : kFunctions)
-      for (const Shape& dims :
-           {Shape{0}, Shape{1}, Shape{-1}, Shape{0, 1}, Shape{2, 0}, Shape{0, 1, 2}})
-        for (const bool keepdim : {false, true}) {
-          CAPTURE(f.name);
-          gradcheck(case_of(f, dims, keepdim));
-        }
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const Function& f : kFunctions)
-      for (const Shape& dims : {Shape{1}, Shape{-1}, Shape{0, 2}, Shape{0, 1, 2}}) {
-        CAPTURE(f.name);
-        CAPTURE(dims);
-        compare_all(case_of(f, dims, true));
-      }
-  }
-
-  TEST_CASE("each instruction set gives the same result") {
-    for_each_target([](const std::string& name) {
-      CAPTURE(name);
-      for (const Function& f : kFunctions) {
-        CAPTURE(f.name);
-        OpCase c = case_of(f, {1}, false);
-        c.sizes = {1, 33, 4099};
-        compare_all(c);
-        c.op = [&f](const Tensors& in) { return f.op(raw::transpose(in[0], 1, 2), {-1}, false); };
-        c.inputs = [](Generator& g, int64_t n) { return Tensors{randn({2, n, 3}, g)}; };
-        NoGrad guard;
-        compare_all(c);
-      }
-    });
-  }
-
   TEST_CASE("shapes follow dims and keepdim") {
     const Tensor x = ones({2, 3, 4});
     CHECK(sum(x).shape() == Shape{});
@@ -177,18 +109,6 @@ TEST_SUITE("ops/reduce") {
     CHECK(max(x, 0).shape() == Shape{0});
     check_error([&] { max(x, 1); }, {"max", "at least one", "[2,0]"});
     check_error([&] { argmin(x); }, {"argmin", "at least one", "[2,0]"});
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({1000, 513}, g);
-      Tensors results;
-      for (const Function& f : kFunctions)
-        for (const Shape& dims : {Shape{0}, Shape{1}, Shape{0, 1}})
-          results.push_back(f.op(x, dims, false));
-      return results;
-    });
   }
 
   TEST_CASE("what does not fit is refused") {

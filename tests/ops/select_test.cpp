@@ -2,60 +2,15 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/select.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/select.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-struct Function {
-  std::string name;
-  Tensor (*op)(const Tensor& x);  // of shape [2, 5, n]
-};
-const Function kFunctions[] = {
-    {"slice", [](const Tensor& x) { return slice(x, 1, 1, 4); }},
-    {"slice by steps", [](const Tensor& x) { return slice(x, 1, 0, 5, 2); }},
-    {"slice from the back", [](const Tensor& x) { return slice(x, -2, -2); }},
-    {"select", [](const Tensor& x) { return select(x, 1, -1); }},
-    {"split",
-     [](const Tensor& x) {
-       const Tensors parts = split(x, 2, 1);
-       return parts[0] * parts[1];  // the third gets no gradient
-     }},
-    {"split by sizes",
-     [](const Tensor& x) {
-       const Tensors parts = split(x, std::vector<int64_t>{1, 4}, 1);
-       return parts[0] + parts[1] * 2;
-     }},
-    {"chunk", [](const Tensor& x) { return chunk(x, 2, 0)[1]; }}};
-
-OpCase case_of(const Function& f) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({2, 5, n}, g)};
-              },
-          .op = [&f](const Tensors& in) { return f.op(in[0]) * 1.5; },
-          .cancelling = 1};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/select", select_cases())
 
 TEST_SUITE("ops/select") {
-  TEST_CASE("gradients match finite differences") {
-    for (const Function& f : kFunctions) {
-      CAPTURE(f.name);
-      gradcheck(case_of(f));
-    }
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const Function& f : kFunctions) {
-      CAPTURE(f.name);
-      compare_all(case_of(f));
-    }
-  }
-
   TEST_CASE("elements are where they belong, and share memory") {
     const Tensor x = raw::view(arange(12), {3, 4});
     CHECK(to_host<int64_t>(slice(x, 1, 1, 3)) == std::vector<int64_t>{1, 2, 5, 6, 9, 10});

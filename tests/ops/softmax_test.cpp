@@ -3,43 +3,15 @@
 #include <cmath>
 
 #include <olm/autograd/ops/softmax.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/softmax.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-OpCase softmax_case(int64_t dim) {
-  return {.inputs =
-              [dim](Generator& g, int64_t n) {
-                return Tensors{dim == 0 ? randn({n, 4, 3}, g) : randn({4, 3, n}, g)};
-              },
-          .op = [dim](const Tensors& in) { return softmax(in[0], dim); }};
-}
-
-OpCase log_softmax_case(int64_t dim) {
-  return {.inputs =
-              [dim](Generator& g, int64_t n) {
-                return Tensors{dim == 1 ? randn({2, n, 3}, g) : randn({4, 3, n}, g)};
-              },
-          .op = [dim](const Tensors& in) { return log_softmax(in[0], dim); },
-          .cancelling = 1};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/softmax", softmax_cases())
 
 TEST_SUITE("ops/softmax") {
-  TEST_CASE("gradients match finite differences") {
-    for (const int64_t dim : {-1, 0, 2}) gradcheck(softmax_case(dim));
-    for (const int64_t dim : {-1, 1}) gradcheck(log_softmax_case(dim));
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const int64_t dim : {-1, 0}) compare_all(softmax_case(dim));
-    for (const int64_t dim : {-1, 1}) compare_all(log_softmax_case(dim));
-  }
-
   TEST_CASE("the formula holds along every dimension") {
     Generator g(2);
     const Tensor x = randn({3, 4, 5}, g, {.dtype = f64});
@@ -99,31 +71,6 @@ TEST_SUITE("ops/softmax") {
     const Tensor x = from_host<float>({0, -200}, {2});
     CHECK(to_host<float>(log_softmax(x))[1] == doctest::Approx(-200));
     CHECK(to_host<float>(log_softmax(x))[0] == 0);
-  }
-
-  TEST_CASE("each instruction set gives the same result") {
-    for_each_target([](const std::string& name) {
-      INFO(name);
-      OpCase c = softmax_case(-1);
-      c.sizes = {33};
-      compare_all(c);
-    });
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({300, 257}, g);
-      set_requires_grad(x);
-      const Tensor y = log_softmax(softmax(x));
-      backward(y, {.gradient = randn(y.shape(), g)});
-      return Tensors{y, grad(x)};
-    });
-  }
-
-  TEST_CASE("meta tensors have shapes") {
-    const Tensor x = empty({2, 3, 8}, {.device = meta});
-    CHECK(softmax(x, 1).shape() == Shape{2, 3, 8});
   }
 
   TEST_CASE("what does not fit is refused") {

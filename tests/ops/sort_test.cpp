@@ -5,33 +5,13 @@
 #include <numeric>
 
 #include <olm/autograd/ops/sort.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/sort.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
 namespace {
-
-OpCase topk_case() {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({3, 2, n}, g)};
-              },
-          .op =
-              [](const Tensors& in) {
-                return topk(in[0], std::min<int64_t>(3, in[0].size(-1))).values;
-              },
-          .reduction = [](int64_t) { return 1.0; }};
-}
-
-OpCase sort_case(bool descending) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({2, n, 3}, g)};
-              },
-          .op = [=](const Tensors& in) { return sort(in[0], 1, descending).values; },
-          .reduction = [](int64_t) { return 1.0; }};
-}
 
 /// Values with many ties.
 std::vector<float> with_ties(size_t n) {
@@ -42,19 +22,9 @@ std::vector<float> with_ties(size_t n) {
 
 }  // namespace
 
+OLM_OP_SUITE("ops/sort", topk_case(), sort_case(false), sort_case(true))
+
 TEST_SUITE("ops/sort") {
-  TEST_CASE("gradients match finite differences") {
-    gradcheck(topk_case());
-    gradcheck(sort_case(false));
-    gradcheck(sort_case(true));
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    compare_all(topk_case());
-    compare_all(sort_case(false));
-    compare_all(sort_case(true));
-  }
-
   TEST_CASE("sorting is stable in both directions, in any dtype") {
     const auto x = with_ties(500);
     for (const bool descending : {false, true}) {
@@ -100,15 +70,6 @@ TEST_SUITE("ops/sort") {
     CHECK(!requires_grad(top.indices));
     backward(top.values, {.gradient = from_host<float>({10, 20, 30, 40}, {2, 2})});
     CHECK(to_host<float>(grad(x)) == std::vector<float>{0, 10, 20, 40, 30, 0});
-  }
-
-  TEST_CASE("any number of threads gives the same bits") {
-    check_same_for_any_threads([] {
-      Generator g(5);
-      const Tensor x = randn({300, 257}, g);
-      const Sorted s = sort(x, 0), t = topk(x, 20);
-      return Tensors{s.values, s.indices, t.values, t.indices};
-    });
   }
 
   TEST_CASE("what does not fit is refused") {

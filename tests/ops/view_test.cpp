@@ -2,67 +2,15 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/view.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/view.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-struct Function {
-  std::string name;
-  Tensor (*op)(const Tensor& x);  // of shape [2, 1, 3, n]
-};
-const Function kFunctions[] = {
-    {"reshape",
-     [](const Tensor& x) {
-       return reshape(x, {3, -1, 2});
-     }},
-    {"reshape of transposed",
-     [](const Tensor& x) {
-       return reshape(transpose(x, 0, 2), {-1, x.size(3)});
-     }},
-    {"flatten", [](const Tensor& x) { return flatten(x, 1, 2); }},
-    {"flatten all", [](const Tensor& x) { return flatten(x); }},
-    {"transpose", [](const Tensor& x) { return transpose(x, -1, 0); }},
-    {"permute",
-     [](const Tensor& x) {
-       return permute(x, {2, 0, -1, 1});
-     }},
-    {"expand",
-     [](const Tensor& x) {
-       return expand(x, {4, 2, 5, -1, x.size(3)});
-     }},
-    {"squeeze", [](const Tensor& x) { return squeeze(x, 1); }},
-    {"squeeze of another", [](const Tensor& x) { return squeeze(x, 0); }},
-    {"unsqueeze", [](const Tensor& x) { return unsqueeze(x, -1); }}};
-
-OpCase case_of(const Function& f) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({2, 1, 3, n}, g)};
-              },
-          .op = [&f](const Tensors& in) { return f.op(in[0]) * 1.5; },
-          .sizes = {1, 31, 33, 4099}};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/view", view_cases())
 
 TEST_SUITE("ops/view") {
-  TEST_CASE("gradients match finite differences") {
-    for (const Function& f : kFunctions) {
-      CAPTURE(f.name);
-      gradcheck(case_of(f));
-    }
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    for (const Function& f : kFunctions) {
-      CAPTURE(f.name);
-      compare_all(case_of(f));
-    }
-  }
-
   TEST_CASE("views share memory") {
     const Tensor x = ones({2, 3});
     for (const Tensor& y : {view(x, {3, 2}), reshape(x, {6}), transpose(x, 0, 1), flatten(x),

@@ -6,44 +6,15 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/compare.h>
 #include <olm/autograd/ops/where.h>
-#include <tests/support/op_case.h>
+#include <tests/support/cases/where.h>
+#include <tests/support/op_suite.h>
 
 using namespace olm;
 using namespace olm::test;
 
-namespace {
-
-OpCase where_case() {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{lt(randn({3, n}, g), 0), randn({3, n}, g), randn({n}, g)};
-              },
-          .op = [](const Tensors& in) { return where(in[0], in[1], in[2]); }};
-}
-
-OpCase square_case(Tensor (*op)(const Tensor&, int64_t), int64_t diagonal) {
-  return {.inputs =
-              [](Generator& g, int64_t n) {
-                return Tensors{randn({2, 7, n}, g)};
-              },
-          .op = [=](const Tensors& in) { return op(in[0], diagonal); }};
-}
-
-}  // namespace
+OLM_OP_SUITE("ops/where", where_cases())
 
 TEST_SUITE("ops/where") {
-  TEST_CASE("gradients match finite differences") {
-    gradcheck(where_case());
-    gradcheck(square_case(tril, 0));
-    gradcheck(square_case(triu, 1));
-  }
-
-  TEST_CASE("dtypes, layouts and sizes agree with f64") {
-    compare_all(where_case());
-    compare_all(square_case(tril, -1));
-    compare_all(square_case(triu, 2));
-  }
-
   TEST_CASE("each element comes from the side the condition names") {
     const Tensor c = raw::cast(from_host<int64_t>({1, 0, 0, 1}, {2, 2}), boolean);
     const Tensor a = from_host<int64_t>({1, 2, 3, 4}, {2, 2}), b = from_host<int64_t>({9, 8}, {2});

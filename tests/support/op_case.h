@@ -1,63 +1,138 @@
 #pragma once
-// What a test says about an op, and the questions asked of it.
+// What tests and benchmarks say about an op: one description for both, free of either's framework.
+#include <algorithm>
+#include <concepts>
 #include <functional>
+#include <map>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
-#include <olm/autograd/tape.h>
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 
-#include <tests/support/targets.h>
-
 namespace olm::test {
 
-/// An op with a way to make its inputs and, where there is one, a composition of simpler ops that
-/// computes the same.
+/// How a kernel uses memory: the streams it reads and writes for each element.
+enum class Traffic : uint8_t {
+  read,    ///< reads one
+  copy,    ///< reads one, writes another
+  axpy,    ///< reads two, writes one of them
+  update,  ///< reads four, writes three of them, as AdamW does
+};
+
+/// What one call does at least: floating-point operations, and bytes that no kernel can avoid, each
+/// input read once and each result written once.
+struct Cost {
+  double flop = 0, bytes = 0;
+  Traffic traffic = Traffic::copy;
+  bool products = false;   ///< the operations are those of matrix products
+  double working_set = 0;  ///< bytes that are gone through again and again; 0: `bytes`
+  double tokens = 0;       ///< what else to count by the second; 0: nothing
+};
+
+/// Of a forward that records nothing, and of a forward with its backward.
+struct Costs {
+  Cost forward = {}, both = {};
+};
+
+/// Results from inputs. Made from a function that returns one Tensor, or Tensors.
+class OpFunction {
+ public:
+  OpFunction() = default;
+  template <class F>
+  requires(!std::same_as<F, OpFunction> && std::invocable<const F&, const Tensors&>) OpFunction(F f)
+      : call_([f = std::move(f)](const Tensors& inputs) {
+          if constexpr (std::same_as<std::invoke_result_t<const F&, const Tensors&>, Tensor>)
+            return Tensors{f(inputs)};
+          else
+            return f(inputs);
+        }) {}
+  Tensors operator()(const Tensors& inputs) const { return call_(inputs); }
+  explicit operator bool() const { return bool(call_); }
+
+ private:
+  std::function<Tensors(const Tensors&)> call_;
+};
+
+/// What every op is asked.
+enum class Question : uint8_t {
+  gradients,         ///< do they match central differences?
+  values,            ///< do dtypes, layouts and sizes agree with f64?
+  instruction_sets,  ///< does each of them agree with f64?
+  threads,           ///< does any number of them give the same bits?
+  meta,              ///< have results there the shapes and dtypes they have on the CPU?
+};
+
+/// An op with its inputs, what it computes, and what it costs.
 struct OpCase {
-  /// Inputs for awkward size n, f32; float ones are differentiated unless `fixed` names them.
-  std::function<Tensors(Generator&, int64_t n)> inputs;
-  std::function<Tensor(const Tensors&)> op;
-  std::function<Tensor(const Tensors&)> composition = nullptr;
-  std::vector<size_t> fixed = {};  ///< inputs that get no gradient
-  std::vector<int64_t> sizes = {0, 1, 31, 33, 4099};
-  int64_t gradcheck_size = 5;
+  std::string name;
+  /// What `inputs` is called with; -1 stands for the awkward size n.
+  Shape shape = {-1};
+  /// Inputs in f32, or of integers or booleans. Float ones are differentiated unless `fixed`.
+  std::function<Tensors(Generator&, const Shape&)> inputs = [](Generator& g, const Shape& shape) {
+    return Tensors{randn(shape, g)};
+  };
+  OpFunction op = {};
+  /// The same out of simpler ops, which defines a fused op; without one the op in f64 is compared
+  /// with.
+  OpFunction composition = {};
+  std::vector<size_t> fixed = {};       ///< inputs that get no gradient
+  std::vector<size_t> parameters = {};  ///< inputs that stay in f32 where the others are narrower
   /// Length of the longest sum inside the op for size n: tolerances grow with its square root.
   std::function<double(int64_t n)> reduction = [](int64_t n) { return double(n); };
   /// Typical size of terms that cancel inside the op (a norm's gradient over one column is such a
   /// difference): errors are measured against values of at least this size.
   double cancelling = 0;
-  /// Inputs that stay in f32 where the others become bf16 (parameters).
-  std::vector<size_t> parameters = {};
+  double gradient_cancelling = cancelling;  ///< the same for gradients
+
+  std::vector<int64_t> sizes = {0, 1, 31, 33, 4099};  ///< n for the question after values
+  std::vector<int64_t> gradient_sizes = {5};
+  int64_t vector_size = 131;  ///< n for each instruction set
+  Shape parallel = {};        ///< work for several threads; empty: `shape` where n is 20000
+  /// What the op is not asked, and why.
+  std::map<Question, std::string> unasked = {};
+  /// For benchmarks, of activations in `dtype`.
+  std::function<Costs(const Shape&, DType dtype)> cost = nullptr;
 };
+using OpCases = std::vector<OpCase>;
 
-/// Backward against central differences in f64, under a random projection of the output.
-void gradcheck(const OpCase& c, double tolerance = 1e-6);
+inline const char* kNotDifferentiable = "its results have no derivative";
 
-/// Values and gradients of the op in f32 and bf16, on contiguous and strided inputs of awkward
-/// sizes, against the composition in f64.
-void compare_all(const OpCase& c);
+/// `shape` with n for -1.
+inline Shape with_size(Shape shape, int64_t n) {
+  for (int i = 0; i < shape.rank(); ++i)
+    if (shape[i] == -1) shape[i] = n;
+  return shape;
+}
 
-/// Relative L2 distance, and largest difference over the largest reference value.
-struct Difference {
-  double relative_l2 = 0, max_error = 0;
-};
-Difference difference(const Tensor& got, const Tensor& wanted, double least_scale = 0);
+/// All sizes but the last `count`.
+inline Shape leading(const Shape& shape, int count = 1) {
+  Shape result;
+  for (int i = 0; i + count < shape.rank(); ++i) result.push_back(shape[i]);
+  return result;
+}
+/// `shape` with one more size at the end.
+inline Shape extended(Shape shape, int64_t size) {
+  shape.push_back(size);
+  return shape;
+}
 
-/// Checks that `got` equals `wanted` (any dtype) within what `dtype` can do over sums of `length`;
-/// values are taken to be at least of size `least_scale`.
-void check_close(const Tensor& got, const Tensor& wanted, DType dtype, double length,
-                 const std::string& what, double least_scale = 0);
-/// Checks equality of every bit.
-void check_same_bits(const Tensor& a, const Tensor& b, const std::string& what);
+/// Inputs as the op takes them beside activations in `dtype`.
+inline Tensors in_dtype(const OpCase& c, const Tensors& inputs, DType dtype) {
+  Tensors result;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const bool parameter = std::ranges::find(c.parameters, i) != c.parameters.end();
+    const DType wanted = parameter ? acc_dtype(dtype) : dtype;
+    result.push_back(is_float(inputs[i].dtype()) ? raw::cast(inputs[i], wanted) : inputs[i]);
+  }
+  return result;
+}
 
-/// Checks that `call` throws olm::Error with a message that contains all of `parts`.
-void check_error(const std::function<void()>& call, const std::vector<std::string>& parts);
-
-/// Runs `body` with 1 and with 2 threads; checks that both give the same bits.
-void check_same_for_any_threads(const std::function<Tensors()>& body);
-
-/// A tensor like x whose last dimension is strided, same values.
-Tensor strided_copy(const Tensor& x);
+/// Whether input i, of dtype `dtype`, is differentiated.
+inline bool is_differentiated(const OpCase& c, size_t i, DType dtype) {
+  return is_float(dtype) && std::ranges::find(c.fixed, i) == c.fixed.end();
+}
 
 }  // namespace olm::test

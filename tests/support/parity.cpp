@@ -1,4 +1,4 @@
-#include <tests/support/op_case.h>
+#include <tests/support/checks.h>
 #include <tests/support/parity.h>
 
 #include <algorithm>

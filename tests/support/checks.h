@@ -1,0 +1,37 @@
+#pragma once
+// Checks of tensors and errors, within what a dtype can do.
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <olm/autograd/tape.h>
+#include <olm/engine/random.h>
+#include <olm/engine/raw.h>
+
+#include <tests/support/targets.h>
+
+namespace olm::test {
+
+/// Relative L2 distance, and largest difference over the largest reference value.
+struct Difference {
+  double relative_l2 = 0, max_error = 0;
+};
+Difference difference(const Tensor& got, const Tensor& wanted, double least_scale = 0);
+
+/// Checks that `got` equals `wanted` (any dtype) within what `dtype` can do over sums of `length`;
+/// values are taken to be at least of size `least_scale`.
+void check_close(const Tensor& got, const Tensor& wanted, DType dtype, double length,
+                 const std::string& what, double least_scale = 0);
+/// Checks equality of every bit.
+void check_same_bits(const Tensor& a, const Tensor& b, const std::string& what);
+
+/// Checks that `call` throws olm::Error with a message that contains all of `parts`.
+void check_error(const std::function<void()>& call, const std::vector<std::string>& parts);
+
+/// Runs `body` with 1 and with 2 threads; checks that both give the same bits.
+void check_same_for_any_threads(const std::function<Tensors()>& body);
+
+/// A tensor like x whose last dimension is strided, same values.
+Tensor strided_copy(const Tensor& x);
+
+}  // namespace olm::test
