@@ -54,31 +54,38 @@ Tensors in_f64(Tensors tensors) {
 
 namespace {
 
-/// Leaves of an op, and gradients of its results.
+/// Inputs of an op, and gradients of its results.
 struct Operands {
-  Tensors leaves, dys;
+  Tensors inputs, dys;
 };
 
-Operands make_operands(const OpCase& op) {
+Tensors make_inputs(const test::OpCase& op, const Sizes& shape, DType dtype) {
   Generator rng(1);
-  Operands o{.leaves = op.make(rng), .dys = {}};
-  for (const Tensor& y : op.call(o.leaves))
+  return in_dtype(op, op.inputs(rng, Shape(shape)), dtype);
+}
+
+Operands make_operands(const test::OpCase& op, const Sizes& shape, DType dtype) {
+  Operands o{.inputs = make_inputs(op, shape, dtype), .dys = {}};
+  Generator rng(2);
+  for (const Tensor& y : op.op(o.inputs))
     o.dys.push_back(y.rank() == 0 ? ones_like(y) : randn(y.shape(), rng, options_of(y)));
   return o;
 }
 
-std::function<Tensors()> forward_call(const OpCase& op, const Tensors& leaves) {
-  return [op, leaves] {
+std::function<Tensors()> forward_call(const test::OpCase& op, const Tensors& inputs) {
+  return [op, inputs] {
     const NoGrad guard;
-    return op.call(leaves);
+    return op.op(inputs);
   };
 }
 
-std::function<Tensors()> both_call(const OpCase& op, const Operands& o) {
-  const Tensors wanted(o.leaves.begin(), o.leaves.end() - ptrdiff_t(op.fixed));
+std::function<Tensors()> both_call(const test::OpCase& op, const Operands& o) {
+  Tensors wanted;
+  for (size_t i = 0; i < o.inputs.size(); ++i)
+    if (is_differentiated(op, i, o.inputs[i].dtype())) wanted.push_back(o.inputs[i]);
   for (const Tensor& leaf : wanted) set_requires_grad(leaf);
   return [op, o, wanted] {
-    const Tensors ys = op.call(o.leaves);
+    const Tensors ys = op.op(o.inputs);
     Tensors results = gradients(ys, o.dys, wanted);
     for (const Tensor& y : ys) results.push_back(detach(y));
     return results;
@@ -87,28 +94,28 @@ std::function<Tensors()> both_call(const OpCase& op, const Operands& o) {
 
 }  // namespace
 
-void add_op(Cases& cases, const OpCase& op) {
-  const auto leaves = [op] {
-    Generator rng(1);
-    return op.make(rng);
+void add_op(Cases& cases, const test::OpCase& op, const Sizes& shape, DType dtype) {
+  require(bool(op.cost), "bench: ", op.name, " does not say what it costs");
+  const auto inputs = [=] { return make_inputs(op, shape, dtype); };
+  const auto operands = [=] { return make_operands(op, shape, dtype); };
+  const auto wide = [=] {
+    const Operands o = operands();
+    return Operands{in_f64(o.inputs), in_f64(o.dys)};
   };
-  const auto wide = [op] {
-    const Operands o = make_operands(op);
-    return Operands{in_f64(o.leaves), in_f64(o.dys)};
-  };
+  const test::Costs cost = op.cost(Shape(shape), dtype);
   cases.push_back({.name = op.name,
-                   .shape = op.shape,
+                   .shape = text_of(shape),
                    .pass = "forward",
-                   .dtype = op.dtype,
-                   .cost = op.forward,
-                   .prepare = [=] { return forward_call(op, leaves()); },
-                   .exact = [=] { return forward_call(op, in_f64(leaves()))(); }});
+                   .dtype = dtype,
+                   .cost = cost.forward,
+                   .prepare = [=] { return forward_call(op, inputs()); },
+                   .exact = [=] { return forward_call(op, in_f64(inputs()))(); }});
   cases.push_back({.name = op.name,
-                   .shape = op.shape,
+                   .shape = text_of(shape),
                    .pass = "forward+backward",
-                   .dtype = op.dtype,
-                   .cost = op.both,
-                   .prepare = [=] { return both_call(op, make_operands(op)); },
+                   .dtype = dtype,
+                   .cost = cost.both,
+                   .prepare = [=] { return both_call(op, operands()); },
                    .exact = [=] { return both_call(op, wide())(); }});
 }
 

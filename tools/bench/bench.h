@@ -8,10 +8,13 @@
 #include <olm/engine/random.h>
 #include <olm/engine/tensor.h>
 
+#include "tests/support/op_case.h"
 #include "tools/bench/canary.h"
 #include "tools/bench/roofline.h"
 
 namespace olm::tools {
+
+using test::Cost;
 
 /// Of a series of numbers.
 struct Spread {
@@ -34,16 +37,6 @@ void require_writable(const std::string& json_path);
 void put_json(const std::string& path, const Json& json);
 /// Prints a line for readers: on stdout, unless JSON goes there.
 void put_text(const std::string& json_path, const std::string& text);
-
-/// What one call does at least: floating-point operations, and bytes that no kernel can avoid, each
-/// input read once and each result written once.
-struct Cost {
-  double flop = 0, bytes = 0;
-  Traffic traffic = Traffic::copy;
-  bool products = false;   ///< the operations are those of matrix products
-  double working_set = 0;  ///< bytes that are gone through again and again; 0: `bytes`
-  double tokens = 0;       ///< what else to count by the second; 0: nothing
-};
 
 /// One measured call.
 struct Case {
@@ -96,17 +89,9 @@ void add_rope(Cases&, const Sizes&, DType);
 void add_adamw(Cases&, const Sizes&, DType);
 void add_generate(Cases&, const Sizes&, DType);
 
-/// An op with a derivative: results from leaves, which `make` makes.
-struct OpCase {
-  std::string name = {}, shape = {};
-  DType dtype = f32;
-  Cost forward = {}, both = {};
-  std::function<Tensors(Generator&)> make = {};
-  std::function<Tensors(const Tensors& leaves)> call = {};
-  size_t fixed = 0;  ///< how many leaves, the last ones, get no gradient
-};
-/// Adds its forward without recording, and its forward with the gradients of the leaves, which come
-/// first among the results. In f64 `call` gets leaves of that dtype.
-void add_op(Cases& cases, const OpCase& op);
+/// Adds a case's forward without recording, and its forward with the gradients of its inputs, which
+/// come first among the results. `shape` is what the case calls so. In f64 the op gets inputs of
+/// that dtype.
+void add_op(Cases& cases, const test::OpCase& op, const Sizes& shape, DType dtype);
 
 }  // namespace olm::tools

@@ -6,17 +6,12 @@
 #include <olm/engine/json.h>
 #include <olm/kernels/base/types.h>
 
+#include "tests/support/op_case.h"
 #include "tools/bench/canary.h"
 
 namespace olm::tools {
 
-/// How a kernel uses memory: the streams it reads and writes for each element.
-enum class Traffic : uint8_t {
-  read,    ///< reads one
-  copy,    ///< reads one, writes another
-  axpy,    ///< reads two, writes one of them
-  update,  ///< reads four, writes three of them, as AdamW does
-};
+using test::Traffic;
 const char* name_of(Traffic traffic);
 
 /// GB/s by traffic; all bytes counted once each way.
