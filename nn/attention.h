@@ -164,7 +164,8 @@ class OLM_API AttentionBase : public AttentionModule {
   Tensor score_mask(const Tensor& q, const Tensor& k, const Context& ctx) const;
 };
 
-/// AttentionBase with RoPE: queries and keys come to compute_attention() rotated by their positions.
+/// AttentionBase with RoPE: queries and keys come to compute_attention() rotated by their
+/// positions.
 class OLM_API AttentionwithRoPEBase : public AttentionBase {
  public:
   explicit AttentionwithRoPEBase(const AttentionOptions& o,
