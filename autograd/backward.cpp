@@ -69,6 +69,8 @@ class Pass {
   }
 
  private:
+  /// A leaf and its gradient so far. `started`: the gradient of earlier passes was taken over, for
+  /// this one to add to. `captured`: gradients() keeps it here, for its caller.
   struct Leaf {
     int uses = 0;
     bool started = false, captured = false;
@@ -76,10 +78,13 @@ class Pass {
     Tensor pending;
     bool writable() const { return pending.defined() && (lent || owned_alone(pending)); }
   };
+  /// A node that waits for its uses, and the gradients of its outputs so far.
   struct Pending {
     int uses = 0;
     Tensors grads;
   };
+  /// Nodes run from the highest number down: then everything that uses a node has run before it,
+  /// and the order does not depend on how the graph was walked.
   struct Ready {
     std::shared_ptr<Node> node;
     bool operator<(const Ready& other) const { return node->number < other.node->number; }
@@ -184,6 +189,8 @@ class Pass {
     return results;
   }
 
+  /// Hands a gradient to the node or leaf that it is for, which is ready, or finished, once its
+  /// last use has delivered. An undefined gradient is 0, and counts as delivered too.
   void deliver(const char* op, const Edge& edge, Result result) {
     if (!wanted(edge)) return;
     Tensor& g = result.g;
@@ -203,6 +210,8 @@ class Pass {
     }
   }
 
+  /// total += g. The first gradient to arrive becomes the total without a copy, which is why it may
+  /// only be added into where nobody else holds it, or where the caller lent it for that.
   static void add(Tensor& total, Tensor g, bool lent) {
     if (!g.defined()) return;
     if (!total.defined()) {
@@ -213,6 +222,10 @@ class Pass {
     raw::add_(total, g);
   }
 
+  /// All uses of a leaf have delivered: it gets its gradient, and functions of on_grad run. Memory
+  /// that others see too is copied first, so that whoever adds to the gradient later changes
+  /// nothing of theirs. A captured leaf's gradient stays here, and a lent one is in the caller's
+  /// memory.
   static void finish(Meta& meta, Leaf& leaf) {
     if (!leaf.pending.defined() || leaf.lent) return;
     if (!owned_alone(leaf.pending)) leaf.pending = raw::clone(leaf.pending);
@@ -221,7 +234,8 @@ class Pass {
     add(leaf.pending, std::exchange(meta.grad, {}), false);
     const Tensor gradient = std::exchange(leaf.pending, {});
     meta.grad = gradient;
-    // They may give the leaf more functions, and its gradient to others or away.
+    // They may give the leaf more functions, which wait for the next pass: so those of this one are
+    // counted first. They may also clear its gradient: so all are handed the same tensor.
     auto hook = meta.hooks.begin();
     for (size_t n = meta.hooks.size(); n > 0; --n) (*hook++)(gradient);
   }

@@ -78,6 +78,7 @@ struct FlashAttentionBackward {
   void* dmask = nullptr;
   int64_t dmask_strides[4] = {};
   void* dsink = nullptr;
+  bool accumulate_dsink = false;  ///< add to what is there
   Stream stream = {};
 };
 OLM_API void run(Cpu, const FlashAttentionBackward&);

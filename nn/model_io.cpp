@@ -16,7 +16,7 @@ constexpr int kMaxDepth = 64;  // of nested modules in a file
 /// Throws unless every module that build() would have to make is in the registry.
 void require_rebuildable(Module& module, const std::string& path) {
   const std::string type = module.type_name();
-  require(layers().contains(type), "save: the ", type, " at \"", path,
+  require(knows_layer(type), "save: the ", type, " at \"", path,
           "\" is not in the registry; add it with layers().add(\"", type,
           "\", …), or use save_weights");
   const Json options = module.options_json();
@@ -45,7 +45,7 @@ Ref<Module> build_at(const Json& json, const std::string& where, int depth) {
       children.emplace_back(name, build_at(child, where + "." + name, depth + 1));
   }
   const Json none = Json::object();
-  const LayerMaker maker = layers().get(type->as_string());
+  const LayerMaker maker = layer_maker(type->as_string());
   Ref<Module> module;
   try {
     module = maker(options ? *options : none, children);

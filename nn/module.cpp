@@ -25,8 +25,7 @@ std::string join(const std::string& path, const std::string& name) {
 
 }  // namespace
 
-// ---- Parameter, Buffer
-// ---------------------------------------------------------------------------
+// ---- Parameter, Buffer -------------------------------------------------------------------------
 
 Parameter::Parameter(Module* owner, std::string name, Shape shape, InitRule rule)
     : owner_(owner), name_(std::move(name)), state_(std::make_shared<State>()) {
@@ -73,8 +72,7 @@ void Buffer::assign(const Tensor& values) {
   reseat(tensor_, values);
 }
 
-// ---- children
-// ------------------------------------------------------------------------------------
+// ---- children ----------------------------------------------------------------------------------
 
 ChildSlot::ChildSlot(Module* owner, std::string name, Ref<Module> module, bool listed)
     : owner_(owner), name_(std::move(name)), module_(std::move(module)) {
@@ -104,8 +102,7 @@ void Children::push_back(Ref<Module> module) {
   slots_.push_back(std::make_unique<ChildSlot>(owner_, name, std::move(module), true));
 }
 
-// ---- walks
-// ---------------------------------------------------------------------------------------
+// ---- walks -------------------------------------------------------------------------------------
 
 std::string Module::path_hint() const {
   if (!parent_) return "";
@@ -235,8 +232,7 @@ void Module::to(DType dtype) {
   });
 }
 
-// ---- reaching in
-// ---------------------------------------------------------------------------------
+// ---- reaching in -------------------------------------------------------------------------------
 
 Parameter& Module::parameter(std::string_view key) {
   Parameter* found = nullptr;
@@ -290,8 +286,7 @@ Json Module::options_json() {
   return writer.result();
 }
 
-// ---- computing
-// -----------------------------------------------------------------------------------
+// ---- computing ---------------------------------------------------------------------------------
 
 Tensor Module::operator()(const Tensor& x) {
   Context ctx;

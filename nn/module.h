@@ -235,8 +235,11 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   /// ctx.aux_losses. By default the mean over the targets that count (-100 is ignored). With
   /// Reduction::sum it is that mean times count_targets(targets), so that batches of different
   /// numbers of targets add up:
-  ///   for (batch …) backward(model->loss(inputs, targets, ctx, {.reduction = Reduction::sum})),
-  ///                 n += count_targets(targets);
+  ///   for (batch …) {
+  ///     Context ctx{.dtype = bf16, .rng = &rng};  // of one forward: it gathers aux_losses
+  ///     backward(model->loss(inputs, targets, ctx, {.reduction = Reduction::sum}));
+  ///     n += count_targets(targets);
+  ///   }
   ///   optimizer.step({.gradient_scale = 1.0 / n});
   /// Throws for Reduction::none. An override repeats the default of `options`.
   virtual Tensor loss(ResidualStream in, const Tensor& targets, Context& ctx,

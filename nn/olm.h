@@ -6,6 +6,7 @@
 #include <olm/engine/raw.h>
 #include <olm/engine/safetensors.h>
 #include <olm/engine/tensor.h>
+#include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/nn/activations.h>
 #include <olm/nn/attention.h>

@@ -132,6 +132,15 @@ Registry<LayerMaker>& layers() {
   return table;
 }
 
+bool knows_layer(const std::string& name) {
+  return layers().contains(name) || attentions().contains(name);
+}
+
+LayerMaker layer_maker(const std::string& name) {
+  if (layers().contains(name) || !attentions().contains(name)) return layers().get(name);
+  return attention_maker(attentions().get(name));
+}
+
 Registry<std::function<Ref<Module>()>>& activations() {
   static Registry<std::function<Ref<Module>()>> table(
       "activation", {

@@ -54,6 +54,10 @@ using LayerMaker = std::function<Ref<Module>(const Json& options, DescribedChild
 
 /// Layers that model.json may name. Users add theirs: layers().add("GatedResidual", maker).
 OLM_API Registry<LayerMaker>& layers();
+/// What builds the layer of a name in model.json: one of layers(), or a row that was added to
+/// attentions().
+OLM_API LayerMaker layer_maker(const std::string& name);
+OLM_API bool knows_layer(const std::string& name);
 /// Activations by name (`gelu`, `silu`, …): makers of modules.
 OLM_API Registry<std::function<Ref<Module>()>>& activations();
 /// Norms by name (`layer_norm`, `rms_norm`): makers for a width.

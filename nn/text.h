@@ -77,7 +77,8 @@ class OLM_API ByteTokenizer final : public Tokenizer {
 /// where asked for.
 class OLM_API CharTokenizer final : public Tokenizer {
  public:
-  /// The characters of `texts`. Throws for text that is not UTF-8, with the offset.
+  /// The characters of `texts`, but for a byte-order mark at the start of one. Throws for text that
+  /// is not UTF-8, with the offset.
   static CharTokenizer train(std::span<const std::string_view> texts, bool end_of_text = false);
   /// `characters` in the order of their ids; each comes once.
   explicit CharTokenizer(std::u32string characters, bool end_of_text = false);

@@ -170,40 +170,21 @@ struct SavedExtras {
   Saved slopes, sink, mask, query_documents, key_documents, key_lengths;
 };
 
-/// Tensors of a backward call; undefined gradients are not wanted.
-struct Gradients {
-  Tensor dq, dk, dv, dmask, dsink;
-};
-
 bool differentiates(const Tensors& inputs) {
   return grad_enabled() && std::any_of(inputs.begin(), inputs.end(), [](const Tensor& t) {
            return t.defined() && requires_grad(t);
          });
 }
 
-Gradients gradients_wanted(const Tensor& q, const Tensor& k, const Tensor& v, const Extras& e,
-                           Sinks into) {
-  Gradients g;
-  if (into[0].needed) g.dq = empty(q.shape(), options_of(q));
-  if (into[1].needed) g.dk = empty(k.shape(), options_of(k));
-  if (into[2].needed) g.dv = empty(v.shape(), options_of(v));
-  if (into[3].needed) g.dmask = zeros(e.mask.shape(), acc_options(q));
-  if (into[4].needed) g.dsink = zeros(e.sink.shape(), acc_options(q));
-  return g;
+/// The gradient of the mask in acc_dtype, 0 where no tile was attended; undefined if not wanted.
+Tensor mask_gradient(const Tensor& mask, const Tensor& q, const Sink& into) {
+  return into.needed ? zeros(mask.shape(), acc_options(q)) : Tensor();
 }
 
-void run_backward(FlashAttentionBackward call, const Gradients& g, const Tensor& q) {
-  call.dq = rows_out(g.dq);
-  call.dk = rows_out(g.dk);
-  call.dv = rows_out(g.dv);
-  call.dsink = memory_or_null(g.dsink);
-  call.dmask = memory_or_null(g.dmask);
-  if (g.dmask.defined()) {
-    for (int d = 0; d < 4; ++d)
-      call.dmask_strides[d] = g.dmask.size(d) == 1 ? 0 : g.dmask.stride(d);
-  }
-  call.stream = stream_of(q);
-  run(q.device().kind, call);
+void put_mask_gradient(const Tensor& dmask, FlashAttentionBackward& call) {
+  if (!dmask.defined()) return;
+  call.dmask = dmask.mutable_data();
+  for (int d = 0; d < 4; ++d) call.dmask_strides[d] = dmask.size(d) == 1 ? 0 : dmask.stride(d);
 }
 
 }  // namespace
@@ -220,37 +201,45 @@ Tensor flash_attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_i
   const Tensor row_log_sum = empty(per_row, acc_options(q));
   const bool recorded = differentiates({q_in, k_in, v_in, options.mask, options.sink});
   const Tensor y_low = recorded && size_of(q.dtype()) == 2 ? empty_like(y) : Tensor();
-  run(q.device().kind,
-      FlashAttentionForward{.attention = with_extras(attention, extras),
-                            .q = rows(q),
-                            .k = rows(k),
-                            .v = rows(v),
-                            .y = rows_out(y),
-                            .y_low = y_low.defined() ? y_low.mutable_data() : nullptr,
-                            .row_max = row_max.mutable_data(),
-                            .row_log_sum = row_log_sum.mutable_data(),
-                            .stream = stream_of(q)});
+  run(q.device().kind, FlashAttentionForward{.attention = with_extras(attention, extras),
+                                             .q = rows(q),
+                                             .k = rows(k),
+                                             .v = rows(v),
+                                             .y = rows_out(y),
+                                             .y_low = memory_or_null(y_low),
+                                             .row_max = row_max.mutable_data(),
+                                             .row_log_sum = row_log_sum.mutable_data(),
+                                             .stream = stream_of(q)});
   return record(kOp, y, {q_in, k_in, v_in, options.mask, options.sink},
                 [=, q = saved(q), k = saved(k), v = saved(v), y = saved(y),
-                 kept = SavedExtras(extras), mask = saved(options.mask),
-                 sink = saved(options.sink)](const Tensor& dy_in, Sinks into) -> Grads {
+                 kept = SavedExtras(extras)](const Tensor& dy_in, Sinks into) -> Grads {
                   const Tensor dy = dense_rows(dy_in);
                   const Extras e = kept.get();
-                  Gradients g = gradients_wanted(q.get(), k.get(), v.get(), e, into);
-                  run_backward({.attention = with_extras(attention, e),
-                                .q = rows(q.get()),
-                                .k = rows(k.get()),
-                                .v = rows(v.get()),
-                                .y = rows(y.get()),
-                                .dy = rows(dy),
-                                .y_low = data_or_null(y_low),
-                                .row_max = row_max.data(),
-                                .row_log_sum = row_log_sum.data()},
-                               g, q.get());
-                  if (g.dmask.defined())
-                    g.dmask = raw::cast(raw::view(g.dmask, mask.get().shape()), mask.get().dtype());
-                  if (g.dsink.defined()) g.dsink = raw::cast(g.dsink, sink.get().dtype());
-                  return {g.dq, g.dk, g.dv, g.dmask, g.dsink};
+                  const Tensor dq = empty_if_needed(into[0]), dk = empty_if_needed(into[1]);
+                  const Tensor dv = empty_if_needed(into[2]);
+                  const Tensor dmask = mask_gradient(e.mask, q.get(), into[3]);
+                  const ParamGrad dsink(into[4], acc_dtype(dy.dtype()));
+                  FlashAttentionBackward call{.attention = with_extras(attention, e),
+                                              .q = rows(q.get()),
+                                              .k = rows(k.get()),
+                                              .v = rows(v.get()),
+                                              .y = rows(y.get()),
+                                              .dy = rows(dy),
+                                              .y_low = data_or_null(y_low),
+                                              .row_max = row_max.data(),
+                                              .row_log_sum = row_log_sum.data(),
+                                              .dq = rows_out(dq),
+                                              .dk = rows_out(dk),
+                                              .dv = rows_out(dv),
+                                              .dsink = dsink.data(),
+                                              .accumulate_dsink = dsink.accumulates(),
+                                              .stream = stream_of(dy)};
+                  put_mask_gradient(dmask, call);
+                  run(dy.device().kind, call);
+                  const Tensor dm = dmask.defined()
+                                        ? raw::cast(raw::view(dmask, into[3].shape), into[3].dtype)
+                                        : Tensor();
+                  return {dq, dk, dv, dm, dsink.result()};
                 });
 }
 

@@ -66,10 +66,10 @@ void add_rows(const IndexAdd& k) {
   const int64_t blocks = ceil_div(k.inner, kColumns);
   const int64_t work = k.count * std::min(k.inner, kColumns);
   parallel_for(k.outer * blocks, rows_per_range(work), [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t first = unit % blocks * kColumns, n = std::min(kColumns, k.inner - first);
-      A* y = row_out<A>(k.y, unit / blocks, k.size * k.inner) + first;
-      const T* src = row<T>(k.src, unit / blocks, k.count * k.inner) + first;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % blocks * kColumns, n = std::min(kColumns, k.inner - first);
+      A* y = row_out<A>(k.y, task / blocks, k.size * k.inner) + first;
+      const T* src = row<T>(k.src, task / blocks, k.count * k.inner) + first;
       for (int64_t j = 0; j < k.count; ++j)
         add_row(y + int64_t(in<Id>(k.index)[j]) * k.inner, src + j * k.inner, n);
     }
@@ -141,8 +141,8 @@ void scatter_add(const ScatterAdd& k) {
   const int64_t blocks = ceil_div(k.inner, columns);
   const int64_t work = k.count * std::min(k.inner, columns);
   parallel_for(k.outer * blocks, rows_per_range(work), [&](int64_t begin, int64_t end) {
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t o = unit / blocks, first = unit % blocks * columns;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t o = task / blocks, first = task % blocks * columns;
       const int64_t last = std::min(first + columns, k.inner);
       A* y = row_out<A>(k.y, o, k.size * k.inner);
       for (int64_t j = 0; j < k.count; ++j) {

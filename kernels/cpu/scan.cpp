@@ -42,9 +42,9 @@ void scan(const Cumsum& k) {
   const int64_t start = k.reverse ? (k.size - 1) * k.inner : 0;
   parallel_for(k.outer * blocks, rows_per_range(work), [&](int64_t begin, int64_t end) {
     const hn::ScalableTag<A> d;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t first = unit % blocks * columns, n = std::min(columns, k.inner - first);
-      const int64_t at = unit / blocks * k.size * k.inner + first + start;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % blocks * columns, n = std::min(columns, k.inner - first);
+      const int64_t at = task / blocks * k.size * k.inner + first + start;
       const T* x = in<T>(k.x) + at;
       T* y = out<T>(k.y) + at;
       if (k.inner == 1) {

@@ -23,9 +23,14 @@ bool has_format(const std::string& path, const char* format) {
   }
 }
 
+/// True for a tokenizer, whatever its file's name. Both formats name their version first, so that
+/// no large text of JSON is parsed to find out.
 bool is_tokenizer(const std::string& path) {
-  if (fs::path(path).filename() != "tokenizer.json" || !file_exists(path)) return false;
+  constexpr size_t kHead = 256;
+  if (fs::path(path).extension() != ".json" || !file_exists(path)) return false;
   try {
+    const auto file = MappedFile::open(path);
+    if (file->text().substr(0, kHead).find("\"version\"") == std::string_view::npos) return false;
     load_tokenizer(path);
     return true;
   } catch (const Error&) {

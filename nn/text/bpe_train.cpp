@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <queue>
 
+#include <olm/engine/utf8.h>
 #include <olm/nn/text.h>
 #include <olm/nn/text/bpe_internal.h>
 
@@ -23,7 +24,8 @@ struct Word {
 std::vector<Word> count_words(const bpe::Splitter& splitter,
                               std::span<const std::string_view> texts) {
   std::unordered_map<std::string_view, int64_t> counts;
-  for (const std::string_view text : texts) {
+  for (const std::string_view given : texts) {
+    const std::string_view text = without_byte_order_mark(given);
     bpe::require_utf8("bpe tokenizer", text);
     splitter.split(text, [&](std::string_view word) {
       for (; word.size() > kLongestWord; word.remove_prefix(kLongestWord))

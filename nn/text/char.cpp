@@ -29,7 +29,8 @@ std::string describe(char32_t code) {
 CharTokenizer CharTokenizer::train(std::span<const std::string_view> texts, bool end_of_text) {
   std::array<bool, 128> ascii{};
   std::unordered_set<char32_t> others;
-  for (const std::string_view text : texts) {
+  for (const std::string_view given : texts) {
+    const std::string_view text = without_byte_order_mark(given);
     bpe::require_utf8("char tokenizer", text);
     for (size_t at = 0; at < text.size();) {
       const Utf8Char c = decode_utf8(text, at);

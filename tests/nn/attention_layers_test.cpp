@@ -98,8 +98,9 @@ TEST_SUITE("nn/attention_layers") {
         .name = "LocalAttention",
         .defaults = {.causal = true, .bias = false, .use_qk_norm = true, .window_size = 2},
         .fields = {"embed_dim", "num_heads", "window_size"}};
+    layers();  // made before the row is there
     attentions().add(kind.name, kind);
-    layers().add(kind.name, attention_maker(kind));
+    CHECK(knows_layer(kind.name));
     const auto block = TransformerBlock(12, 3, 9, {.attention = "LocalAttention"});
     const auto layer = block->get<AttentionModule>("blocks.0.block.blocks.1");
     CHECK(layer->type_name() == "LocalAttention");

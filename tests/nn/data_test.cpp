@@ -75,9 +75,10 @@ TEST_SUITE("nn/data") {
     AdamW optimizer(model->parameters(), {});
     Checkpoints(folder / "run").save({.step = 3, .total_steps = 5}, *model, optimizer);
     ByteTokenizer().save(folder / "tokenizer.json");
+    CharTokenizer(U"ab").save(folder / "other.json");
     const Corpus corpus = Corpus::open(folder.path());
-    CHECK(corpus.left_out ==
-          std::vector<std::string>{folder / "d/model", folder / "run", folder / "tokenizer.json"});
+    CHECK(corpus.left_out == std::vector<std::string>{folder / "d/model", folder / "other.json",
+                                                      folder / "run", folder / "tokenizer.json"});
     CHECK(corpus.hash() == hash);
     CHECK(message_of<FileError>([&] { Corpus::open(folder / "run"); }) ==
           (folder / "run") + ": is the folder of a run or a model, text was wanted");

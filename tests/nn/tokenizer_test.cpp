@@ -90,6 +90,19 @@ TEST_SUITE("nn/tokenizer") {
     check_stored(*joined, "abc");
   }
 
+  TEST_CASE("a byte-order mark at the start of a text is no character of a vocabulary") {
+    const std::string_view marked[] =
+        {"\xef\xbb\xbf"
+         "aba",
+         "b"},
+                           plain[] = {"aba", "b"};
+    CHECK(CharTokenizer::train(marked).to_json() == CharTokenizer::train(plain).to_json());
+    const auto bpe = [](std::span<const std::string_view> texts) {
+      return train_tokenizer("bpe:260", texts)->to_json();
+    };
+    CHECK(bpe(marked) == bpe(plain));
+  }
+
   TEST_CASE("unknown characters and broken UTF-8 are named with their offset") {
     const auto tokenizer = train("char", "abé");
     auto message = [&](std::string_view text) {

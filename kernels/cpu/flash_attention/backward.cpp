@@ -209,7 +209,8 @@ void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPac
         const int64_t at = (b * a.heads + h) * pack.sizes.padded_queries + i;
         sum -= P * double(in<A>(pack.delta)[at]);
       }
-    out<A>(f.dsink)[h] = A(sum);
+    A& dsink = out<A>(f.dsink)[h];
+    dsink = A(sum) + (f.accumulate_dsink ? dsink : A(0));
   }
 }
 

@@ -1,7 +1,7 @@
 // Attention, forward (FlashAttention-2: Dao 2023, arXiv:2307.08691). K and V are packed once, by
 // tiles. Then each tile of queries walks its tiles of keys:
-//   S = Q Kᵀ · scale, masked    P = e^(S - m)    l += rowsum(P)    acc += P V    at the end O = acc
-//   / l
+//   S = Q Kᵀ · scale, masked    P = e^(S - m)    l += rowsum(P)    acc += P V
+// and ends with O = acc / l,
 // where m follows the row's maximum, and l and acc are rescaled when it moves (online softmax:
 // Milakov & Gimelshein 2018, arXiv:1805.02867). Parallel over key and value heads where there are
 // many, else over (batch row, head, tile of queries). Traffic: q, y once; packed K and V once per
@@ -25,7 +25,7 @@ HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 
 /// The online softmax of a tile of queries. m is the score that P is relative to. It follows the
-/// row's maximum only when that has outgrown it by kSlack, in units of log 2: P is then at most
+/// row's maximum only when that has outgrown it by kSlack, as a base-2 logarithm: P is then at most
 /// 2^kSlack, which costs no digits, and acc is seldom rescaled. l is summed by lanes.
 template <class A>
 struct OnlineSoftmax {
@@ -111,7 +111,7 @@ HWY_INLINE void rescale_row(const attention::Sizes& n, int64_t r, A now, A scale
   state.m[r] = now;
 }
 
-/// S, which scale_log2 brings to units of log 2, becomes P after dropout; m, l and acc follow.
+/// S, which scale_log2 brings to base-2 logarithms, becomes P after dropout; m, l and acc follow.
 template <bool to_bf16, class A>
 void online_softmax(const Attention& a, const attention::Sizes& n, const Place& p,
                     const TileMask& mask, A scale_log2, A* S, OnlineSoftmax<A>& state) {

@@ -37,12 +37,12 @@ struct RowStats {
   A m, log_sum, delta;
 };
 
-/// One row: S, which `scale_log2` brings to units of log 2, becomes P, and dP becomes dS.
-///   P = 2^((S - m) · scale_log2 - log_sum)    dS = P · (dP - delta)    both through dropout and
-///   softcap
-/// m is taken off first: what remains is exact for the scores that matter, however large they are.
-/// Both are 0 for keys that are not attended, and dS where P is 0, even if dP is NaN. A P of 1
-/// leaves nothing to the other keys, so its dS is 0 too, and not what rounding left of dP - delta.
+/// One row: S, which `scale_log2` brings to base-2 logarithms, becomes P, and dP becomes dS.
+///   P = 2^((S - m) · scale_log2 - log_sum)    dS = P · (dP - delta)
+/// both through dropout and softcap. m is taken off first: what remains is exact for the scores
+/// that matter, however large they are. Both are 0 for keys that are not attended, and dS where P
+/// is 0, even if dP is NaN. A P of 1 leaves nothing to the other keys, so its dS is 0 too, and not
+/// what rounding left of dP - delta.
 template <class A>
 HWY_INLINE void dS_row(Span block, Span keys, A scale_log2, const RowStats<A>& row,
                        const A* factors, const A* dcap, A* P, A* dS) {

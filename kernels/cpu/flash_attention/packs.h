@@ -51,7 +51,7 @@ struct BackwardPack {
   // and dy [kTile, padded_value_dim]. For the microkernel: A operands of queries and dy, and of
   // both transposed, [head size, kTile].
   PackedTiles q = {}, dy = {}, q_t = {}, dy_t = {};
-  // By the same, in acc_dtype, [kTile]: row_max; row_log_sum in units of log 2 (infinity where
+  // By the same, in acc_dtype, [kTile]: row_max; row_log_sum as a base-2 logarithm (infinity where
   // nothing is attended); Σ y · dy.
   void *row_max = nullptr, *row_log_sum = nullptr, *delta = nullptr;
   // By (batch row, key and value head, tile of keys): keys [kTile, padded_dim] and transposed

@@ -20,9 +20,9 @@ using attention::rows_of;
 
 /// Forward. An object holds the packed queries of one tile; K and V are packed by pack_tile(), tile
 /// number `index` of (batch row, key and value head, tile of keys).
-///   scores      S = Q Kᵀ inside the mask, [kTile, kTile], still to be multiplied by
-///   softmax_scale() add_values  acc += P V inside the mask, [kTile, padded_value_dim]; P may be
-///   overwritten kRoundsP    true where P is rounded to bf16 before it is multiplied
+///   scores       S = Q Kᵀ inside the mask, [kTile, kTile], to be multiplied by score_scale()
+///   add_values   acc += P V inside the mask, [kTile, padded_value_dim]; P may be overwritten
+///   kRoundsP     true where P is rounded to bf16 before it is multiplied
 template <class X>
 concept ForwardTileProducts = requires(X x, const FlashAttentionForward& f, const ForwardPack& pack,
                                        const Place& p, const TileMask& mask, int64_t tile,
@@ -36,11 +36,11 @@ concept ForwardTileProducts = requires(X x, const FlashAttentionForward& f, cons
 };
 
 /// Backward. Both operands of every GEMM are packed before; `query` and `key` number their tiles.
-///   scores      S as above
-///   dP          dP = dO Vᵀ inside the mask
-///   add         dQ += dS K, dK += dSᵀ Q, dV += Pᵀ dO inside the mask; P and dS may be overwritten.
-///               dK and dV lie as the implementation likes, and write_keys() writes them out.
-///   key_scale   what sums of dK are still to be multiplied by
+///   scores       S as above
+///   dP           dP = dO Vᵀ inside the mask
+///   add          dQ += dS K, dK += dSᵀ Q, dV += Pᵀ dO inside the mask; P, dS may be overwritten
+///   write_keys   writes sums of dK or dV out: how they lie is the implementation's business
+///   key_scale    what sums of dK are still to be multiplied by
 template <class X>
 concept BackwardTileProducts = requires(const X x, const FlashAttentionBackward& f,
                                         const BackwardPack& pack, const Place& p,
