@@ -98,7 +98,7 @@ struct OpCase {
 };
 using OpCases = std::vector<OpCase>;
 
-inline const char* kNotDifferentiable = "its results have no derivative";
+inline constexpr const char* kNotDifferentiable = "its results have no derivative";
 
 /// `shape` with n for -1.
 inline Shape with_size(Shape shape, int64_t n) {

@@ -196,8 +196,8 @@ inline FlashAttentionOptions with_tensors(FlashAttentionOptions options, const T
 /// The i-th of `setups`, of n queries. How many keys there are differs from that for some n.
 inline OpCase attention_case(size_t i) {
   const auto setup_of = [i](int64_t n) {
-    const std::map<int64_t, int64_t> keys{{1, 130}, {3, 7},    {7, 4},
-                                          {33, 70}, {65, 200}, {200, 330}};
+    const std::map<int64_t, int64_t> keys{{1, 130},  {3, 7},    {7, 4},    {33, 70},
+                                          {65, 200}, {131, 33}, {200, 330}};
     const auto other = keys.find(n);
     return setups(n, other == keys.end() ? n : other->second)[i];
   };
@@ -227,7 +227,7 @@ inline OpCase attention_case(size_t i) {
   c.reduction = [](int64_t n) { return 80.0 * double(n); };
   c.cancelling = 0.1;
   c.gradient_cancelling = 1;
-  c.sizes = {1, 33, 65, 130};
+  c.sizes = {1, 31, 33, 65, 130, 131};
   c.gradient_sizes = {5, 3, 7};
   c.vector_size = 130;
   c.parallel = {200};
