@@ -15,6 +15,7 @@ using namespace olm::test;
 namespace {
 
 using Ints = std::vector<int64_t>;
+
 }  // namespace
 
 OLM_OP_SUITE("ops/reduce", reduce_cases())
