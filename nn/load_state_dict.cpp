@@ -49,6 +49,8 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
   std::unordered_set<std::string> used;
   std::unordered_map<const TensorImpl*, std::pair<std::string, Tensor>> given;
   std::vector<std::pair<std::string, const TensorImpl*>> missing;
+  // Values are held by aliases: those given may be the module's own, which filling gives new
+  // memory.
   for_each_parameter([&](const std::string& key, Parameter& p) {
     const auto found = tensors.find(key);
     if (found == tensors.end()) return missing.emplace_back(key, &p.handle().impl()), void();
@@ -56,7 +58,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     if (p.filled()) check_place(key, p.handle(), found->second);
     used.insert(key);
     const auto [first, fresh] = given.try_emplace(&p.handle().impl(), key, found->second);
-    if (fresh) return fill.emplace_back(&p, found->second), void();
+    if (fresh) return fill.emplace_back(&p, raw::alias(found->second)), void();
     const auto& [first_key, values] = first->second;
     require(same_values(values, found->second, (p.filled() ? p.handle() : values).dtype()),
             "load_state_dict: ", first_key, " and ", key,

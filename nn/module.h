@@ -194,15 +194,19 @@ class OLM_API Children {
   Children(const Children&) = delete;
   Children& operator=(const Children&) = delete;
   size_t size() const { return slots_.size(); }
-  ChildSlot& operator[](size_t i) { return *slots_.at(i); }
-  const Ref<Module>& at(size_t i) const { return slots_.at(i)->module(); }
+  ChildSlot& operator[](size_t i) { return slot(i); }
+  const Ref<Module>& at(size_t i) const { return slot(i).module(); }
   const std::string& name() const { return name_; }
   /// Puts another module at i.
-  void replace(size_t i, Ref<Module> module) { slots_.at(i)->replace(std::move(module)); }
+  void replace(size_t i, Ref<Module> module) { slot(i).replace(std::move(module)); }
   void push_back(Ref<Module> module);
   const std::vector<std::unique_ptr<ChildSlot>>& slots() const { return slots_; }
 
  private:
+  ChildSlot& slot(size_t i) const {
+    require(i < size(), name_, ": wanted an index below ", size(), ", got ", i);
+    return *slots_[i];
+  }
   Module* owner_;
   std::string name_;
   std::vector<std::unique_ptr<ChildSlot>> slots_;

@@ -45,6 +45,11 @@ void check_sizes(const char* layer, const AttentionOptions& o) {
   const int64_t head_dim = o.head_dim.value_or(1), value_dim = o.value_dim.value_or(1);
   require(head_dim > 0 && value_dim > 0, layer, ": wanted sizes above 0, got head_dim ", head_dim,
           " and value_dim ", value_dim);
+  constexpr int64_t kMax = int64_t(1) << 24;  // products of two stay far from what int64 holds
+  for (const int64_t size : {o.embed_dim, o.num_heads, head_dim, value_dim})
+    require(size <= kMax, layer, ": wanted sizes of at most ", kMax, ", got embed_dim ",
+            o.embed_dim, ", num_heads ", o.num_heads, ", head_dim ", head_dim, " and value_dim ",
+            value_dim);
   require(o.head_dim || o.embed_dim % o.num_heads == 0, layer, ": embed_dim ", o.embed_dim,
           " does not divide into num_heads ", o.num_heads);
   require(o.num_heads % kv_heads == 0, layer, ": num_heads ", o.num_heads,

@@ -5,14 +5,15 @@
 namespace olm::nn {
 
 namespace {
-Shape checked_width(const char* layer, int64_t dim) {
+Shape checked_width(const char* layer, int64_t dim, double eps) {
+  require(eps >= 0, layer, ": wanted eps of at least 0, got ", eps);
   require(dim > 0, layer, ": wanted a width above 0, got ", dim);
   return {dim};
 }
 }  // namespace
 
 LayerNormModule::LayerNormModule(LayerNormOptions o) : Layer(o) {
-  const Shape width = checked_width("LayerNorm", o.dim);
+  const Shape width = checked_width("LayerNorm", o.dim, o.eps);
   if (!o.elementwise_affine) return;
   gamma.emplace(this, "gamma", width, init::ones);
   beta.emplace(this, "beta", width, init::zeros);
@@ -39,7 +40,7 @@ Ref<LayerNormModule> LayerNorm(int64_t dim, LayerNormOptions options) {
 }
 
 RMSNormModule::RMSNormModule(RMSNormOptions o)
-    : Layer(o), weight(this, "weight", checked_width("RMSNorm", o.dim), init::ones) {}
+    : Layer(o), weight(this, "weight", checked_width("RMSNorm", o.dim, o.eps), init::ones) {}
 
 Tensor RMSNormModule::forward(const Tensor& x, Context&) {
   return rms_norm(x, weight, options.eps);

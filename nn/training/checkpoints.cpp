@@ -57,13 +57,18 @@ bool is_intact(const Json& json) {
   return hash && *hash == Json(hash_hex(content.dump()));
 }
 
+/// What to do about a damaged file of a checkpoint.
+std::string way_on(const std::string& file) {
+  return "; remove the folder " + fs::path(file).parent_path().string() +
+         " to go on from an older checkpoint";
+}
+
 CheckpointState from_json(const Json& json, const std::string& path) {
   require(json.is_object() && json.contains("format") &&
               json.at("format") == Json("olm checkpoint") && json.at("version") == Json(1),
           path, ": is not the state of an olm checkpoint of version 1");
-  require(is_intact(json), path,
-          ": is damaged or was edited, its hash is not that of its content; remove the folder ",
-          fs::path(path).parent_path().string(), " to go on from an older checkpoint");
+  require(is_intact(json), path, ": is damaged or was edited, its hash is not that of its content",
+          way_on(path));
   CheckpointState s;
   s.step = json.at("step").as_int();
   s.total_steps = json.at("total_steps").as_int();
@@ -129,10 +134,20 @@ void Checkpoints::save(const CheckpointState& state, Module& model, const Optimi
   prune(state.step);
 }
 
+namespace {
+Json read_state(const std::string& file) {
+  try {
+    return read_json(file);
+  } catch (const Error& error) {
+    throw FileError(error.what(), way_on(file));
+  }
+}
+}  // namespace
+
 CheckpointState Checkpoints::state(int64_t step) const {
   const std::string file = path(step) + "/state.json";
   try {
-    CheckpointState s = from_json(read_json(file), file);
+    CheckpointState s = from_json(read_state(file), file);
     require(s.step == step, file, ": is the state of step ", s.step,
             ", its folder is that of step ", step);
     return s;
@@ -144,12 +159,12 @@ CheckpointState Checkpoints::state(int64_t step) const {
 }
 
 void Checkpoints::check_hash(int64_t step, const std::string& file) const {
-  const Json json = read_json(path(step) + "/state.json");
+  const Json json = read_state(path(step) + "/state.json");
   const Json* files = json.find("files");
   const Json* hash = files && files->is_object() ? files->find(file) : nullptr;
   if (!hash || !hash->is_string() || hash->as_string() != hash_of(path(step) + "/" + file))
-    throw FileError(path(step), "/", file, ": is damaged, its hash is not the one in state.json; ",
-                    "remove the folder ", path(step), " to go on from an older checkpoint");
+    throw FileError(path(step), "/", file, ": is damaged, its hash is not the one in state.json",
+                    way_on(path(step) + "/" + file));
 }
 
 void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer) const {

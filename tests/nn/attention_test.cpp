@@ -304,6 +304,12 @@ TEST_SUITE("nn/attention") {
   }
 
   TEST_CASE("what does not fit is refused") {
+    constexpr int64_t kHuge = int64_t(1) << 62;
+    check_error(
+        [] { MultiHeadAttentionwithALiBi({.embed_dim = 8, .num_heads = kHuge, .head_dim = 1}); },
+        {"MultiHeadAttentionwithALiBi", "at most", std::to_string(kHuge)});
+    check_error([] { FlashAttention({.embed_dim = 8, .num_heads = 2, .head_dim = kHuge}); },
+                {"FlashAttention", "head_dim", std::to_string(kHuge)});
     check_error([] { FlashAttention(12, 5); }, {"FlashAttention", "embed_dim 12", "num_heads 5"});
     check_error([] { MultiHeadAttention(12, 0); }, {"MultiHeadAttention", "num_heads 0"});
     check_error([] { FlashAttentionwithRoPE(9, 3, 8); }, {"RoPE", "even", "3"});

@@ -44,6 +44,8 @@ TEST_SUITE("nn/norms") {
   }
 
   TEST_CASE("what does not fit is refused") {
+    check_error([] { RMSNorm(4, -1); }, {"RMSNorm", "eps", "-1"});
+    check_error([] { LayerNorm(4, {.eps = -1}); }, {"LayerNorm", "eps", "-1"});
     const auto norm = LayerNorm(4);
     init(norm);
     check_error([&] { norm(ones({2, 5})); }, {"LayerNorm", "4", "[2,5]"});

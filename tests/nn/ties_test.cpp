@@ -3,6 +3,7 @@
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/engine/safetensors.h>
+#include <olm/nn/linear.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
 #include <olm/nn/optim.h>
@@ -133,6 +134,18 @@ TEST_SUITE("nn/ties") {
     model->to(bf16);
     model->load_state_dict(state);
     CHECK(model->parameter(kTable).tensor().dtype() == bf16);
+  }
+
+  TEST_CASE("a model may be loaded from its own tensors") {
+    const auto model = Block({Linear(3, 3, {.bias = false}), Linear(3, 3, {.bias = false})});
+    init(model, {.seed = 3});
+    const auto first = to_host<float>(model->parameter("blocks.0.weight").tensor());
+    const auto second = to_host<float>(model->parameter("blocks.1.weight").tensor());
+    std::vector<NamedTensor> swapped = model->state_dict();
+    std::swap(swapped[0].second, swapped[1].second);
+    model->load_state_dict(swapped);
+    CHECK(to_host<float>(model->parameter("blocks.0.weight").tensor()) == second);
+    CHECK(to_host<float>(model->parameter("blocks.1.weight").tensor()) == first);
   }
 
   TEST_CASE("a folder brings its ties with it, from either of its files") {

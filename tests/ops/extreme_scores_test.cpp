@@ -120,6 +120,16 @@ TEST_SUITE("ops/extreme_scores") {
     }
   }
 
+  TEST_CASE("an infinite sink leaves nothing and gets no gradient") {
+    for (const double infinite : {-double(INFINITY), double(INFINITY)}) {
+      const Tensor x = full({1, 2, 1, 4}, 1.0), sink = full({1}, infinite);
+      set_requires_grad(sink);
+      const Tensor y = flash_attention(x, x, x, {.sink = sink});
+      for (const double v : to_host<double>(y)) CHECK(v == doctest::Approx(infinite < 0 ? 1 : 0));
+      CHECK(largest(gradients({y}, {full(y.shape(), 1.0)}, {sink})[0]) == 0);
+    }
+  }
+
   TEST_CASE("an offset of the values costs bf16 attention no digits") {
     for_each_target([](const std::string& target) {
       for (const double offset : {0.0, 3.0, 30.0})

@@ -201,7 +201,8 @@ void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPac
   for (int64_t h = 0; h < a.heads; ++h) {
     const double sink = double(in<A>(a.sink)[h]);
     double sum = 0;
-    for (int64_t b = 0; b < a.batch && !(std::isinf(sink) && sink < 0); ++b)
+    // An infinite sink takes nothing, or everything: then outputs, and with them delta, are 0.
+    for (int64_t b = 0; b < a.batch && !std::isinf(sink); ++b)
       for (int64_t i = 0; i < a.queries; ++i) {
         const int64_t row = (b * a.heads + h) * a.queries + i;
         const double above = sink - double(in<A>(f.row_max)[row]) * scale;
