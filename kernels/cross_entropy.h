@@ -60,7 +60,7 @@ OLM_API void run(Cuda, const CrossEntropyForward&);
 
 /// With p = e^(x - lse) and 1 at the target in h:
 ///   dlogits[r,c] = dy[r] · scale · (p[c] · (1 + 2 · z · lse) - (1 - s) · h[c] - s / C)
-/// Other than in f64, a p below e^-55 counts as 0, so that the products that follow meet no
+/// Other than in f64, a p below e^-55 counts as 0, so that the GEMMs that follow meet no
 /// subnormal numbers. dlogits: as logits. In acc_dtype: dy [rows], or [1] for all rows if `one_dy`;
 /// scale [1] (null: 1).
 struct CrossEntropyBackward {

@@ -1,5 +1,5 @@
 #pragma once
-// Contract of what linear_cross_entropy does between its matrix products.
+// Contract of what linear_cross_entropy does between its GEMMs.
 #include <olm/kernels/cross_entropy.h>
 
 namespace olm::kernels {

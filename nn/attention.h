@@ -101,7 +101,7 @@ class OLM_API AttentionModule : public Module {
   std::string type_name() const override { return kind_.name; }
   void visit_options(FieldVisitor& v) override;
   void visit_default_options(FieldVisitor& v) override;
-  /// Of scores and their products with the values, to half of the tokens where causal, and to those
+  /// Of S = Q Kᵀ and P V, to half of the tokens where causal, and to those
   /// of the window.
   double flops_per_token(int64_t context) override;
 

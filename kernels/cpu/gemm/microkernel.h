@@ -61,7 +61,7 @@ struct Prefetch {
 struct MicroKernel {
   const char* name = "";
   DType packed = f32;       ///< of the elements of micro-panels: f32 or bf16
-  int64_t mr = 0;           ///< rows of C in a call
+  int64_t mr = 0;           ///< rows of C in a call; a call may step through them by fewer
   int64_t nr = 0;           ///< columns of C in a call
   int64_t kc = 0;           ///< most elements along K in a call
   int64_t task_nc = 0;      ///< most rows or columns of C along the packed panel in a task
