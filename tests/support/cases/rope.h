@@ -32,8 +32,8 @@ inline Tensor rope_of_small_ops(const Tensor& x, const RopeTables& tables, int64
   };
   const Tensor a = slice(x, -1, 0, rotated, 2), b = slice(x, -1, 1, rotated, 2);
   const Tensor cos = angles(tables.cos), sin = angles(tables.sin);
-  const Tensor turned = flatten(stack({a * cos - b * sin, a * sin + b * cos}, -1), 3, 4);
-  return cat({turned, slice(x, -1, rotated)}, -1);
+  const Tensor pairs = flatten(stack({a * cos - b * sin, a * sin + b * cos}, -1), 3, 4);
+  return cat({pairs, slice(x, -1, rotated)}, -1);
 }
 
 /// The shape is [B,H,T,Dh]; the last `unrotated` dimensions of a head are passed on. Inputs are x
@@ -68,7 +68,7 @@ inline OpCase rope_case(int64_t unrotated = 0, int64_t offset = 0) {
               }};
 }
 
-/// Heads that are turned whole, in part or not at all, and wide ones, which are turned in pieces.
+/// Heads that are rotated whole, in part or not at all, and wide ones, which are rotated in pieces.
 inline OpCases rope_cases() {
   OpCases all;
   for (const auto& [dim, unrotated] : {std::pair{8, 0}, {34, 4}, {7, 3}, {5, 5}, {600, 0}}) {
