@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/tape.h>
 
 #include <olm/engine/raw.h>
@@ -79,6 +80,11 @@ size_t KVCache::bytes() const {
     for (const Tensor* t : {&slot.k, &slot.v})
       if (t->defined()) total += size_t(t->numel()) * size_of(t->dtype());
   return total;
+}
+
+const Tensor& ResidualStream::total() {
+  if (delta.defined()) x = x + delta, delta = {};
+  return x;
 }
 
 }  // namespace olm::nn

@@ -1,5 +1,6 @@
 #pragma once
-// What flows beside x: everything a forward pass depends on besides its input and the parameters.
+// What flows through a forward pass: the residual stream, and beside it everything that the pass
+// depends on besides the parameters.
 #include <map>
 #include <memory>
 #include <string>
@@ -65,6 +66,15 @@ struct Context {
   std::vector<Tensor> aux_losses = {};  ///< scalars that layers add to the loss
   Metrics* metrics = nullptr;
   std::map<std::string, Tensor> extra = {};  ///< for modules of users
+};
+
+/// The residual stream between two layers: x + delta, not yet added, so that the addition fuses
+/// with the norm that follows it. Without delta it is x.
+struct OLM_API ResidualStream {
+  ResidualStream(Tensor x, Tensor delta = {}) : x(std::move(x)), delta(std::move(delta)) {}
+  /// The sum, which is added once: afterwards it is x, and delta is undefined.
+  const Tensor& total();
+  Tensor x, delta;
 };
 
 }  // namespace olm::nn

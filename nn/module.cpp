@@ -9,104 +9,17 @@
 namespace olm::nn {
 namespace {
 
-/// Puts other memory behind a handle; whoever holds the handle sees it.
-void reseat(const Tensor& handle, const Tensor& values) {
-  TensorImpl& impl = handle.impl();
-  impl.storage = values.impl().storage;
-  impl.shape = values.shape();
-  impl.strides = values.strides();
-  impl.offset = values.storage_offset();
-  impl.dtype = values.dtype();
-}
-
 std::string join(const std::string& path, const std::string& name) {
   return path.empty() ? name : path + "." + name;
 }
 
 }  // namespace
 
-// ---- Parameter, Buffer -------------------------------------------------------------------------
-
-Parameter::Parameter(Module* owner, std::string name, Shape shape, InitRule rule)
-    : owner_(owner), name_(std::move(name)), state_(std::make_shared<State>()) {
-  state_->tensor = empty(shape, {.device = meta});
-  state_->rule = std::move(rule);
-  set_requires_grad(state_->tensor);
-  owner->slots_.push_back(this);
-}
-
-Parameter& Parameter::operator=(const Parameter& other) {
-  require(shape() == other.shape(), "parameter ", name_, " ", shape(), " cannot be tied to ",
-          other.name_, " ", other.shape());
-  state_ = other.state_;
-  return *this;
-}
-
-const Tensor& Parameter::tensor() const {
-  require(state_->filled, "parameter ", join(owner_->path_hint(), name_),
-          " has no values yet; call init(model) or load weights");
-  return state_->tensor;
-}
-
-void Parameter::assign(const Tensor& values) {
-  require(values.shape() == shape(), "parameter ", name_, " wants shape ", shape(), ", got ",
-          values.shape());
-  require_float("parameter", values);
-  olm::zero_grad(state_->tensor);
-  reseat(state_->tensor, values);
-  state_->filled = true;
-}
-
-void Parameter::set_trainable(bool trainable) { set_requires_grad(state_->tensor, trainable); }
-bool Parameter::trainable() const { return requires_grad(state_->tensor); }
-
-Buffer::Buffer(Module* owner, std::string name, Tensor values, bool persistent)
-    : name_(std::move(name)), tensor_(std::move(values)), persistent_(persistent) {
-  owner->slots_.push_back(this);
-}
-
-void Buffer::assign(const Tensor& values) {
-  require(values.shape() == tensor_.shape() && values.dtype() == tensor_.dtype(), "buffer ", name_,
-          " wants ", tensor_.dtype(), " ", tensor_.shape(), ", got ", values.dtype(), " ",
-          values.shape());
-  reseat(tensor_, values);
-}
-
-// ---- children ----------------------------------------------------------------------------------
-
-ChildSlot::ChildSlot(Module* owner, std::string name, Ref<Module> module, bool listed)
-    : owner_(owner), name_(std::move(name)), module_(std::move(module)) {
-  require(bool(module_), owner->path_hint(), ": child ", name_, " is no module");
-  module_->parent_ = owner;
-  module_->name_in_parent_ = name_;
-  if (!listed) owner->slots_.push_back(this);
-}
-
-void ChildSlot::replace(Ref<Module> module) {
-  require(bool(module), "replace: ", name_, " wants a module");
-  module_ = std::move(module);
-  module_->parent_ = owner_;
-  module_->name_in_parent_ = name_;
-  replaced_ = true;
-  on_replace();
-}
-
-Children::Children(Module* owner, std::string name, std::vector<Ref<Module>> modules)
-    : owner_(owner), name_(std::move(name)) {
-  for (Ref<Module>& module : modules) push_back(std::move(module));
-  owner->slots_.push_back(this);
-}
-
-void Children::push_back(Ref<Module> module) {
-  const std::string name = name_ + "." + std::to_string(slots_.size());
-  slots_.push_back(std::make_unique<ChildSlot>(owner_, name, std::move(module), true));
-}
-
 // ---- walks -------------------------------------------------------------------------------------
 
-std::string Module::path_hint() const {
-  if (!parent_) return "";
-  return join(parent_->path_hint(), name_in_parent_);
+std::string Module::path_hint(const std::string& name) const {
+  const std::string here = parent_ ? parent_->path_hint(name_in_parent_) : "";
+  return name.empty() ? here : join(here, name);
 }
 
 std::vector<std::pair<std::string, ChildSlot*>> Module::children() {
@@ -291,11 +204,6 @@ Json Module::options_json() {
 Tensor Module::operator()(const Tensor& x) {
   Context ctx;
   return forward(x, ctx);
-}
-
-const Tensor& ResidualStream::total() {
-  if (delta.defined()) x = x + delta, delta = {};
-  return x;
 }
 
 ResidualStream Module::operator()(ResidualStream& in, Context& ctx) {

@@ -14,202 +14,17 @@
 
 #include <olm/autograd/ops/cross_entropy.h>
 #include <olm/autograd/tape.h>
-#include <olm/engine/random.h>
+#include <olm/nn/child.h>
 #include <olm/nn/context.h>
 #include <olm/nn/fields.h>
+#include <olm/nn/parameter.h>
 
 namespace olm::nn {
-
-class Module;
-class Parameter;
-
-/// The residual stream between two layers: x + delta, not yet added, so that the addition fuses
-/// with the norm that follows it. Without delta it is x.
-struct OLM_API ResidualStream {
-  ResidualStream(Tensor x, Tensor delta = {}) : x(std::move(x)), delta(std::move(delta)) {}
-  /// The sum, which is added once: afterwards it is x, and delta is undefined.
-  const Tensor& total();
-  Tensor x, delta;
-};
 
 /// Without one nobody can call Module::forward_residual, and Module::operator() alone makes them.
 class FusedCall {
   friend class Module;
   FusedCall() = default;
-};
-
-/// How a parameter is filled: values for its shape from a stream of its own.
-using InitRule = std::function<Tensor(const Shape& shape, Generator& rng)>;
-/// The rules layers use. A struct, because `init` is also the function that applies them.
-struct OLM_API init {
-  static Tensor zeros(const Shape& shape, Generator&);
-  static Tensor ones(const Shape& shape, Generator&);
-  /// Independent normal numbers of deviation `std`.
-  static InitRule normal(double std);
-  /// Uniform in [-bound, bound).
-  static InitRule uniform(double bound);
-  static InitRule constant(double value);
-  /// PyTorch's default of linear layers: uniform within 1/sqrt(n) for n inputs.
-  static InitRule fan_in(int64_t n);
-};
-
-/// A shared handle to a module that can be called. Copying it shares the module.
-template <class M>
-class Ref {
- public:
-  Ref() = default;
-  Ref(std::shared_ptr<M> module) : module_(std::move(module)) {}
-  template <class Other>
-  requires(std::is_convertible_v<Other*, M*>) Ref(const Ref<Other>& other)
-      : module_(other.shared()) {}
-  template <class Other>
-  requires(std::is_convertible_v<Other*, M*>) Ref(std::shared_ptr<Other> other)
-      : module_(std::move(other)) {}
-
-  M* operator->() const { return module_.get(); }
-  M& operator*() const { return *module_; }
-  M* get() const { return module_.get(); }
-  explicit operator bool() const { return module_ != nullptr; }
-  const std::shared_ptr<M>& shared() const { return module_; }
-  bool operator==(const Ref& other) const = default;
-
-  /// forward, with a default Context (inference) in the first form.
-  Tensor operator()(const Tensor& x) const {
-    Context ctx;
-    return module_->forward(x, ctx);
-  }
-  Tensor operator()(const Tensor& x, Context& ctx) const { return module_->forward(x, ctx); }
-  /// The same of a sum not yet added.
-  ResidualStream operator()(ResidualStream& in, Context& ctx) const { return (*module_)(in, ctx); }
-
- private:
-  std::shared_ptr<M> module_;
-};
-
-/// A tensor that is trained. Declared with a shape and a rule, filled by init() or by loading; its
-/// Tensor handle stays the same for life, so optimizers may keep it.
-class OLM_API Parameter {
- public:
-  Parameter(Module* owner, std::string name, Shape shape, InitRule rule);
-  Parameter(const Parameter&) = delete;
-  /// Ties: from now on both are one tensor with one gradient. Shapes must agree.
-  Parameter& operator=(const Parameter& other);
-
-  /// The values; throws naming the key where nothing filled them.
-  const Tensor& tensor() const;
-  operator const Tensor&() const { return tensor(); }
-  /// The handle, filled or not.
-  const Tensor& handle() const { return state_->tensor; }
-  const Shape& shape() const { return state_->tensor.shape(); }
-  const std::string& name() const { return name_; }
-  bool filled() const { return state_->filled; }
-  bool is_tied_to(const Parameter& other) const { return state_ == other.state_; }
-  const InitRule& rule() const { return state_->rule; }
-  void set_rule(InitRule rule) { state_->rule = std::move(rule); }
-  /// Puts `values` (same shape) into the handle.
-  void assign(const Tensor& values);
-  void set_trainable(bool trainable);
-  bool trainable() const;
-
- private:
-  struct State {
-    Tensor tensor;
-    InitRule rule;
-    bool filled = false;
-  };
-  Module* owner_;
-  std::string name_;
-  std::shared_ptr<State> state_;
-};
-
-/// A tensor that belongs to a module but is not trained: computed at construction, and part of the
-/// state dict only if `persistent`.
-class OLM_API Buffer {
- public:
-  Buffer(Module* owner, std::string name, Tensor values, bool persistent = false);
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  operator const Tensor&() const { return tensor_; }
-  const Tensor& tensor() const { return tensor_; }
-  const std::string& name() const { return name_; }
-  bool persistent() const { return persistent_; }
-  void assign(const Tensor& values);
-
- private:
-  std::string name_;
-  Tensor tensor_;
-  bool persistent_;
-};
-
-/// The untyped part of Child: a named place for a module.
-class OLM_API ChildSlot {
- public:
-  /// `listed`: the slot belongs to a Children list, which registers itself.
-  ChildSlot(Module* owner, std::string name, Ref<Module> module, bool listed = false);
-  ChildSlot(const ChildSlot&) = delete;
-  ChildSlot& operator=(const ChildSlot&) = delete;
-  virtual ~ChildSlot() = default;
-  const std::string& name() const { return name_; }
-  const Ref<Module>& module() const { return module_; }
-  /// Puts another module here.
-  void replace(Ref<Module> module);
-  /// True once replace() was called: the owner's options no longer describe this child.
-  bool replaced() const { return replaced_; }
-
- protected:
-  virtual void on_replace() {}
-  Module* owner_;
-  std::string name_;
-  Ref<Module> module_;
-  bool replaced_ = false;
-};
-
-/// A child that its owner calls. As M = Module (the default) any module can take its place; with a
-/// concrete M the replacement may be any Module too, and typed() tells whether it is still an M.
-template <class M = Module>
-class Child final : public ChildSlot {
- public:
-  Child(Module* owner, std::string name, Ref<M> module)
-      : ChildSlot(owner, std::move(name), module), typed_(module.get()) {}
-  Child& operator=(Ref<Module> module) {
-    replace(std::move(module));
-    return *this;
-  }
-  Tensor operator()(const Tensor& x, Context& ctx) const;
-  ResidualStream operator()(ResidualStream& in, Context& ctx) const;
-  Module* operator->() const { return module_.get(); }
-  explicit operator bool() const { return bool(module_); }
-  /// The child as an M, or null where it was replaced by something else.
-  M* typed() const { return typed_; }
-
- private:
-  void on_replace() override { typed_ = dynamic_cast<M*>(module_.get()); }
-  M* typed_;
-};
-
-/// A list of children, keys `name.0`, `name.1`, ….
-class OLM_API Children {
- public:
-  Children(Module* owner, std::string name, std::vector<Ref<Module>> modules);
-  Children(const Children&) = delete;
-  Children& operator=(const Children&) = delete;
-  size_t size() const { return slots_.size(); }
-  ChildSlot& operator[](size_t i) { return slot(i); }
-  const Ref<Module>& at(size_t i) const { return slot(i).module(); }
-  const std::string& name() const { return name_; }
-  /// Puts another module at i.
-  void replace(size_t i, Ref<Module> module) { slot(i).replace(std::move(module)); }
-  void push_back(Ref<Module> module);
-  const std::vector<std::unique_ptr<ChildSlot>>& slots() const { return slots_; }
-
- private:
-  ChildSlot& slot(size_t i) const {
-    require(i < size(), name_, ": wanted an index below ", size(), ", got ", i);
-    return *slots_[i];
-  }
-  Module* owner_;
-  std::string name_;
-  std::vector<std::unique_ptr<ChildSlot>> slots_;
 };
 
 using NamedTensor = std::pair<std::string, Tensor>;
@@ -347,7 +162,8 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   void look_at_overrides();
   std::shared_ptr<Module> get_shared(std::string_view path);
   ChildSlot& slot(std::string_view path);
-  std::string path_hint() const;
+  /// For messages: where this module is, as far as is known, or what it holds under `name`.
+  std::string path_hint(const std::string& name = "") const;
   using Slot = std::variant<Parameter*, Buffer*, ChildSlot*, Children*>;
   std::vector<Slot> slots_;
   const Module* parent_ = nullptr;  // for messages: the last module that took this one in

@@ -131,6 +131,32 @@ TEST_SUITE("nn/walk") {
     CHECK(model->blocks.size() == 186);
   }
 
+  TEST_CASE("a module cannot be put into itself, and stays as it was") {
+    const auto inner = Block({Linear(2, 2)}), outer = Block({Residual(inner)});
+    const auto own_child = [](const char* where) {
+      return std::vector<std::string>{"cannot be its own child", where};
+    };
+    check_error([&] { inner->blocks.push_back(inner); }, own_child("blocks.0.block.blocks.1"));
+    check_error([&] { inner->blocks.push_back(outer); }, own_child("at blocks.0.block"));
+    check_error([&] { inner->replace("blocks.0", outer); }, own_child("at blocks.0.block"));
+    check_error([&] { outer->replace("blocks.0.block", outer); }, {"cannot be its own child"});
+    CHECK(inner->blocks.size() == 1);
+    CHECK(outer->parameters().size() == 2);
+    check_error([&] { inner->get<LinearModule>("blocks.0")->weight.tensor(); },
+                {"parameter blocks.0.block.blocks.0.weight has no values"});
+    inner->blocks.push_back(Block({inner->get("blocks.0")}));  // the same layer twice is no cycle
+    CHECK(outer->parameters().size() == 2);
+  }
+
+  TEST_CASE("a module that was taken out no longer names the place it had") {
+    const auto linear = Linear(2, 2);
+    const auto model = Block({linear});
+    model->blocks.replace(0, Identity());
+    check_error([&] { linear->weight.tensor(); }, {"parameter weight has no values"});
+    { const auto gone = Block({linear}); }
+    check_error([&] { linear->weight.tensor(); }, {"parameter weight has no values"});
+  }
+
   TEST_CASE("a layer may put another in its own place while it runs") {
     const Tensor x = ones({2});
     for (const bool training : {false, true}) {

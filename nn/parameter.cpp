@@ -1,0 +1,67 @@
+#include <olm/nn/parameter.h>
+
+#include <utility>
+
+#include <olm/nn/module.h>
+
+namespace olm::nn {
+namespace {
+
+/// Puts other memory behind a handle; whoever holds the handle sees it.
+void reseat(const Tensor& handle, const Tensor& values) {
+  TensorImpl& impl = handle.impl();
+  impl.storage = values.impl().storage;
+  impl.shape = values.shape();
+  impl.strides = values.strides();
+  impl.offset = values.storage_offset();
+  impl.dtype = values.dtype();
+}
+
+}  // namespace
+
+Parameter::Parameter(Module* owner, std::string name, Shape shape, InitRule rule)
+    : owner_(owner), name_(std::move(name)), state_(std::make_shared<State>()) {
+  state_->tensor = empty(shape, {.device = meta});
+  state_->rule = std::move(rule);
+  set_requires_grad(state_->tensor);
+  owner->slots_.push_back(this);
+}
+
+Parameter& Parameter::operator=(const Parameter& other) {
+  require(shape() == other.shape(), "parameter ", name_, " ", shape(), " cannot be tied to ",
+          other.name_, " ", other.shape());
+  state_ = other.state_;
+  return *this;
+}
+
+const Tensor& Parameter::tensor() const {
+  require(state_->filled, "parameter ", owner_->path_hint(name_),
+          " has no values yet; call init(model) or load weights");
+  return state_->tensor;
+}
+
+void Parameter::assign(const Tensor& values) {
+  require(values.shape() == shape(), "parameter ", name_, " wants shape ", shape(), ", got ",
+          values.shape());
+  require_float("parameter", values);
+  olm::zero_grad(state_->tensor);
+  reseat(state_->tensor, values);
+  state_->filled = true;
+}
+
+void Parameter::set_trainable(bool trainable) { set_requires_grad(state_->tensor, trainable); }
+bool Parameter::trainable() const { return requires_grad(state_->tensor); }
+
+Buffer::Buffer(Module* owner, std::string name, Tensor values, bool persistent)
+    : name_(std::move(name)), tensor_(std::move(values)), persistent_(persistent) {
+  owner->slots_.push_back(this);
+}
+
+void Buffer::assign(const Tensor& values) {
+  require(values.shape() == tensor_.shape() && values.dtype() == tensor_.dtype(), "buffer ", name_,
+          " wants ", tensor_.dtype(), " ", tensor_.shape(), ", got ", values.dtype(), " ",
+          values.shape());
+  reseat(tensor_, values);
+}
+
+}  // namespace olm::nn
