@@ -131,7 +131,7 @@ std::vector<std::string> list_files(const std::string& folder,
   for (; !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
     std::error_code gone;  // a link to nothing is no file
     const bool is_file = at->is_regular_file(gone);
-    const bool is_folder = at->is_directory(gone) && !at->is_symlink(gone);
+    const bool is_folder = at->is_directory(gone);  // or a link to one, which is not followed
     if (hidden(at->path()) ||
         (leave_out && (is_file || is_folder) && leave_out(at->path().string()))) {
       at.disable_recursion_pending();

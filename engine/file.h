@@ -62,7 +62,7 @@ OLM_API std::string read_file(const std::string& path);
 
 /// The regular files below `folder`, at any depth, sorted by path byte by byte. Hidden files and
 /// folders (a leading dot) are left out; links to folders are not followed. `leave_out` is asked
-/// about each other file and folder: true leaves it out with all it holds.
+/// about each other file, folder and link to a folder: true leaves it out with all it holds.
 OLM_API std::vector<std::string> list_files(
     const std::string& folder, const std::function<bool(const std::string& path)>& leave_out = {});
 OLM_API bool file_exists(const std::string& path);

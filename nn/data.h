@@ -29,6 +29,8 @@ struct OLM_API Corpus {
   std::vector<std::shared_ptr<const MappedFile>> files;
   /// The run folders and tokenizers that were left out, in sorted order.
   std::vector<std::string> left_out;
+  /// Links to folders, in sorted order: they are not followed, since they may lead back or away.
+  std::vector<std::string> links;
   /// The texts of the files, which stay mapped as long as `files` lives. A byte-order mark at the
   /// start of a file is no part of its text.
   std::vector<std::string_view> texts() const;

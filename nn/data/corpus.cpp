@@ -38,6 +38,11 @@ bool is_tokenizer(const std::string& path) {
   }
 }
 
+bool is_link_to_folder(const std::string& path) {
+  std::error_code none;
+  return fs::is_symlink(path, none) && fs::is_directory(path, none);
+}
+
 std::string_view text_of(const MappedFile& file) { return without_byte_order_mark(file.text()); }
 
 }  // namespace
@@ -60,10 +65,12 @@ Corpus Corpus::open(const std::string& path) {
     if (is_run_folder(path))
       throw FileError(path, ": is the folder of a run or a model, text was wanted");
     found = list_files(path, [&](const std::string& inside) {
+      if (is_link_to_folder(inside)) corpus.links.push_back(inside);
       const bool skip = is_tokenizer(inside) || is_run_folder(inside);
       if (skip) corpus.left_out.push_back(inside);
       return skip;
     });
+    std::sort(corpus.links.begin(), corpus.links.end());
     std::sort(corpus.left_out.begin(), corpus.left_out.end());
     if (found.empty()) throw FileError(path, ": the folder holds no files");
   }

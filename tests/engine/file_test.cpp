@@ -87,7 +87,7 @@ TEST_SUITE("engine/file") {
     CHECK(rest == std::vector<std::string>{folder / "a/z.txt", folder / "b.txt"});
     std::sort(asked.begin(), asked.end());
     CHECK(asked == std::vector<std::string>{folder / "B.txt", folder / "a", folder / "a/b",
-                                            folder / "a/z.txt", folder / "b.txt"});
+                                            folder / "a/z.txt", folder / "b.txt", folder / "link"});
     CHECK(contains(message_of<FileError>([&] { list_files(folder / "none"); }),
                    "cannot be listed: No such file"));
   }

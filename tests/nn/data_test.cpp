@@ -91,6 +91,19 @@ TEST_SUITE("nn/data") {
     CHECK(Corpus::open(folder.path()).left_out == corpus.left_out);
   }
 
+  TEST_CASE("links to files are read, and links to folders are named") {
+    const TempFolder folder;
+    folder.file("d/a.txt", "a");
+    namespace fs = std::filesystem;
+    fs::create_symlink(folder / "d/a.txt", folder / "b.txt");
+    fs::create_directory_symlink(folder.path(), folder / "d/up");
+    fs::create_directory_symlink(folder / "d", folder / "c");
+    const Corpus corpus = Corpus::open(folder.path());
+    CHECK(corpus.files.size() == 2);
+    CHECK(corpus.links == std::vector<std::string>{folder / "c", folder / "d/up"});
+    CHECK(corpus.left_out.empty());
+  }
+
   TEST_CASE("a byte-order mark at the start of a file is no part of its text") {
     const TempFolder folder;
     const std::string mark = "\xef\xbb\xbf";

@@ -20,19 +20,24 @@ fs::path below(const std::string& path, const std::string& folder) {
   return relative.empty() || *relative.begin() == ".." ? fs::path() : relative;
 }
 
+/// One line that says what was left out and why; none where that is nothing.
+void print_left_out(const char* why, const std::vector<std::string>& paths) {
+  constexpr size_t kShown = 3;
+  if (paths.empty()) return;
+  std::string names;
+  for (size_t i = 0; i < std::min(kShown, paths.size()); ++i)
+    names += (i > 0 ? ", " : "") + paths[i];
+  if (paths.size() > kShown) names += fmt::format(" and {} more", paths.size() - kShown);
+  fmt::print("data: left out, {}: {}\n", why, names);
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 nn::Corpus open_corpus(const std::string& path) {
-  constexpr size_t kShown = 3;
   nn::Corpus corpus = nn::Corpus::open(path);
-  if (corpus.left_out.empty()) return corpus;
-  std::string names;
-  for (size_t i = 0; i < std::min(kShown, corpus.left_out.size()); ++i)
-    names += (i > 0 ? ", " : "") + corpus.left_out[i];
-  if (corpus.left_out.size() > kShown)
-    names += fmt::format(" and {} more", corpus.left_out.size() - kShown);
-  fmt::print("data: left out, as runs, models or tokenizers and not text: {}\n", names);
-  std::fflush(stdout);
+  print_left_out("as runs, models or tokenizers and not text", corpus.left_out);
+  print_left_out("since links to folders are not followed", corpus.links);
   return corpus;
 }
 
