@@ -114,6 +114,7 @@ TEST_SUITE("tools/use") {
     const Result r = run_program({"inspect", file});
     INFO(r.err);
     REQUIRE(r.status == 0);
+    CHECK(r.out.find("  1 tensor of F32, ") != std::string::npos);
     const std::string shown = "a\\x1b[2J\\x0d\\x0a\\x09\\x7f\\xc2\\x9b31mü";
     CHECK(r.out.find("  " + shown + " ") != std::string::npos);
     CHECK(r.out.find("metadata " + shown + ": " + shown + "\n") != std::string::npos);

@@ -1,5 +1,10 @@
 #include "tools/olm/assemble.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
 #include <olm/engine/file.h>
 
 #include "tools/olm/presets.h"
@@ -16,6 +21,20 @@ bool is_fixed(const std::string& path) {
   return path.starts_with("model.");
 }
 
+/// One line about keys that neither run.toml nor a flag names, as where a line was deleted or an
+/// earlier version wrote the file: a run that silently went on with other values would be another.
+void say_what_is_left_out(const std::string& file, const TrainArgs& args, const RunConfig& config) {
+  std::string names;
+  for (const KeyInfo& key : keys_left_out(file, config)) {
+    const bool given = std::any_of(args.flags.begin(), args.flags.end(),
+                                   [&](const auto& flag) { return flag.first == key.path; });
+    if (given || key.path == "train.out") continue;  // --resume names the folder
+    names += (names.empty() ? "" : ", ") + key.path + " = " + key.value;
+  }
+  if (names.empty()) return;
+  fmt::print(stderr, "olm train: {} leaves out keys, which take their defaults: {}\n", file, names);
+}
+
 RunConfig assemble_resumed(const TrainArgs& args) {
   const std::string file = args.resume + "/run.toml";
   if (!file_exists(file)) throw FileError(args.resume, ": is no run folder, run.toml is missing");
@@ -26,6 +45,7 @@ RunConfig assemble_resumed(const TrainArgs& args) {
             key == "train.out" ? "folder; --out has" : "number of steps; --minutes has", " no use");
   RunConfig config;
   read_config(file, config);
+  say_what_is_left_out(file, args, config);
   const std::vector<KeyInfo> before = list_keys(config);
   read_flags(args.flags, config);
   const std::vector<KeyInfo> after = list_keys(config);

@@ -179,6 +179,9 @@ Json read_toml(const std::string& path);
 /// Overwrites what a TOML file names. An unknown key, a wrong type or a value outside its range
 /// throws, naming the file. Keys of [model] that earlier versions wrote are understood.
 void read_config(const std::string& path, RunConfig& config);
+/// Keys that a TOML file does not name, although they have a value in `config`, which was read from
+/// it.
+std::vector<KeyInfo> keys_left_out(const std::string& path, const RunConfig& config);
 /// Overwrites what flags name; a key that the configuration does not have throws.
 void read_flags(const FlagValues& flags, RunConfig& config);
 /// The configuration as TOML, every key with a comment.

@@ -138,4 +138,19 @@ void read_config(const std::string& path, RunConfig& config) {
   for (const auto& [name, section] : file.members()) read_section(path, name, section, config);
 }
 
+std::vector<KeyInfo> keys_left_out(const std::string& path, const RunConfig& config) {
+  const Json file = read_toml(path);
+  const Json* model = file.find("model");
+  const Json none = Json::object();
+  const Json keys = renamed_keys(model ? *model : none, path, config.model.config.family());
+  std::vector<KeyInfo> result;
+  for (const KeyInfo& key : list_keys(config)) {
+    const size_t dot = key.path.find('.');
+    const std::string section = key.path.substr(0, dot), name = key.path.substr(dot + 1);
+    const Json* in = section == "model" ? &keys : file.find(section);
+    if (!key.value.empty() && !(in && in->contains(name))) result.push_back(key);
+  }
+  return result;
+}
+
 }  // namespace olm::tools

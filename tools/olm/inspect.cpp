@@ -55,7 +55,8 @@ void show_tensors(const std::string& path, bool full) {
   std::string kinds;
   for (const auto& [dtype, count] : dtypes) kinds += (kinds.empty() ? "" : ", ") + dtype;
   const std::string total =
-      fmt::format("{} tensors of {}, {} elements, {}", file.names().size(),
+      fmt::format("{} {} of {}, {} elements, {}", file.names().size(),
+                  file.names().size() == 1 ? "tensor" : "tensors",
                   kinds.empty() ? "no dtype" : kinds, grouped(elements), bytes_text(double(bytes)));
   if (!full) {
     fmt::print("weights: {}\n", total);

@@ -73,6 +73,14 @@ void require_no_run(const std::string& folder) {
                   "name another folder with --out");
 }
 
+void require_checkpoint(const std::string& folder) {
+  if (!nn::Checkpoints(folder).steps().empty()) return;
+  throw FileError(folder,
+                  ": holds no checkpoint to resume from; begin anew with its configuration ",
+                  "(a lower --lr, if it diverged) by: olm train --config ",
+                  shell_word(folder + "/run.toml"), " --out ", shell_word(folder + "-2"));
+}
+
 void remove_leftovers(const std::string& folder, bool logs) {
   std::error_code error;
   for (fs::directory_iterator at(folder, error), end; !error && at != end;) {

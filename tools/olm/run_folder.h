@@ -9,6 +9,8 @@ namespace olm::tools {
 
 /// The folder a new run goes to where none was named: runs/NAME, runs/NAME-2, ….
 std::string default_folder(const TrainArgs& args);
+/// Throws where the run in `folder` has no checkpoint, and says how to begin it anew.
+void require_checkpoint(const std::string& folder);
 /// Throws where `folder` holds a run or what is left of one. A run that ended before its first step
 /// leaves nothing but its configuration, which is no obstacle.
 void require_no_run(const std::string& folder);

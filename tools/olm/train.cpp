@@ -336,6 +336,7 @@ int train(const TrainArgs& args) {
   if (!run.resumed) require_no_run(run.folder);
   if (run.resumed) {
     run.lock = RunLock(run.folder);
+    require_checkpoint(run.folder);
     remove_leftovers(run.folder, false);
   }
   load_data(run);
