@@ -54,8 +54,7 @@ class Pass {
                 "recompute: the function uses a leaf that requires a gradient and is not among its "
                 "inputs and parameters");
     try {
-      for (size_t i = 0; i < roots_.size(); ++i)
-        deliver("backward", roots_[i], {.g = root_grads_[i]});
+      for (size_t i = 0; i < roots_.size(); ++i) deliver(nullptr, roots_[i], {.g = root_grads_[i]});
       root_grads_.clear();
       while (!ready_.empty()) {
         const std::shared_ptr<Node> node = ready_.top().node;
@@ -190,13 +189,15 @@ class Pass {
   }
 
   /// Hands a gradient to the node or leaf that it is for, which is ready, or finished, once its
-  /// last use has delivered. An undefined gradient is 0, and counts as delivered too.
+  /// last use has delivered. An undefined gradient is 0, and counts as delivered too. `op` is null
+  /// for what the caller of backward() gave.
   void deliver(const char* op, const Edge& edge, Result result) {
     if (!wanted(edge)) return;
     Tensor& g = result.g;
     if (g.defined())
-      require(g.shape() == edge.shape && g.dtype() == edge.dtype, op, " backward: gradient ",
-              g.dtype(), " ", g.shape(), " does not fit its input ", edge.dtype, " ", edge.shape);
+      require(g.shape() == edge.shape && g.dtype() == edge.dtype, op ? op : "",
+              op ? " backward: gradient " : "backward: gradient ", g.dtype(), " ", g.shape(),
+              " does not fit its input ", edge.dtype, " ", edge.shape);
     if (edge.leaf) {
       Leaf& leaf = leaves_[edge.leaf.get()];
       start(*edge.leaf, leaf);
