@@ -36,7 +36,7 @@ class OLM_API OutputHeadModule final : public BlockModule {
   Tensor forward(const Tensor& x, Context& ctx) override;
   ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall call) override;
   Tensor loss(ResidualStream in, const Tensor& targets, Context& ctx,
-              const CrossEntropyOptions& options = {}) override;
+              const CrossEntropyOptions& loss_options = {}) override;
   std::string type_name() const override { return "OutputHead"; }
   void visit_options(FieldVisitor& v) override { options.fields(v); }
   void visit_default_options(FieldVisitor& v) override { OutputHeadOptions().fields(v); }

@@ -15,7 +15,7 @@ using kernels::Gemm;
 
 constexpr int64_t kChunkElements = int64_t(1) << 22, kMinChunk = 256;
 
-/// Tokens per chunk: even chunks of about kChunkElements logits, but long enough for the products.
+/// Tokens per chunk: even chunks of about kChunkElements logits, but long enough for GEMM.
 int64_t chunk_size(int64_t tokens, int64_t classes) {
   const int64_t most = std::max(kMinChunk, kChunkElements / std::max<int64_t>(classes, 1));
   const int64_t chunks = std::max<int64_t>(kernels::ceil_div(tokens, most), 1);

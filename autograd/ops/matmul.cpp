@@ -67,14 +67,14 @@ std::vector<const void*> pointers(const Tensor& t, const Members& m) {
   return list;
 }
 
-/// One product for all rows of a and its leading dimensions, where b is one matrix.
+/// True where one GEMM does for all rows of a and its leading dimensions: b is one matrix.
 bool foldable(const Tensor& a, const Tensor& b) {
   return b.rank() == 2 && a.rank() > 2 && a.is_contiguous();
 }
 
 /// a · b for rank >= 2 as a contiguous tensor, in `into` (added to it where `accumulate`) if that
 /// is defined.
-Tensor product(const Tensor& a, const Tensor& b, const Tensor& into = {}, bool accumulate = false) {
+Tensor gemm(const Tensor& a, const Tensor& b, const Tensor& into = {}, bool accumulate = false) {
   const int64_t m = a.size(-2), n = b.size(-1), k = a.size(-1);
   const Shape batch = broadcast_shapes("matmul", batch_shape(a), batch_shape(b));
   Shape shape = batch;
@@ -83,7 +83,7 @@ Tensor product(const Tensor& a, const Tensor& b, const Tensor& into = {}, bool a
   const Tensor y = into.defined() ? into : empty(shape, options_of(a));
   if (a.device() == meta || y.numel() == 0) return y;
   if (foldable(a, b)) {
-    product(raw::view(a, {leading_size(a), k}), b, raw::view(y, {y.numel() / n, n}), accumulate);
+    gemm(raw::view(a, {leading_size(a), k}), b, raw::view(y, {y.numel() / n, n}), accumulate);
     return y;
   }
   const Operand left = operand(a), right = operand(b);
@@ -116,24 +116,24 @@ Tensor product(const Tensor& a, const Tensor& b, const Tensor& into = {}, bool a
 }
 
 /// a · b summed to `shape`, of which the sums are not rounded to a narrow dtype before.
-Tensor product_summed_to(const Tensor& a, const Tensor& b, const Shape& shape) {
+Tensor gemm_summed_to(const Tensor& a, const Tensor& b, const Shape& shape) {
   Shape full = broadcast_shapes("matmul", batch_shape(a), batch_shape(b));
   full.push_back(a.size(-2));
   full.push_back(b.size(-1));
-  if (full == shape) return product(a, b);
-  const Tensor y = product(a, b, empty(full, {acc_dtype(a.dtype()), a.device()}));
+  if (full == shape) return gemm(a, b);
+  const Tensor y = gemm(a, b, empty(full, {acc_dtype(a.dtype()), a.device()}));
   return raw::cast(raw::sum_to(y, shape), a.dtype());
 }
 
 /// Gradient of b: aᵀ · dy summed over what b was broadcast to.
 Tensor right_gradient(const Tensor& a, const Tensor& b, const Tensor& dy, const Sink& into) {
-  if (!foldable(a, b)) return product_summed_to(raw::transpose(a, -1, -2), dy, b.shape());
+  if (!foldable(a, b)) return gemm_summed_to(raw::transpose(a, -1, -2), dy, b.shape());
   const Tensor rows = raw::view(a, {leading_size(a), a.size(-1)});
   const Tensor dys = raw::view(raw::contiguous(dy), {rows.size(0), dy.size(-1)});
   // A vector's gradient is made as a matrix of one column, so not in its own memory.
-  if (b.shape() != into.shape) return product(raw::transpose(rows, 0, 1), dys);
+  if (b.shape() != into.shape) return gemm(raw::transpose(rows, 0, 1), dys);
   const ParamGrad db(into, into.dtype);
-  return product(raw::transpose(rows, 0, 1), dys, db.tensor(), db.accumulates());
+  return gemm(raw::transpose(rows, 0, 1), dys, db.tensor(), db.accumulates());
 }
 
 /// a as a matrix: a vector becomes a row (left operand) or a column (right operand).
@@ -156,7 +156,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   require(left.size(-1) == right.size(-2), "matmul: ", a.shape(), " and ", b.shape(),
           " do not fit: the last dimension of the first has ", left.size(-1),
           " elements, the rows of the second are ", right.size(-2));
-  const Tensor matrix = product(left, right);
+  const Tensor matrix = gemm(left, right);
   Shape shape = matrix.shape();
   if (b.rank() == 1) shape.erase(shape.rank() - 1);
   if (a.rank() == 1) shape.erase(shape.rank() - (b.rank() == 1 ? 1 : 2));
@@ -168,7 +168,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
                   Tensor da, db;
                   if (into[0].needed) {
                     const Tensor& r = right.get();
-                    da = product_summed_to(g, raw::transpose(r, -1, -2), left.get().shape());
+                    da = gemm_summed_to(g, raw::transpose(r, -1, -2), left.get().shape());
                     da = raw::view(da, shape_a);
                   }
                   if (into[1].needed) {

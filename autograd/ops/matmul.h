@@ -1,10 +1,10 @@
 #pragma once
-// Matrix products.
+// Matrix multiplication.
 #include <olm/autograd/tape.h>
 
 namespace olm {
 
-/// Matrix product over the last dimension of a and the last but one of b:
+/// Matrix multiplication over the last dimension of a and the last but one of b:
 ///   y[..., i, j] = Σ_k a[..., i, k] · b[..., k, j]
 /// a: [..., M, K], b: [..., K, N]; leading dimensions broadcast; y: [..., M, N]. A vector a counts
 /// as [1, K] and a vector b as [K, 1]; the added dimension leaves the result. Transposed operands

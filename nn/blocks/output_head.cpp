@@ -54,17 +54,16 @@ ResidualStream OutputHeadModule::forward_residual(ResidualStream& in, Context& c
 }
 
 Tensor OutputHeadModule::loss(ResidualStream in, const Tensor& targets, Context& ctx,
-                              const CrossEntropyOptions& options) {
+                              const CrossEntropyOptions& loss_options) {
   const auto* head =
       blocks.size() == 2 ? dynamic_cast<const LinearModule*>(blocks.at(1).get()) : nullptr;
-  if (!head) return Module::loss(std::move(in), targets, ctx, options);
+  if (!head) return Module::loss(std::move(in), targets, ctx, loss_options);
   const Ref<Module> norm = blocks.at(0);
   const Tensor x = norm(in, ctx).total();
-  const Tensor loss = linear_cross_entropy(x, head->weight, targets,
-                                           {.bias = head->bias_or_none(),
-                                            .softcap = this->options.softcap.value_or(0),
-                                            .loss = options});
-  return with_aux_losses(loss, targets, ctx, options);
+  const Tensor loss = linear_cross_entropy(
+      x, head->weight, targets,
+      {.bias = head->bias_or_none(), .softcap = options.softcap.value_or(0), .loss = loss_options});
+  return with_aux_losses(loss, targets, ctx, loss_options);
 }
 
 Ref<OutputHeadModule> OutputHead(OutputHeadOptions options) {

@@ -17,12 +17,12 @@ namespace {
 /// What f64 does in less than a second, sanitizers in a few.
 bool is_quick(const Case& c) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr double kMostFlop = 1e8, kMostBytes = 8e6;
+  constexpr double kMaxFlop = 1e8, kMaxBytes = 8e6;
 #else
-  constexpr double kMostFlop = 4e9, kMostBytes = 7e7;
+  constexpr double kMaxFlop = 4e9, kMaxBytes = 7e7;
 #endif
-  return c.cost.flop / double(c.row_step) <= kMostFlop &&
-         c.cost.bytes * 4 / double(size_of(c.dtype)) <= kMostBytes;
+  return c.cost.flop / double(c.row_step) <= kMaxFlop &&
+         c.cost.bytes * 4 / double(size_of(c.dtype)) <= kMaxBytes;
 }
 
 void check_case(const Case& c, double length) {

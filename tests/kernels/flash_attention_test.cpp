@@ -115,7 +115,7 @@ Outcome outcome(const Attention& a, const Inputs<T>& x, const attention::MicroKe
 
 /// The kernel for pairs, where this CPU has one, and with it AMX's emulation, which packs as it
 /// does.
-std::vector<const attention::MicroKernel*> units() {
+std::vector<const attention::MicroKernel*> microkernels() {
   const auto* kernel = gemm::bf16_microkernel();
   return kernel ? std::vector{kernel, &kEmulated} : std::vector<const attention::MicroKernel*>{};
 }
@@ -195,14 +195,14 @@ TEST_SUITE("kernels/flash_attention") {
           CAPTURE(queries);
           check_scratch<float>(attention_of(f32, batch, queries, bits, extras), nullptr);
           if (bits % 5 != 0) continue;
-          for (const auto* kernel : units())
+          for (const auto* kernel : microkernels())
             check_scratch<bfloat16_t>(attention_of(bf16, batch, queries, bits, extras), kernel);
         }
   }
 
   TEST_CASE("pairs of bf16 agree with widened operands") {
     const Extras extras;
-    for (const auto* kernel : units())
+    for (const auto* kernel : microkernels())
       for (int bits = 0; bits < 128; bits += 5)
         for (const int64_t dim : {9, 64, 80}) {
           Attention a = attention_of(bf16, bits & 1 ? 2 : 8, bits & 2 ? 70 : 33, bits, extras);

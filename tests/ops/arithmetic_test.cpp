@@ -27,8 +27,8 @@ TEST_SUITE("ops/arithmetic") {
     CHECK(to_host<float>(column - a) == std::vector<float>{9, 8, 7, 16, 15, 14});
     const Tensor row = from_host<float>({1, 0, 2}, {3});
     CHECK(to_host<float>(row * a) == std::vector<float>{1, 0, 6, 4, 0, 12});
-    const Tensor turned = raw::transpose(a, 0, 1);
-    CHECK(to_host<float>(turned / raw::transpose(column, 0, 1)) ==
+    const Tensor transposed = raw::transpose(a, 0, 1);
+    CHECK(to_host<float>(transposed / raw::transpose(column, 0, 1)) ==
           std::vector<float>{0.1f, 0.2f, 0.2f, 0.25f, 0.3f, 0.3f});
   }
 

@@ -27,7 +27,7 @@ enum class Traffic : uint8_t {
 struct Cost {
   double flop = 0, bytes = 0;
   Traffic traffic = Traffic::copy;
-  bool products = false;   ///< the operations are those of matrix products
+  bool gemm = false;       ///< the operations are those of GEMM
   double working_set = 0;  ///< bytes that are gone through again and again; 0: `bytes`
   double tokens = 0;       ///< what else to count by the second; 0: nothing
 };

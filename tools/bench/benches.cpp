@@ -36,21 +36,21 @@ double elements_of_generate(const Sizes& s) {
 
 const std::vector<Bench>& benches() {
   using Shapes = std::vector<Sizes>;
-  static const Shapes products{
+  static const Shapes gemms{
       {4096, 2304, 768}, {4096, 768, 768},  {4096, 3072, 768}, {4096, 768, 3072},
       {4096, 256, 256},  {4096, 1024, 256}, {3072, 1152, 384}, {3072, 1536, 384},
       {4096, 512, 512},  {4096, 1408, 512}, {256, 3072, 768},  {2048, 50257, 768},
       {256, 256, 64},    {256, 64, 256},    {512, 512, 64},    {512, 64, 512}};
-  static const Shapes odd_products{{1, 1, 1},     {1, 300, 70},    {7, 65, 130},
-                                   {300, 1, 70},  {33, 65, 31},    {64, 64, 64},
-                                   {130, 131, 2}, {97, 200, 1111}, {40, 50257, 64}};
+  static const Shapes odd_gemms{{1, 1, 1},     {1, 300, 70},    {7, 65, 130},
+                                {300, 1, 70},  {33, 65, 31},    {64, 64, 64},
+                                {130, 131, 2}, {97, 200, 1111}, {40, 50257, 64}};
   static const Shapes odd_rows{{1, 3},    {3, 8},      {7, 33},   {130, 768},
                                {5, 4099}, {257, 2048}, {3, 50257}};
   static const Shapes attention{{4, 8, 512, 64}, {4, 8, 2048, 64}};
   static const Shapes odd_attention{{1, 1, 1, 2}, {1, 2, 31, 16}, {2, 3, 130, 64}, {1, 2, 257, 80}};
   static const Shapes heads{{1024, 50257, 768}, {4096, 8192, 512}};
   static const std::vector<Bench> table{
-      {"gemm", "MxNxK", elements_of_gemm, products, odd_products, add_gemm},
+      {"gemm", "MxNxK", elements_of_gemm, gemms, odd_gemms, add_gemm},
       {"flash_attention", "BxHxTxD", tensors_of<12, 4>, attention, odd_attention,
        add_flash_attention},
       {"rms_norm", "ROWSxCOLS", tensors_of<4, 2>, {{4096, 768}}, odd_rows, add_rms_norm},

@@ -85,7 +85,7 @@ void add_gemm(Cases& cases, const Sizes& shape, DType dtype) {
          .cost = {.flop = 2.0 * double(m * n) * double(k),
                   .bytes = bytes,
                   .traffic = Traffic::read,
-                  .products = true},
+                  .gemm = true},
          .prepare = prepare,
          .exact = [=] { return exact_rows(layout, make_matrices(layout, shape, dtype), row_step); },
          .row_step = row_step});

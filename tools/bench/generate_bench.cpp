@@ -36,7 +36,7 @@ void add_generate(Cases& cases, const Sizes& shape, DType dtype) {
                    .cost = {.flop = 2.0 * double(weights) * double(tokens),
                             .bytes = double(weights) * double(size_of(dtype)) * double(tokens),
                             .traffic = Traffic::read,
-                            .products = true,
+                            .gemm = true,
                             .working_set = double(weights) * double(size_of(dtype)),
                             .tokens = double(tokens)},
                    .prepare = prepare});

@@ -119,7 +119,7 @@ struct Measured {
 };
 
 Measured measure(const Case& c, const BenchArgs& args, const Roofs& roofs, Gate& gate) {
-  Measured m{.us = {}, .cold = args.cold && !c.cost.products};
+  Measured m{.us = {}, .cold = args.cold && !c.cost.gemm};
   int64_t copies = 1;
   if (m.cold)
     copies = std::clamp(int64_t(2 * double(last_level_cache()) / c.cost.bytes) + 1, int64_t(2),
@@ -132,7 +132,7 @@ Measured measure(const Case& c, const BenchArgs& args, const Roofs& roofs, Gate&
   m.taken = kept.taken;
   if (roofs.f32_fma == 0) return m;
   const double set = c.cost.working_set > 0 ? c.cost.working_set : c.cost.bytes;
-  const Roof flops = roofs.arithmetic(c.dtype, c.cost.products);
+  const Roof flops = roofs.arithmetic(c.dtype, c.cost.gemm);
   const Roof bytes = roofs.memory(c.cost.traffic, set, m.cold);
   const double by_flops = c.cost.flop / flops.rate, by_bytes = c.cost.bytes / bytes.rate;
   m.roof = by_flops > by_bytes ? flops : bytes;

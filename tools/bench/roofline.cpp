@@ -211,9 +211,9 @@ const char* name_of(Traffic traffic) {
   return kNames[size_t(traffic)];
 }
 
-Roof Roofs::arithmetic(DType dtype, bool products) const {
+Roof Roofs::arithmetic(DType dtype, bool gemm) const {
   Roof best{"f32 FMA", f32_fma};
-  if (dtype == f32 || !products) return best;
+  if (dtype == f32 || !gemm) return best;
   if (bf16_dot > best.rate) best = {"bf16 dot", bf16_dot};
   if (bf16_amx > best.rate) best = {"AMX", bf16_amx};
   return best;

@@ -31,8 +31,8 @@ struct Roofs {
   Bandwidth dram = {}, llc = {};                   ///< GB/s from memory, from the last-level cache
   size_t llc_bytes = 0;
 
-  /// The fastest way to compute with operands of a dtype: matrix products, or anything.
-  Roof arithmetic(DType dtype, bool products) const;
+  /// The fastest way to compute with operands of a dtype: GEMM, or anything.
+  Roof arithmetic(DType dtype, bool gemm) const;
   /// The bandwidth for a working set of `bytes`, or from memory if it is cold.
   Roof memory(Traffic traffic, double bytes, bool cold) const;
   Json json() const;

@@ -242,7 +242,7 @@ inline OpCases attention_cases() {
 }
 
 /// Causal attention of as many queries as keys, the shape being [B,H,T,D]; only the half of the
-/// products that causality leaves is counted.
+/// GEMM that causality leaves is counted.
 inline OpCase causal_attention_case() {
   const FlashAttentionOptions options{.causal = true};
   return {
@@ -264,12 +264,12 @@ inline OpCase causal_attention_case() {
       .cost =
           [](const Shape& s, DType dtype) {
             const double rows = double(s[0] * s[1] * s[2]), d = double(s[3]);
-            const double product = rows * double(s[2]) * d;  // one of them, causal
-            const auto cost = [&](double products, double tensors) {
-              return Cost{.flop = products * product,
+            const double one = rows * double(s[2]) * d;  // GEMM, causal
+            const auto cost = [&](double gemms, double tensors) {
+              return Cost{.flop = gemms * one,
                           .bytes = tensors * rows * d * double(size_of(dtype)),
                           .traffic = Traffic::axpy,
-                          .products = true};
+                          .gemm = true};
             };
             return Costs{.forward = cost(2, 4), .both = cost(7, 12)};
           }};

@@ -38,8 +38,8 @@ inline OpCase linear_cross_entropy_case() {
                 return Costs{.forward = {.flop = product,
                                          .bytes = bytes,
                                          .traffic = Traffic::read,
-                                         .products = true},
-                             .both = {.flop = 3 * product, .bytes = 2 * bytes, .products = true}};
+                                         .gemm = true},
+                             .both = {.flop = 3 * product, .bytes = 2 * bytes, .gemm = true}};
               }};
 }
 
