@@ -56,6 +56,8 @@ void pack_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, 
                 .i0 = index % n.query_tiles * kTile};
   const int64_t place = index - pack.first_query_tile, rows = std::min(kTile, a.queries - p.i0);
   Products::pack_queries(f, pack, p, place);
+  // Rows that attend nothing, and those past the tensor, get a log sum of infinity: their P is
+  // 2^-infinity, 0, without a case of its own in dS_row().
   const int64_t first = (p.b * a.heads + p.h) * a.queries + p.i0;
   const A *row_max = in<A>(f.row_max) + first, *row_log_sum = in<A>(f.row_log_sum) + first;
   for (int64_t r = 0; r < kTile; ++r) {
@@ -78,7 +80,8 @@ void pack_key_tile(const FlashAttentionBackward& f, const BackwardPack& pack, in
   Products::pack_keys(f, pack, p, index - pack.first_key_tile);
 }
 
-/// Adds what query head p.h passes back through keys [p.j0, …) to dk, dv and this chunk's dq.
+/// Adds what query head p.h passes back through keys [p.j0, …) to dk, dv and this chunk's dq. Tiles
+/// of queries pass while dk and dv of the keys (32 KiB for heads of 64) stay in L2.
 template <BackwardTileProducts Products, class A>
 void backward_head(const Products& products, const Attention& a, const BackwardPack& pack, Place p,
                    A* dq, A* dk, A* dv, const GradientTile<A>& tile) {
@@ -105,6 +108,7 @@ void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack,
   const int64_t begin = chunk * pack.chunk_tiles;
   const int64_t end = std::min(n.key_tiles, begin + pack.chunk_tiles);
   A* dq = out<A>(pack.dq) + chunk * pack.query_tiles * kTile * n.padded_dim;
+  // The part of the chunk's dq that this task alone adds to: the queries of its group of heads.
   const Place first{.b = b, .h = kv_head * n.group, .i0 = 0, .j0 = 0};
   std::fill_n(dq + pack.query_tile(a, first) * kTile * n.padded_dim,
               n.group * n.padded_queries * n.padded_dim, A(0));
@@ -128,7 +132,8 @@ void backward_chunk(const FlashAttentionBackward& f, const BackwardPack& pack,
   }
 }
 
-/// dq of tile number `index` of (batch row, head, tile of queries): the chunks' shares, in order.
+/// dq of tile number `index` of (batch row, head, tile of queries): the chunks' shares, in order,
+/// added to that of the first.
 template <class T>
 void finish_query_tile(const FlashAttentionBackward& f, const BackwardPack& pack, int64_t index) {
   using A = acc_t<T>;
@@ -215,7 +220,8 @@ void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPac
   }
 }
 
-/// Chunks of keys such that there are tasks for many threads, where there are that many tiles.
+/// Chunks of keys such that there are tasks for many threads, where there are that many tiles. Not
+/// more than that: each chunk has a dq of all queries to clear, to keep and to add up.
 void choose_chunks(const Attention& a, attention::BackwardPack& pack) {
   const int64_t heads = std::max<int64_t>(a.batch * a.kv_heads, 1), tiles = pack.sizes.key_tiles;
   const int64_t enough = ceil_div(attention::kMinHeads, heads);
@@ -240,6 +246,7 @@ void run_passes(const FlashAttentionBackward& f, const attention::BackwardPack& 
     HWY_DYNAMIC_DISPATCH(pack_key_tiles)(f, pack, begin, end);
   });
   if (f.dq.data || f.dk.data || f.dv.data) {
+    // Five GEMMs for each pair of tiles where the forward, which tile_grain() counts, has two.
     const int64_t pairs = 2 * n.group * n.query_tiles * pack.chunk_tiles;
     over(first * pack.chunks, count * pack.chunks, attention::tile_grain(n, pairs),
          [&](int64_t begin, int64_t end) {
@@ -255,7 +262,8 @@ void run_passes(const FlashAttentionBackward& f, const attention::BackwardPack& 
   if (f.dsink) sink_gradient<float>(f, pack);
 }
 
-/// Bytes of packed tiles.
+/// Bytes of packed tiles. Those that stay 0 are not packed: in acc_dtype the GEMM reads P and dS
+/// transposed instead of Q and dO (q_t, dy_t).
 void set_tile_sizes(const Attention& a, attention::BackwardPack& pack) {
   using namespace attention;
   const Sizes& n = pack.sizes;
@@ -335,6 +343,7 @@ void attention::run_backward(const FlashAttentionBackward& f, const MicroKernel*
   attention::check(a, FlashAttentionBackward::name);
   const attention::Sizes n(a);
   const int64_t heads = a.batch * a.kv_heads, together = attention::heads_packed_together(a);
+  // dmask and dsink are sums over the batch and, of dmask, heads: they want all operands at once.
   if (together == heads || f.dmask || f.dsink) return backward_heads(f, kernel, 0, heads, true);
   parallel_for(heads, attention::tile_grain(n, 2 * n.group * n.query_tiles * n.key_tiles),
                [&](int64_t begin, int64_t end) {

@@ -26,7 +26,8 @@ using attention::Span;
 using attention::TileMask;
 
 /// Rows of the microkernel: with 2 vectors each they fill 16 of the 32 registers of AVX-512, and 8
-/// of 16 elsewhere.
+/// of 16 elsewhere: as many chains as two FMA units of a latency of 4 need. A power of two, so that
+/// blocks of rows divide kTile.
 constexpr int kMR = HWY_MAX_BYTES >= 64 ? 8 : 4;
 
 /// Blocks of a tile mask begin and end at whole vectors and at whole rows of the microkernel, which

@@ -9,9 +9,12 @@ namespace {
 constexpr int64_t kTileK = gemm::tile_k(bf16);
 constexpr int64_t kATileWords = kTile * gemm::kTileSide;  // an A operand of kTile rows, per kTileK
 /// Rows of a chunk, where the microkernel takes any number: few enough to follow a causal diagonal,
-/// many enough to use what is loaded of B several times.
+/// many enough to use what is loaded of B several times. A whole number of the register tiles of
+/// six rows (microkernel_avx512.cpp) and of a mask's blocks, which have four rows or eight.
 constexpr int64_t kChunkRows = 24;
 
+/// All micro-panels of an operand, one after another. `k_tiles` may reach past its K: rows that a
+/// last tile of the tensor lacks are packed as zeros, and add nothing.
 void pack(DType packed, const gemm::Operand& operand, int64_t k_tiles, Word* to) {
   gemm::pack(packed, operand,
              {.micro_panels = ceil_div(operand.extent, operand.r), .k_tiles = k_tiles},
@@ -38,12 +41,16 @@ Chunk chunk_of(const TileMask& mask, int64_t begin, int64_t rows, int64_t align)
 }
 
 /// Calls body(chunk) for so many rows at a time, with columns by multiples of `align`; neighbours
-/// that cover the same columns go together.
+/// that cover the same columns go together. So the tiles on a causal diagonal, where each chunk has
+/// other columns, skip most of what is masked, and a tile whose masked keys are its last ones, as
+/// padding leaves it, is one call.
 template <class Body>
 void for_chunks(const MicroKernel& kernel, const TileMask& mask, int64_t rows, int64_t align,
                 Body&& body) {
   if (mask.full) return body({.begin = 0, .end = kTile, .columns = {0, kTile}});
   const int64_t all = mask.block_count * mask.block_rows;
+  // The last chunk may reach past the rows of the tensor. Operands and results have kTile rows, so
+  // a microkernel that takes whole tiles only may go on into them; another one stops.
   const int64_t limit = kernel.full_tiles ? kTile : all;
   Chunk pending;
   for (int64_t r = 0; r < all; r += rows) {
@@ -59,13 +66,17 @@ void for_chunks(const MicroKernel& kernel, const TileMask& mask, int64_t rows, i
   if (!pending.columns.empty()) body(pending);
 }
 
+// AMX takes MR x NR as a whole, so there is nothing to skip within; vectors can begin at any packed
+// tile of 16 columns.
 int64_t chunk_rows(const MicroKernel& kernel) { return kernel.full_tiles ? kernel.mr : kChunkRows; }
 int64_t column_align(const MicroKernel& kernel) {
   return kernel.full_tiles ? kernel.nr : gemm::kTileSide;
 }
 
 /// C[rows, columns] (+)= A · B over `k_tiles`. Micro-panels of B lie `panel_words` apart; columns
-/// begin at a multiple of column_align().
+/// begin at a multiple of column_align(), which may be within a micro-panel: its tiles of 16
+/// columns lie side by side. A is one micro-panel of all rows, whose rows are kTileSide words apart
+/// in a tile along K, so that a call may begin at any of them.
 void multiply(const MicroKernel& kernel, const gemm::AMicroPanel& a, const Word* b,
               int64_t panel_words, int64_t k_tiles, Span columns, gemm::CTile c) {
   const int64_t rows = c.rows, step = kernel.full_tiles ? kernel.mr : rows;
@@ -88,6 +99,8 @@ void multiply(const MicroKernel& kernel, const gemm::AMicroPanel& a, const Word*
 
 }  // namespace
 
+// The scale is applied in f32 behind the GEMM, and the online softmax takes the maximum of a row
+// before it: that wants a scale above 0. Attention with another one computes in acc_dtype.
 const MicroKernel* bf16_microkernel(const Attention& a) {
   const float scale = float(a.scale);  // as it is used
   if (a.dtype != bf16 || !(scale > 0) || !std::isfinite(scale)) return nullptr;
@@ -103,6 +116,8 @@ int64_t b_words(const MicroKernel& kernel, int64_t extent, int64_t k) {
   return round_up(extent, kernel.nr) * ceil_div(k, kTileK) * gemm::kTileSide;
 }
 
+// r is the extent of the micro-panel. As A [kTile, cols] the rows past the tensor are filled up to
+// kTile; as A [cols, kTile] the head size is rounded up to MR of AMX, 32.
 void pack_a(const TileRows<bfloat16_t>& x, bool transposed, Word* to) {
   pack(bf16,
        {.matrix = {x.data, bf16, x.stride, transposed},
@@ -121,6 +136,7 @@ void pack_b(const MicroKernel& kernel, const TileRows<bfloat16_t>& x, bool trans
        ceil_div(transposed ? x.cols : kTile, kTileK), to);
 }
 
+// By blocks, not by rows: within a block the softmax has written zeros to masked pairs itself.
 void clear_outside(const TileMask& mask, float* P) {
   if (mask.full) return;
   for (int64_t r = 0; r < kTile; ++r) {
@@ -186,6 +202,8 @@ void bf16_by_key(const MicroKernel& kernel, const TileMask& mask, const Word* va
   });
 }
 
+// Packing as micro-panels of f32 is a transposition by tiles of 16 x 16 in registers, so it serves
+// here too: the "operand" is the sums, whose K runs over columns.
 void transpose_sums(const float* sums, int64_t cols, float* rows) {
   pack(f32, {.matrix = {sums, f32, kTile, true}, .extent = kTile, .k = cols, .r = kTile},
        cols / gemm::kTileSide, reinterpret_cast<Word*>(rows));

@@ -1,5 +1,9 @@
-// Gradient of attention's additive mask: a pass of its own. A task owns a tile of the mask and adds
-// up, in order, dS of everything that tile of the mask was repeated to.
+// Gradient of attention's additive mask: dmask = dS, summed over what the mask was repeated to (one
+// mask for all heads, or one row for all queries). A pass of its own, since the tasks of
+// backward.cpp own keys of one head, so several of them would add to an element of a repeated mask.
+// Here a task owns a tile of the mask and adds up, in order, dS of everything that tile was
+// repeated to. That computes S and dP once more, but only where a mask is trained. A stride of 0 in
+// dmask_strides says that a dimension was repeated.
 #include <olm/kernels/flash_attention.h>
 
 #include <olm/kernels/base/parallel.h>
@@ -34,7 +38,9 @@ void add_tile(const TileMask& mask, const A* dS, A* sums) {
   }
 }
 
-/// Writes a tile of dmask whose sums are complete but for repeated queries and keys.
+/// Writes a tile of dmask whose sums are complete but for repeated queries and keys: those meet
+/// here, all tiles of them having been added to one, whose rows or columns become the first. Pairs
+/// past the edges of the tensor are outside of every tile mask, so that their sums are 0.
 template <class A>
 void write_tile(const FlashAttentionBackward& f, const int64_t* index, A* sums) {
   const Attention& a = f.attention;
@@ -60,12 +66,14 @@ void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const 
   const Attention& a = f.attention;
   const int64_t* s = f.dmask_strides;
   const size_t tile_size = size_t(kTile * kTile);
+  // 64 KiB of f32: sums, P, dS and what the softcap takes.
   const Scratch<A> memory = f.stream.scratch<A>(GradientTile<A>::size() + tile_size);
   A* sums = memory.get();
   std::fill_n(sums, tile_size, A(0));
   const GradientTile<A> tile(sums + tile_size);
   const Span batches = covered(s[0] == 0, index[0], a.batch);
   const Span heads = covered(s[1] == 0, index[1], a.heads);
+  // By whole tiles here: single queries and keys are told apart by write_tile() alone.
   const Span queries = covered(s[2] == 0, index[2], pack.sizes.query_tiles);
   const Span keys = covered(s[3] == 0, index[3], pack.sizes.key_tiles);
   const Products products(f, pack);
@@ -76,6 +84,7 @@ void mask_tile(const FlashAttentionBackward& f, const BackwardPack& pack, const 
         for (int64_t j = keys.begin; j < keys.end; ++j) {
           const Place p{.b = b, .h = h, .i0 = i * kTile, .j0 = j * kTile};
           if (!find_tile_mask(a, p, kMR, span_alignment<A>(), mask)) continue;
+          // The mask is added behind the softcap, so its gradient does not go through that.
           recompute_P_dS(products, a, pack, p, mask, false, tile);
           add_tile(mask, tile.dS, sums);
         }
@@ -94,6 +103,7 @@ void mask_tiles(const FlashAttentionBackward& f, const BackwardPack& pack, int64
       index[d] = rest % sizes[d];
       rest /= sizes[d];
     }
+    // Only packed operands are read, and those are f32 for f16 and bf16 too: no code of their own.
     if (a.dtype == f64)
       mask_tile<AccBackward<double>>(f, pack, index);
     else if (pack.kernel)

@@ -1,4 +1,8 @@
-// TileProducts in acc_dtype: operands are widened when they are packed. Included once per
+// TileProducts in acc_dtype: operands are widened when they are packed. The microkernel of
+// gemm_acc-inl.h broadcasts elements of its left operand, which may so lie transposed, and loads
+// vectors of its right one, along whose rows the columns of the result must run. Hence K is packed
+// transposed for S = Q Kᵀ and V for dP = dO Vᵀ, while P V, dSᵀ Q, Pᵀ dO and dS K take the rows of
+// V, Q, dO and K as they are, and P and dS are never transposed in memory. Included once per
 // instruction set.
 #if defined(OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_ACC_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_ACC_INL_H_
@@ -13,7 +17,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace olm::kernels::HWY_NAMESPACE {
 
-/// A packed tile [kTile, cols] that P or dS is multiplied with.
+/// A packed tile [kTile, cols] that P or dS is multiplied with: as it is, for what is not finite,
+/// and the part that the GEMM reads, which is the same memory where everything is finite.
 template <class A>
 struct AccTile {
   AccTile(const Stream& stream, const A* data, int64_t cols, bool finite)
@@ -43,7 +48,8 @@ void add_by_key(const TileMask& mask, const A* P, const AccTile<A>& values, A* o
     add_nonfinite_by_key(mask, P, values.all, TileSums<A>{.data = out, .row_step = cols});
 }
 
-/// Forward on operands of type T. The scale goes into the packed queries.
+/// Forward on operands of type T. The scale goes into the packed queries: once for each of their
+/// elements, and not for each score of each tile of keys.
 template <class T_>
 class AccForward {
  public:
@@ -58,6 +64,8 @@ class AccForward {
     const Place p = key_place(f.attention, n, index);
     const int64_t rows = std::min(kTile, f.attention.keys - p.j0);
     const int64_t place = index - pack.first_tile;
+    // Widened by rows first: transpose_tile reads whole vectors of four rows, so it wants kTile of
+    // them, padded, whatever the tensor has.
     const Scratch<A> copy = f.stream.scratch<A>(size_t(kTile * n.padded_dim));
     pack_rows(rows_of<T>(f.k, p.b, p.h, p.j0), f.k.row, rows, n.dim, A(1), copy.get(),
               n.padded_dim);
@@ -90,7 +98,8 @@ class AccForward {
   const Scratch<A> q_;
 };
 
-/// Backward on operands of type T. The scale goes into the packed queries.
+/// Backward on operands of type T. The scale goes into the packed queries, and with them into dK;
+/// dQ, a sum over unscaled keys, is multiplied by it when it is written.
 template <class T_>
 class AccBackward {
  public:
@@ -118,6 +127,7 @@ class AccBackward {
     pack_rows(rows_of<T>(f.k, p.b, p.h, p.j0), f.k.row, rows, n.dim, A(1), k, n.padded_dim);
     pack.k_finite[place] = all_finite(k, kTile * n.padded_dim);
     transpose_tile(k, n.dim, n.padded_dim, pack.k_t.at<A>(place));
+    // Of V only dP = dO Vᵀ has need, so its rows are not kept.
     const Scratch<A> v = f.stream.scratch<A>(size_t(kTile * n.padded_value_dim));
     pack_rows(rows_of<T>(f.v, p.b, p.h, p.j0), f.v.row, rows, n.value_dim, A(1), v.get(),
               n.padded_value_dim);
@@ -145,7 +155,8 @@ class AccBackward {
     add_by_query(mask, tile.dS, k, dq);
   }
   A key_scale() const { return 1; }
-  /// `rows` rows of `cols` sums that add() made for keys, times `scale`.
+  /// `rows` rows of `cols` sums that add() made for keys, times `scale`. They lie as far apart as
+  /// the packed rows they were made of.
   void write_keys(const A* sums, int64_t cols, A scale, int64_t rows, T* to, int64_t stride) const {
     const int64_t ld = round_up(cols, attention::kPad);
     for (int64_t r = 0; r < rows; ++r) unpack_row(sums + r * ld, cols, scale, to + r * stride);

@@ -1,6 +1,14 @@
 // TileProducts on pairs of bf16, by the microkernel of the CPU's GEMM: dot products of vectors, or
-// AMX. P and dS are rounded to bf16 where they are multiplied; sums stay in f32. Included once per
-// instruction set.
+// AMX. P and dS are rounded to bf16 where they are multiplied; sums stay in f32. Which operand is
+// the microkernel's A, by micro-panels of rows, and which its B, by micro-panels of columns:
+//
+//         S    O    dP   dQ   dVᵀ  dKᵀ
+//   A     Q    P    dO   dS   dOᵀ  Qᵀ
+//   B     Kᵀ   V    Vᵀ   K    P    dS
+//
+// Both kinds of micro-panel hold pairs along K, so an operand that is summed over its rows in one
+// GEMM and over its columns in another (Q, K, dO) is packed twice. Included once per instruction
+// set.
 #if defined(OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_BF16_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_BF16_INL_H_
 #undef OLM_KERNELS_CPU_FLASH_ATTENTION_PRODUCTS_BF16_INL_H_
@@ -24,7 +32,9 @@ inline Bf16Rows key_rows(const Attention& a, const HeadRows& x, const Place& p, 
   return {rows_of<bfloat16_t>(x, p.b, kv_head, p.j0), x.row, std::min(kTile, a.keys - p.j0), cols};
 }
 
-/// Packs rows that P or dS is multiplied with. Returns whether they are finite.
+/// Packs rows that P or dS is multiplied with: their finite part, see nonfinite-inl.h. Returns
+/// whether that is all. What was left out is added from the tensor itself, which is why the row
+/// pointers of a tile are made again where it happens.
 template <class Pack>
 bool pack_finite(const Stream& stream, const Bf16Rows& x, Pack&& pack) {
   const bool finite = all_finite(x);
@@ -50,6 +60,7 @@ class Bf16Forward {
     const int64_t place = index - pack.first_tile;
     const Bf16Rows k = key_rows(f.attention, f.k, p, p.h, pack.sizes.dim);
     const Bf16Rows v = key_rows(f.attention, f.v, p, p.h, pack.sizes.value_dim);
+    // K goes in whole: a NaN of a masked key stays in its own column of S, which is overwritten.
     attention::pack_b(*pack.kernel, k, true, pack.k.at<Word>(place));
     pack.v_finite[place] = pack_finite(f.stream, v, [&](const Bf16Rows& x) {
       attention::pack_b(*pack.kernel, x, false, pack.v.at<Word>(place));
@@ -66,6 +77,7 @@ class Bf16Forward {
   void add_values(const Place& p, int64_t tile, const TileMask& mask, A* P, A* acc) {
     const attention::Sizes& n = pack_.sizes;
     const Attention& a = f_.attention;
+    // Packing reads all of P, but the softmax wrote only what the mask's blocks cover.
     attention::clear_outside(mask, P);
     attention::round_to_a(P, p_.get());
     attention::bf16_by_query(*pack_.kernel, mask, p_.get(), pack_.v.at<Word>(tile), acc,
@@ -79,11 +91,13 @@ class Bf16Forward {
   const FlashAttentionForward& f_;
   const ForwardPack& pack_;
   const Scratch<Word> q_, p_;
-  const attention::MicroKernelInUse in_use_;
+  const attention::MicroKernelInUse in_use_;  // for all tiles of a task: to set up AMX takes time
 };
 
 /// Backward on pairs of bf16. dK and dV are summed transposed, [head size, kTile]: P and dS are
-/// then B operands, which are packed from rows, and need no transposition.
+/// then B operands, which are packed from rows, and need no transposition. Q and dO do, but are
+/// packed once and used with every tile of keys, whereas P and dS are new each time; the sums are
+/// transposed back once, by write_keys().
 class Bf16Backward {
  public:
   using T = bfloat16_t;
@@ -91,6 +105,7 @@ class Bf16Backward {
   Bf16Backward(const FlashAttentionBackward& f, const BackwardPack& pack)
       : f_(f),
         pack_(pack),
+        // As B, P takes as many words as this: NR divides kTile.
         p_(f.stream.scratch<Word>(size_t(attention::a_words(kTile, kTile)))),
         transposed_(f.stream.scratch<A>(
             size_t(kTile * std::max(pack.sizes.padded_dim, pack.sizes.padded_value_dim)))),
@@ -133,6 +148,7 @@ class Bf16Backward {
     Word* rounded = p_.get();
     attention::clear_outside(mask, tile.P);
     attention::clear_outside(mask, tile.dS);
+    // One buffer takes P, dS as B and dS as A in turn: 8 KiB that stay in L1.
     attention::round_to_b(*pack_.kernel, tile.P, rounded);
     attention::bf16_by_key(*pack_.kernel, mask, pack_.dy_t.at<Word>(query), n.padded_value_dim,
                            rounded, dv);
@@ -143,10 +159,11 @@ class Bf16Backward {
     attention::bf16_by_query(*pack_.kernel, mask, rounded, pack_.k.at<Word>(key), dq, n.padded_dim);
     add_what_is_not_finite(p, query, key, mask, tile, dq, dk, dv);
   }
+  // The packed queries are as they came: with the scale in them they would be rounded once more.
   A key_scale() const { return A(f_.attention.scale); }
   void write_keys(const A* sums, int64_t cols, A scale, int64_t rows, bfloat16_t* to,
                   int64_t stride) const {
-    constexpr int64_t kGroup = 16;
+    constexpr int64_t kGroup = 16;  // columns of a group, as transpose_sums() leaves them
     attention::transpose_sums(sums, round_up(cols, kGroup), transposed_.get());
     for (int64_t c = 0; c < cols; c += kGroup)
       for (int64_t r = 0; r < rows; ++r)

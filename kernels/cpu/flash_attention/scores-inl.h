@@ -31,6 +31,7 @@ using attention::transforms_scores;
 template <class A>
 constexpr A kMinusInfinity = -std::numeric_limits<A>::infinity();
 
+/// By a vector's arithmetic, so that it has the bits of the others.
 template <class A>
 HWY_INLINE A exp2_scalar(A t) {
   const hn::CappedTag<A, 4> d;
@@ -74,7 +75,9 @@ void add_documents_row(const Attention& a, const Place& p, int64_t i, Span keys,
 }
 
 /// Scale, softcap, slope, mask and documents on the attended part of S. `dcap`, where given,
-/// receives the derivative of the softcap.
+/// receives the derivative of the softcap. Vectors run along keys, over whole blocks of the mask:
+/// what falls beside a row's own keys is overwritten by the softmax, see inside(). Mask and
+/// documents, whose dtypes and strides are many, are first gathered into one row of biases.
 template <class A>
 void transform_scores(const Attention& a, const Place& p, const TileMask& mask, double scale, A* S,
                       A* dcap) {
@@ -95,6 +98,8 @@ void transform_scores(const Attention& a, const Place& p, const TileMask& mask, 
       if (a.mask) add_mask_row(a, p, i, keys, bias);
       if (mask.by_document) add_documents_row(a, p, i, keys, bias);
     }
+    // Counted from the tile's first key, so that |position - c| is exact in f32 near the diagonal,
+    // however long the sequence is.
     const auto position = hn::Set(d, A(i + a.offset - p.j0));
     for (int64_t c = block.begin; c < block.end; c += lanes) {
       auto s = hn::Mul(factor, hn::LoadU(d, row + c));
@@ -107,6 +112,7 @@ void transform_scores(const Attention& a, const Place& p, const TileMask& mask, 
         s = hn::NegMulAdd(hn::Set(d, slope), hn::Abs(hn::Sub(position, hn::Iota(d, A(c)))), s);
       if (biased) {
         const auto add = hn::LoadU(d, bias + c);
+        // Put in place of the score, not added to it: NaN and infinity would stay.
         const auto never = hn::Eq(add, hn::Set(d, kMinusInfinity<A>));
         s = hn::IfThenElse(never, add, hn::Add(s, add));
       }
@@ -125,7 +131,9 @@ HWY_INLINE hn::Vec<D> inside(D d, hn::Vec<D> v, Span keys, int64_t c) {
   return hn::IfThenElse(in, v, hn::Set(d, kMinusInfinity<A>));
 }
 
-/// factors[0, kTile): what dropout multiplies the weights of query row i by, 0 or 1 / (1 - p).
+/// factors[0, kTile): what dropout multiplies the weights of query row i by, 0 or 1 / (1 - p). A
+/// counter of Philox gives four words, and rows of keys are counted as multiples of 4 (Attention),
+/// so that tiles begin with whole counters, and backward finds the same words in any order.
 template <class A>
 void dropout_factors(const Attention& a, const Place& p, int64_t i, A* factors) {
   const hn::ScalableTag<uint32_t> d;
@@ -135,6 +143,7 @@ void dropout_factors(const Attention& a, const Place& p, int64_t i, A* factors) 
   const uint64_t first = a.dropout_offset + row * uint64_t(round_up(a.keys, 4)) + uint64_t(p.j0);
   for (int64_t w = 0; w < kTile; w += words_at_once)
     philox_blocks(d, a.seed, first / 4 + uint64_t(w / 4), words + w);
+  // to_uniform(word) = (word >> 8) · 2^-24, compared as integers.
   const uint32_t threshold = uint32_t(std::ceil(a.dropout * 0x1p24));
   const A kept = a.dropout < 1 ? A(1 / (1 - a.dropout)) : A(0);
   for (int64_t j = 0; j < kTile; ++j) factors[j] = words[j] >> 8 >= threshold ? kept : A(0);

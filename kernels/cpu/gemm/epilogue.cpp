@@ -18,7 +18,9 @@ using gemm::Epilogue;
 using gemm::SumsView;
 
 /// One row, in one pass, with what is absent skipped by branches that always go the same way:
-/// z = sums + bias, y = act(z) + residual (+ y).
+/// z = sums + bias, y = act(z) + residual (+ y). Sums, residual and C of a vector are read
+/// before C is written, so that the first two may lie in C. `act` sees z before it is rounded to T;
+/// backward is left the rounded one.
 template <class T, Activation Act>
 HWY_INLINE void epilogue_row(const Epilogue& e, const SumsView& from, int64_t r) {
   using A = acc_t<T>;
@@ -48,6 +50,7 @@ void epilogue_tile(const Epilogue& e, const SumsView& sums) {
   });
 }
 
+/// Rows become tight: CBLAS then takes them as they are, with ld = cols.
 template <class T>
 HWY_INLINE void widen_rows(const void* src, int64_t ld, float* dst, int64_t rows, int64_t cols) {
   const hn::ScalableTag<float> d;
@@ -66,7 +69,8 @@ void widen_matrix(DType from, const void* src, int64_t ld, float* dst, int64_t r
   widen_rows<float>(src, ld, dst, rows, cols);
 }
 
-/// dz of rows [begin, end), and their sum over rows added to `partial` unless that is null.
+/// dz of rows [begin, end), and their sum over rows added to `partial` unless that is null. Without
+/// an activation dz is dy: the caller then wants the sum alone, and neither z nor dz is there.
 template <class T, Activation Act>
 HWY_INLINE void backward_rows(const GemmEpilogueBackward& k, int64_t begin, int64_t end,
                               acc_t<T>* partial) {
@@ -115,6 +119,8 @@ void widen(DType from, const void* src, int64_t ld, float* dst, int64_t rows, in
 }
 }  // namespace gemm
 
+// dbias is summed in the same pass that makes dz, while dz is in registers: a second one would read
+// all of dz from memory again.
 void run(Cpu, const GemmEpilogueBackward& k) {
   visit_float(k.dtype, [&]<class T>() {
     const ColumnSums<acc_t<T>> dbias{.to = out<acc_t<T>>(k.dbias), .accumulate = k.accumulate};

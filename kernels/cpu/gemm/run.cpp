@@ -33,7 +33,9 @@ struct Stored {
 int64_t width_of_a(const Gemm& g) { return g.transpose_a ? Stored(g).m : Stored(g).k; }
 int64_t width_of_b(const Gemm& g) { return g.transpose_b ? Stored(g).k : g.n; }
 
-/// Member i of the batch; `bias` is that of all members in acc_dtype of C.
+/// Member i of the batch; `bias` is that of all members in acc_dtype of C. Groups that offsets cut
+/// lie in one stored matrix: m_offsets are rows of A and C (and of what lies as C does), k_offsets
+/// the K of A and rows of B.
 Problem member(const Gemm& g, int64_t i, const void* bias) {
   Problem p;
   const int64_t m0 = g.m_offsets ? g.m_offsets[i] : 0, k0 = g.k_offsets ? g.k_offsets[i] : 0;
@@ -113,7 +115,8 @@ void run_member(const Problem& p, bool cut, const Stream& stream) {
   cut ? gemm::run_cblas(p, stream) : gemm::run_cblas_whole(p, stream);
 }
 
-/// Biases of the batch in the type of the sums, one after another.
+/// Biases of the batch in the type of the sums, one after another, so that the epilogue adds them
+/// by vectors whatever their dtype is.
 template <class A>
 void gather_bias(const Gemm& g, A* to) {
   const int64_t count = g.bias_list ? g.batch : 1;
@@ -139,6 +142,8 @@ void run_batch(const Gemm& g) {
     if (g.k_offsets) k = std::max(i ? k : 0, g.k_offsets[i + 1] - g.k_offsets[i]);
   }
   const double flop = 2.0 * double(m) * double(g.n) * double(k);
+  // Large members are cut into tasks of their own; small ones are whole, side by side. Where both
+  // are mixed the largest decides, for all alike.
   const bool cut = g.batch == 1 || flop >= kMinFlopToCut;
   const int64_t grain = cut ? 1 : std::max<int64_t>(1, int64_t(kTaskFlop / std::max(flop, 1.0)));
   parallel_for(g.batch, grain, [&](int64_t begin, int64_t end) {
