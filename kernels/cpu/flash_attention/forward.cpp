@@ -158,6 +158,8 @@ RowEnd<A> end_of_row(A m, A l, double scale, A sink) {
   if (sink == kMinusInfinity<A>) return {l == 0 ? A(0) : 1 / l, m, std::log(l)};
   double kept = 1;
   if (l == 0 || double(sink) > double(m) * scale) {  // the sink is the maximum
+    // In the unit of m, scores that are not yet scaled, where a small scale may leave no room for
+    // it.
     constexpr double kLargest = double(std::numeric_limits<A>::max());
     const A moved = A(std::clamp(double(sink) / scale, -kLargest, kLargest));
     kept = std::exp((double(m) - double(moved)) * scale);
@@ -215,15 +217,15 @@ void attend_tile(const FlashAttentionForward& f, const ForwardPack& pack, int64_
   std::fill_n(state.m, kTile, kMinusInfinity<A>);
   products.pack_queries(p);
   const A scale_log2 = A(pack.softmax_scale(a) * kLog2E);
-  const int64_t head = (p.b * a.kv_heads + p.h / n.group) * n.key_tiles - pack.first_tile;
+  const int64_t first_tile = (p.b * a.kv_heads + p.h / n.group) * n.key_tiles - pack.first_tile;
   TileMask mask;
   for (int64_t tile = 0; tile < n.key_tiles; ++tile) {
     p.j0 = tile * kTile;
     if (!find_tile_mask(a, p, kMR, span_alignment<A>(), mask)) continue;
-    products.scores(head + tile, mask, S);
+    products.scores(first_tile + tile, mask, S);
     if (transforms_scores(a)) transform_scores<A>(a, p, mask, pack.score_scale(a), S, nullptr);
     online_softmax<Products::kRoundsP>(a, n, p, mask, scale_log2, S, state);
-    products.add_values(p, head + tile, mask, S, state.acc);
+    products.add_values(p, first_tile + tile, mask, S, state.acc);
   }
   write_output<typename Products::T>(f, pack, p, state);
 }

@@ -30,6 +30,7 @@ void multiply_tiles(const AMicroPanel& panel, const Word* b, int64_t k_tiles, co
   }
   for (int64_t q = 0; q < k_tiles; ++q, a += panel.tile_stride, b += 2 * kTileWords) {
     prefetch.next(lines);
+    // In the order in which they are multiplied, so that the first product waits for two loads.
     Tiles::template load<4>(a, lda_bytes);
     Tiles::template load<6>(b, 64);
     Tiles::template load<7>(b + kTileWords, 64);
