@@ -1,4 +1,6 @@
 // The olm program: flags, errors and exit status. The only place that sees CLI11.
+#include "tools/olm/program.h"
+
 #include <fcntl.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
@@ -16,9 +18,9 @@
 #include "tools/olm/commands.h"
 #include "tools/olm/presets.h"
 
-namespace {
+namespace olm::tools {
 
-using namespace olm::tools;
+namespace {
 
 /// What the command line asked for: the name for messages, and the work.
 struct Job {
@@ -61,7 +63,7 @@ void add_sample_flags(CLI::App& app, FlagValues& flags) {
 }
 
 void add_dtype(CLI::App& app, std::string& dtype) {
-  const olm::nn::FieldInfo info = activation_dtypes();
+  const nn::FieldInfo info = activation_dtypes();
   app.add_option("--dtype", dtype, info.help + ": " + info.range())->capture_default_str();
 }
 
@@ -216,11 +218,11 @@ void fill_standard_streams() {
 }
 
 /// Runs the job; any error becomes one sentence and status 1.
-int run(const Job& job) {
+int run_job(const Job& job) {
   try {
     const int status = job.run();
-    olm::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
-                 "standard output cannot be written");
+    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
+            "standard output cannot be written");
     return status;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "%s: out of memory\n", job.name.c_str());
@@ -232,13 +234,13 @@ int run(const Job& job) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   fill_standard_streams();
   // A full file limit and a closed pipe become errors of the write itself.
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("olm: train language models, sample from them, look into them");
-  app.set_version_flag("--version", olm::version());
+  app.set_version_flag("--version", version());
   app.require_subcommand(1);
   Job job;
   TrainArgs train_args;
@@ -263,5 +265,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "olm: %s (olm --help says what there is)\n", e.what());
     return 2;
   }
-  return run(job);
+  return run_job(job);
 }
+
+}  // namespace olm::tools
