@@ -52,14 +52,20 @@ void add_config_flags(CLI::App& app, FlagValues& flags) {
   }
 }
 
-/// The keys of [sample] as flags of `olm sample`: top_k is --top-k.
+/// The keys of [sample] but the prompt as flags of `olm sample`: top_k is --top-k.
 void add_sample_flags(CLI::App& app, FlagValues& flags) {
   for (const KeyInfo& key : all_keys()) {
-    if (!key.path.starts_with("sample.")) continue;
+    if (!key.path.starts_with("sample.") || key.path == "sample.prompt") continue;
     std::string name = key.path.substr(key.path.find('.') + 1);
     std::replace(name.begin(), name.end(), '_', '-');
     add_key(app, flags, "--" + name + ",--" + key.path, key);
   }
+}
+
+/// A flag that may come several times.
+void add_texts(CLI::App& app, const std::string& names, std::vector<std::string>& texts,
+               const std::string& help) {
+  app.add_option(names, texts, help)->take_all()->allow_extra_args(false)->type_name("TEXT");
 }
 
 void add_dtype(CLI::App& app, std::string& dtype) {
@@ -89,7 +95,17 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
 void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
   CLI::App* sample_app = app.add_subcommand("sample", "Continue a text with a trained model");
   sample_app->add_option("folder", args.folder, "run folder")->required();
+  add_texts(*sample_app, "--prompt,--sample.prompt", args.prompts,
+            "text to continue; of several, each as if it were alone");
+  sample_app->add_option(
+      "--prompts", args.prompts_file,
+      "file with a text to continue in each line; of a .jsonl, as a JSON string");
   add_sample_flags(*sample_app, args.flags);
+  add_texts(*sample_app, "--stop", args.stop_strings,
+            "end before this text; of several, before the first");
+  sample_app->add_flag("--logprobs", args.logprobs,
+                       "print a JSON object for each prompt: the text, and its tokens with the "
+                       "natural logarithms of the probabilities that the model gave them");
   sample_app->footer("Where a flag is left out the run's own [sample] holds.");
   add_dtype(*sample_app, args.dtype);
   sample_app->add_flag("--no-cache", args.no_cache, "compute all earlier tokens again each time");
@@ -103,6 +119,7 @@ void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
   eval_app->add_option("folder", args.folder, "run folder")->required();
   eval_app->add_option("--data", args.data, "text: a file or a folder")->required();
   add_dtype(*eval_app, args.dtype);
+  eval_app->add_flag("--json", args.json, "print the figures as a JSON object");
   eval_app->callback([&] { job = {"olm eval", [&] { return eval(args); }}; });
 }
 
