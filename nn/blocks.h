@@ -65,7 +65,7 @@ struct TransformerBlockOptions {
     v("max_seq_len", max_seq_len);
     v("dropout", dropout);
     v("causal", causal);
-    v("ff_multiplier", ff_multiplier);
+    v("ff_multiplier", ff_multiplier, {.max = 1e6, .above = 0});
     v("attention", attention);
     v("feed_forward", feed_forward);
     v("norm", norm);
@@ -98,7 +98,7 @@ struct LMOptions {
     v("max_seq_len", max_seq_len);
     v("dropout", dropout);
     v("causal", causal);
-    v("ff_multiplier", ff_multiplier);
+    v("ff_multiplier", ff_multiplier, {.max = 1e6, .above = 0});
     v("attention", attention);
     v("feed_forward", feed_forward);
     v("norm", norm);

@@ -54,7 +54,7 @@ struct GatedFFNOptions {
     v("hidden_dim", hidden_dim);
     v("dropout", dropout);
     v("bias", bias);
-    v("ff_multiplier", ff_multiplier);
+    v("ff_multiplier", ff_multiplier, {.max = 1e6, .above = 0});
     v("gated_unit", gated_unit);
   }
 };

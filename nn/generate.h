@@ -97,6 +97,15 @@ OLM_API std::vector<Generated> generate_batch(Module& model,
                                               const Tokenizer* tokenizer = nullptr,
                                               const OnGenerated& on_token = {});
 
+template <class M>
+std::vector<Generated> generate_batch(const Ref<M>& model,
+                                      const std::vector<std::vector<int32_t>>& prompts,
+                                      const GenerateOptions& options = {},
+                                      const Tokenizer* tokenizer = nullptr,
+                                      const OnGenerated& on_token = {}) {
+  return generate_batch(*model, prompts, options, tokenizer, on_token);
+}
+
 /// Changes the logits of `ids`, each once, by which repetition becomes less likely: a positive one
 /// is divided by `penalty`, a negative one multiplied. Keskar et al. 2019, arXiv:1909.05858. Ids
 /// outside the logits throw.

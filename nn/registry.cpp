@@ -66,7 +66,7 @@ std::pair<const std::string, LayerMaker> entry(const char* type) {
 }
 
 std::pair<const std::string, LayerMaker> entry(const char* type, Ref<ElementwiseModule> (*make)()) {
-  return without_options(type, [make](const DescribedChildren&) { return Ref<Module>(make()); });
+  return {type, make};
 }
 
 std::map<std::string, LayerMaker> structures() {

@@ -61,6 +61,15 @@ class LayerMaker {
   requires(std::is_invocable_r_v<Ref<Module>, F&, const Json&, DescribedChildren>)
       LayerMaker(F make)
       : make_(std::move(make)) {}
+  /// Of what has no options.
+  template <class F>
+  requires(std::is_invocable_r_v<Ref<Module>, F&>) LayerMaker(F make)
+      : make_([make = std::move(make)](const Json& options, DescribedChildren) -> Ref<Module> {
+          const Ref<Module> module = make();
+          require(options.size() == 0, module->type_name(), ": takes no options, got ",
+                  options.dump());
+          return module;
+        }) {}
   Ref<Module> operator()(const Json& options = Json::object(),
                          DescribedChildren children = {}) const {
     return make_(options, std::move(children));

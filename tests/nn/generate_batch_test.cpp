@@ -72,7 +72,7 @@ TEST_SUITE("nn/generate_batch") {
                           .context = 24,
                           .use_cache = cached,
                           .stop = {6}};
-        const std::vector<Generated> batch = generate_batch(*model, kPrompts, o, &tokenizer());
+        const std::vector<Generated> batch = generate_batch(model, kPrompts, o, &tokenizer());
         REQUIRE(batch.size() == kPrompts.size());
         for (size_t i = 0; i < kPrompts.size(); ++i) {
           INFO("prompt ", i, " temperature ", temperature, " cached ", cached);
@@ -82,7 +82,7 @@ TEST_SUITE("nn/generate_batch") {
         CHECK(batch[0].ids == batch[4].ids);
         CHECK(batch[0].ids != batch[2].ids);
         o.use_cache = !cached;
-        const std::vector<Generated> other = generate_batch(*model, kPrompts, o);
+        const std::vector<Generated> other = generate_batch(model, kPrompts, o);
         for (size_t i = 0; i < other.size(); ++i) CHECK(other[i].ids == batch[i].ids);
       }
     }
@@ -93,10 +93,10 @@ TEST_SUITE("nn/generate_batch") {
     std::vector<std::vector<int32_t>> prompts;
     for (int32_t i = 0; i < 70; ++i) prompts.push_back({i % 9, i / 9});
     const GenerateOptions o{.tokens = 4, .temperature = 0};
-    const std::vector<Generated> batch = generate_batch(*model, prompts, o);
+    const std::vector<Generated> batch = generate_batch(model, prompts, o);
     for (size_t i = 0; i < prompts.size(); i += 23)
       CHECK(batch[i].ids == generate(model, prompts[i], o));
-    CHECK(generate_batch(*model, {}, o).empty());
+    CHECK(generate_batch(model, {}, o).empty());
   }
 
   TEST_CASE("the penalty acts on prompt and text, as a plain loop over logits says") {
@@ -123,7 +123,7 @@ TEST_SUITE("nn/generate_batch") {
     const Ref<Module> model = small_model();
     GenerateOptions o{
         .tokens = 12, .temperature = 0.6, .top_k = 4, .repetition_penalty = 1.3, .logprobs = true};
-    const std::vector<Generated> batch = generate_batch(*model, kPrompts, o);
+    const std::vector<Generated> batch = generate_batch(model, kPrompts, o);
     for (size_t p = 0; p < kPrompts.size(); ++p) {
       std::vector<int32_t> all = kPrompts[p];
       const size_t first = all.size();
@@ -139,13 +139,13 @@ TEST_SUITE("nn/generate_batch") {
       }
     }
     o.logprobs = false;
-    CHECK(generate_batch(*model, kPrompts, o)[0].logprobs.empty());
+    CHECK(generate_batch(model, kPrompts, o)[0].logprobs.empty());
   }
 
   TEST_CASE("text ends before a stop string that straddles tokens, and nothing comes after") {
     const Ref<Module> model = small_model();
     const GenerateOptions free{.tokens = 20, .seed = 2};
-    const Generated whole = generate_batch(*model, {kPrompts[0]}, free, &tokenizer())[0];
+    const Generated whole = generate_batch(model, {kPrompts[0]}, free, &tokenizer())[0];
     const std::string text = whole.text;
     CHECK(whole.reason == StopReason::tokens);
     for (const size_t length : {size_t(1), size_t(2), size_t(5)}) {
@@ -154,7 +154,7 @@ TEST_SUITE("nn/generate_batch") {
       GenerateOptions o = free;
       o.stop_strings = {"no such text", stop};
       std::string told;
-      const Generated cut = generate_batch(*model, {kPrompts[0]}, o, &tokenizer(),
+      const Generated cut = generate_batch(model, {kPrompts[0]}, o, &tokenizer(),
                                            [&](size_t, int32_t, std::string_view piece) {
                                              told += piece;
                                              return true;
@@ -190,7 +190,7 @@ TEST_SUITE("nn/generate_batch") {
   TEST_CASE("a callback ends its own text alone") {
     const Ref<Module> model = small_model();
     const GenerateOptions o{.tokens = 10, .seed = 1};
-    const std::vector<Generated> all = generate_batch(*model, kPrompts, o);
+    const std::vector<Generated> all = generate_batch(model, kPrompts, o);
     std::vector<int> heard(kPrompts.size(), 0);
     const std::vector<Generated> some = generate_batch(
         *model, kPrompts, o, nullptr,

@@ -175,7 +175,7 @@ TEST_SUITE("nn/generate") {
                       {"repetition_penalty", "0"});
     test::check_error([&] { generate(model, kPrompt, {.stop_strings = {"a"}}); },
                       {"stop_strings", "tokenizer"});
-    test::check_error([&] { generate_batch(*model, {kPrompt, {}}); }, {"prompt is empty", "1"});
+    test::check_error([&] { generate_batch(model, {kPrompt, {}}); }, {"prompt is empty", "1"});
     std::vector<float> two = {0, 1};
     const std::vector<int32_t> outside = {2};
     test::check_error([&] { penalize_repetition(two, outside, 2); }, {"2 logits", "id 2"});

@@ -9,6 +9,7 @@
 #include <olm/nn/blocks.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/model_io.h>
+#include <olm/nn/models.h>
 #include <olm/nn/norms.h>
 #include <olm/nn/registry.h>
 #include <tests/support/checks.h>
@@ -62,8 +63,7 @@ class ScaleNorm final : public Layer<ScaleNormOptions> {
 /// Adds to the registries once.
 void add_ours() {
   activations().add("snake", layer_maker<Snake>("snake"));
-  activations().add("sine_glu",
-                    [](const Json&, DescribedChildren) -> Ref<Module> { return make<SineGLU>(); });
+  activations().add("sine_glu", [] { return make<SineGLU>(); });
   norms().add("scale_norm", layer_maker<ScaleNorm>("scale_norm"));
 }
 
@@ -89,6 +89,26 @@ TEST_SUITE("nn/registry") {
       check_same_bits(again(input()), ffn(input()), "rebuilt");
     }
     check_error([] { ClassicFFN(8, {.activation = "sine_glu"}); }, {"sine_glu", "GatedFFN"});
+  }
+
+  TEST_CASE("what has no options refuses some") {
+    add_ours();
+    const Json some = Json::parse(R"({"a": 1})");
+    check_error([&] { activations().get("sine_glu")(some); }, {"sine_glu", "no options", "\"a\""});
+    check_error([&] { activations().get("gelu")(some); }, {"GELU", "no options"});
+  }
+
+  TEST_CASE("presets of models take the sizes that differ") {
+    const Json small = Json::parse(R"({"num_layers": 1, "embed_dim": 8, "num_heads": 2,
+                                       "vocab_size": 11, "max_seq_len": 6})");
+    const Ref<Module> model = models().get("GPT2")(small);
+    CHECK(describe(*model) == describe(*GPT2Model({.vocab_size = 11,
+                                                   .embed_dim = 8,
+                                                   .num_layers = 1,
+                                                   .num_heads = 2,
+                                                   .max_seq_len = 6})));
+    check_error([] { models().get("GPT2")(Json::parse(R"({"rope_theta": 1})")); },
+                {"GPT2", "rope_theta"});
   }
 
   TEST_CASE("norms take their options, those of users too") {
