@@ -5,28 +5,41 @@
 
 namespace olm::nn {
 
-/// A function of each element, without parameters.
-///   x: [...]    y: like x
-class OLM_API ElementwiseModule final : public Module {
+/// Base of activations: derive, write forward, and add it to activations() to have it in
+/// feed-forward layers by name. One with options derives from Layer<Options, ActivationBase>.
+class OLM_API ActivationBase : public Module {
+ public:
+  /// The epilogue by which linear() computes the same; none where it cannot.
+  virtual Activation fused() const { return Activation::none; }
+  /// True of gated units, whose result has half the width of x.
+  virtual bool gated() const { return false; }
+};
+
+/// A function without parameters, of each element or, as a gated unit, of pairs of them.
+///   x: [...]    y: like x; of gated units [..., 2h] to [..., h]
+class OLM_API ElementwiseModule final : public ActivationBase {
  public:
   using Function = Tensor (*)(const Tensor&);
-  /// `fused`: the epilogue by which linear() can do the same, none where it cannot.
-  ElementwiseModule(const char* type, Function fn, Activation fused = Activation::none)
-      : type_(type), fn_(fn), fused_(fused) {}
+  ElementwiseModule(const char* type, Function fn, Activation fused = Activation::none,
+                    bool gated = false)
+      : type_(type), fn_(fn), fused_(fused), gated_(gated) {}
   Tensor forward(const Tensor& x, Context&) override { return fn_(x); }
   std::string type_name() const override { return type_; }
-  Activation fused() const { return fused_; }
+  Activation fused() const override { return fused_; }
+  bool gated() const override { return gated_; }
 
  private:
   const char* type_;
   Function fn_;
   Activation fused_;
+  bool gated_;
 };
 
 OLM_API Ref<ElementwiseModule> ReLU();         ///< max(x, 0)
-OLM_API Ref<ElementwiseModule> ReLUSquared();  ///< max(x, 0)²
+OLM_API Ref<ElementwiseModule> ReLUSquared();  ///< max(x, 0)²; So et al. 2021, arXiv:2109.08668
 OLM_API Ref<ElementwiseModule> GELU();         ///< x · Φ(x), exact; Hendrycks & Gimpel 2016
 OLM_API Ref<ElementwiseModule> GELUTanh();     ///< its approximation by tanh
+OLM_API Ref<ElementwiseModule> QuickGELU();    ///< its approximation x · sigmoid(1.702 x)
 OLM_API Ref<ElementwiseModule> SELU();         ///< Klambauer et al. 2017
 OLM_API Ref<ElementwiseModule> SiLU();         ///< x · sigmoid(x), also called swish
 OLM_API Ref<ElementwiseModule> Mish();         ///< x · tanh(softplus(x)); Misra 2019
@@ -47,7 +60,7 @@ struct LeakyReLUOptions {
   void fields(auto& v) { v("negative_slope", negative_slope); }
 };
 /// x where x > 0, else negative_slope · x.
-class OLM_API LeakyReLUModule final : public Layer<LeakyReLUOptions> {
+class OLM_API LeakyReLUModule final : public Layer<LeakyReLUOptions, ActivationBase> {
  public:
   using Layer::Layer;
   Tensor forward(const Tensor& x, Context&) override;
@@ -61,7 +74,7 @@ struct ELUOptions {
   void fields(auto& v) { v("alpha", alpha); }
 };
 /// x where x > 0, else alpha · (e^x - 1). Clevert et al. 2015.
-class OLM_API ELUModule final : public Layer<ELUOptions> {
+class OLM_API ELUModule final : public Layer<ELUOptions, ActivationBase> {
  public:
   using Layer::Layer;
   Tensor forward(const Tensor& x, Context&) override;
@@ -78,7 +91,7 @@ struct SoftplusOptions {
   }
 };
 /// ln(1 + e^(beta x)) / beta, and x itself where beta · x > threshold.
-class OLM_API SoftplusModule final : public Layer<SoftplusOptions> {
+class OLM_API SoftplusModule final : public Layer<SoftplusOptions, ActivationBase> {
  public:
   using Layer::Layer;
   Tensor forward(const Tensor& x, Context&) override;
@@ -99,7 +112,7 @@ struct PReLUOptions {
 ///   x: [...], or [B, num_parameters, ...]    y: like x
 /// Key: act.weight [num_parameters]. Throws where axis 1 is of another size. He et al. 2015,
 /// arXiv:1502.01852.
-class OLM_API PReLUModule final : public Layer<PReLUOptions> {
+class OLM_API PReLUModule final : public Layer<PReLUOptions, ActivationBase> {
  public:
   explicit PReLUModule(PReLUOptions o);
   Tensor forward(const Tensor& x, Context&) override;
@@ -114,7 +127,7 @@ struct SoftmaxOptions {
   void fields(auto& v) { v("dim", dim); }
 };
 /// softmax along `dim`. See softmax().
-class OLM_API SoftmaxModule final : public Layer<SoftmaxOptions> {
+class OLM_API SoftmaxModule final : public Layer<SoftmaxOptions, ActivationBase> {
  public:
   using Layer::Layer;
   Tensor forward(const Tensor& x, Context&) override;
@@ -129,11 +142,12 @@ struct GLUOptions {
 };
 /// a · sigmoid(b) for the halves a, b of `dim`, whose size must be even. Dauphin et al. 2016,
 /// arXiv:1612.08083.
-class OLM_API GLUModule final : public Layer<GLUOptions> {
+class OLM_API GLUModule final : public Layer<GLUOptions, ActivationBase> {
  public:
   using Layer::Layer;
   Tensor forward(const Tensor& x, Context&) override;
   std::string type_name() const override { return "GLU"; }
+  bool gated() const override { return true; }
 };
 OLM_API Ref<GLUModule> GLU(GLUOptions options);
 OLM_API Ref<GLUModule> GLU(int64_t dim = -1);

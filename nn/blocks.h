@@ -54,21 +54,27 @@ struct TransformerBlockOptions {
   int64_t embed_dim = 0, num_heads = 0, max_seq_len = 0;
   double dropout = 0;
   bool causal = true;
-  double ff_multiplier = 2.5;
+  std::optional<double> ff_multiplier = {};  ///< feed-forward width / embed_dim; its own if empty
   std::string attention = "FlashAttentionwithRoPE";  ///< or another name in attentions()
+  std::string feed_forward = "SwiGLUFFN";            ///< or another name in feed_forwards()
+  std::string norm = "layer_norm";                   ///< or another name in norms()
+  std::optional<double> norm_eps = {};               ///< of both norms; their own if empty
   void fields(auto& v) {
     v("embed_dim", embed_dim);
     v("num_heads", num_heads);
     v("max_seq_len", max_seq_len);
     v("dropout", dropout);
     v("causal", causal);
-    v("ff_multiplier", ff_multiplier);
+    v("ff_multiplier", ff_multiplier, {.max = 1e6, .above = 0});
     v("attention", attention);
+    v("feed_forward", feed_forward);
+    v("norm", norm);
+    v("norm_eps", norm_eps);
   }
 };
 
-/// A layer of a decoder, norms first: x + attention(LayerNorm(x)), then x +
-/// SwiGLUFFN(LayerNorm(x)).
+/// A layer of a decoder, norms first: x + attention(norm(x)), then x + feed_forward(norm(x)), each
+/// a layer of its registry.
 ///   x: [B,T,D]    y: like x
 /// Keys: blocks.{0|1}.block.blocks.{0|1}.…
 OLM_API Ref<BlockModule> TransformerBlock(TransformerBlockOptions options);
@@ -79,7 +85,10 @@ struct LMOptions {
   int64_t vocab_size = 0, embed_dim = 0, num_heads = 0, num_layers = 0, max_seq_len = 0;
   double dropout = 0;
   bool causal = true;
-  double ff_multiplier = 2.5;
+  std::optional<double> ff_multiplier = {};  ///< this and the next as in TransformerBlockOptions
+  std::string attention = "FlashAttentionwithRoPE", feed_forward = "SwiGLUFFN";
+  std::string norm = "layer_norm";
+  std::optional<double> norm_eps = {};
   bool tie_embeddings = true;
   void fields(auto& v) {
     v("vocab_size", vocab_size);
@@ -89,12 +98,17 @@ struct LMOptions {
     v("max_seq_len", max_seq_len);
     v("dropout", dropout);
     v("causal", causal);
-    v("ff_multiplier", ff_multiplier);
+    v("ff_multiplier", ff_multiplier, {.max = 1e6, .above = 0});
+    v("attention", attention);
+    v("feed_forward", feed_forward);
+    v("norm", norm);
+    v("norm_eps", norm_eps);
     v("tie_embeddings", tie_embeddings);
   }
 };
 
-/// A small language model: Block({Embedding, Repeat(TransformerBlock), OutputHead}).
+/// A small language model: Block({Embedding, Repeat(TransformerBlock), OutputHead}), whose head has
+/// the norm of the layers.
 ///   ids [B,T]    logits [B,T,V]
 OLM_API Ref<BlockModule> LM(const LMOptions& options);
 

@@ -183,8 +183,9 @@ OLM_API const std::vector<ModelPreset>& model_presets();
 /// The configuration of a preset; throws listing the known ones.
 OLM_API const ModelConfig& model_preset(const std::string& name);
 
-/// Makers of the presets by name, "GPT2" and so on: models().get("GPT2")().
-OLM_API Registry<std::function<Ref<Module>()>>& models();
+/// Makers of the presets by name, "GPT2" and so on: models().get("GPT2")(). Options are members of
+/// the family's configuration that differ: {"num_layers": 2}.
+OLM_API Registry<LayerMaker>& models();
 
 // The names of OpenLanguageModel's presets as functions.
 inline Ref<BlockModule> GPT2() { return model_preset("GPT2").make(); }

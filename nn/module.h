@@ -218,9 +218,9 @@ ResidualStream Child<M>::operator()(ResidualStream& in, Context& ctx) const {
 }
 
 /// A module whose options struct is a public member `options` with fields(): gives it its name and
-/// description.
-template <class Options>
-class OLM_API Layer : public Module {
+/// description. `Base` is Module, or a base of a kind of layers such as ActivationBase.
+template <class Options, class Base = Module>
+class OLM_API Layer : public Base {
  public:
   explicit Layer(Options o) : options(std::move(o)) {}
   void visit_options(FieldVisitor& v) override { options.fields(v); }

@@ -43,6 +43,14 @@ Ref<Module> make_parallel(const Json& json, DescribedChildren children) {
                   options.dim);
 }
 
+/// A TransformerBlock is described as the Block that it is.
+Ref<Module> make_transformer_block(const Json& json, DescribedChildren children) {
+  require(children.empty(), "TransformerBlock: takes no children, got ", children.size());
+  TransformerBlockOptions options;
+  from_json(json, options, "TransformerBlock");
+  return TransformerBlock(options);
+}
+
 /// A maker of what has no options; others throw.
 template <class Make>
 std::pair<const std::string, LayerMaker> without_options(const char* type, Make make_module) {
@@ -58,7 +66,7 @@ std::pair<const std::string, LayerMaker> entry(const char* type) {
 }
 
 std::pair<const std::string, LayerMaker> entry(const char* type, Ref<ElementwiseModule> (*make)()) {
-  return without_options(type, [make](const DescribedChildren&) { return Ref<Module>(make()); });
+  return {type, make};
 }
 
 std::map<std::string, LayerMaker> structures() {
@@ -83,7 +91,7 @@ std::map<std::string, LayerMaker> structures() {
   };
 }
 
-std::map<std::string, LayerMaker> built_in() {
+std::map<std::string, LayerMaker> all_built_in() {
   std::map<std::string, LayerMaker> table = structures();
   table.merge(std::map<std::string, LayerMaker>{
       entry<AbsolutePositionalEmbeddingModule>("AbsolutePositionalEmbedding"),
@@ -95,7 +103,8 @@ std::map<std::string, LayerMaker> built_in() {
       entry("GELUTanh", GELUTanh),
       entry<GLUModule>("GLU"),
       entry("GeGLU", GeGLU),
-      entry<GeGLUFFNModule>("GeGLUFFN"),
+      entry<GatedFFNModule>("GatedFFN"),
+      {"GeGLUFFN", gated_ffn_maker("GeGLUFFN", "geglu")},
       entry("Identity", Identity),
       entry<LayerNormModule>("LayerNorm"),
       entry<LeakyReLUModule>("LeakyReLU"),
@@ -104,6 +113,7 @@ std::map<std::string, LayerMaker> built_in() {
       entry("Mish", Mish),
       entry<OutputHeadModule>("OutputHead"),
       entry<PReLUModule>("PReLU"),
+      entry("QuickGELU", QuickGELU),
       entry<PartialRotaryPositionalEmbeddingModule>("PartialRotaryPositionalEmbedding"),
       entry<RMSNormModule>("RMSNorm"),
       entry("ReGLU", ReGLU),
@@ -117,13 +127,37 @@ std::map<std::string, LayerMaker> built_in() {
       entry<SoftmaxModule>("Softmax"),
       entry<SoftplusModule>("Softplus"),
       entry("SwiGLU", SwiGLU),
-      entry<SwiGLUFFNModule>("SwiGLUFFN"),
+      {"SwiGLUFFN", gated_ffn_maker("SwiGLUFFN", "swiglu")},
       entry("Tanh", Tanh),
+      {"TransformerBlock", make_transformer_block},
   });
   for (const std::string& name : attentions().names())
     table.emplace(name, attention_maker(attentions().get(name)));
   return table;
 }
+
+/// Layers as they are before users add theirs.
+const std::map<std::string, LayerMaker>& built_in() {
+  static const std::map<std::string, LayerMaker> table = all_built_in();
+  return table;
+}
+
+/// A table of layers under names of their kind.
+std::map<std::string, LayerMaker> renamed(
+    const std::vector<std::pair<const char*, const char*>>& names) {
+  std::map<std::string, LayerMaker> table;
+  for (const auto& [name, layer] : names) table.emplace(name, built_in().at(layer));
+  return table;
+}
+
+std::map<std::string, LayerMaker> named(const std::vector<const char*>& layer_names) {
+  std::map<std::string, LayerMaker> table;
+  for (const char* layer : layer_names) table.emplace(layer, built_in().at(layer));
+  return table;
+}
+
+/// Where layer_maker() looks behind layers().
+std::vector<Registry<LayerMaker>*> kinds() { return {&feed_forwards(), &norms(), &activations()}; }
 
 }  // namespace
 
@@ -133,49 +167,69 @@ Registry<LayerMaker>& layers() {
 }
 
 bool knows_layer(const std::string& name) {
-  return layers().contains(name) || attentions().contains(name);
+  if (layers().contains(name) || attentions().contains(name)) return true;
+  for (const Registry<LayerMaker>* kind : kinds())
+    if (kind->contains(name)) return true;
+  return false;
 }
 
 LayerMaker layer_maker(const std::string& name) {
-  if (layers().contains(name) || !attentions().contains(name)) return layers().get(name);
-  return attention_maker(attentions().get(name));
+  if (layers().contains(name)) return layers().get(name);
+  if (attentions().contains(name)) return attention_maker(attentions().get(name));
+  for (const Registry<LayerMaker>* kind : kinds())
+    if (kind->contains(name)) return kind->get(name);
+  return layers().get(name);
 }
 
-Registry<std::function<Ref<Module>()>>& activations() {
-  static Registry<std::function<Ref<Module>()>> table(
-      "activation", {
-                        {"elu", [] { return ELU(); }},
-                        {"geglu", GeGLU},
-                        {"gelu", GELU},
-                        {"gelu_tanh", GELUTanh},
-                        {"glu", [] { return GLU(); }},
-                        {"identity", Identity},
-                        {"leaky_relu", [] { return LeakyReLU(); }},
-                        {"liglu", LiGLU},
-                        {"mish", Mish},
-                        {"prelu", [] { return PReLU(); }},
-                        {"reglu", ReGLU},
-                        {"relu", ReLU},
-                        {"relu_squared", ReLUSquared},
-                        {"selu", SELU},
-                        {"sigmoid", Sigmoid},
-                        {"silu", SiLU},
-                        {"softmax", [] { return Softmax(); }},
-                        {"softplus", [] { return Softplus(); }},
-                        {"swiglu", SwiGLU},
-                        {"swish", SiLU},
-                        {"tanh", Tanh},
-                    });
+Registry<LayerMaker>& activations() {
+  static Registry<LayerMaker> table("activation", renamed({
+                                                      {"elu", "ELU"},
+                                                      {"geglu", "GeGLU"},
+                                                      {"gelu", "GELU"},
+                                                      {"gelu_tanh", "GELUTanh"},
+                                                      {"glu", "GLU"},
+                                                      {"identity", "Identity"},
+                                                      {"leaky_relu", "LeakyReLU"},
+                                                      {"liglu", "LiGLU"},
+                                                      {"mish", "Mish"},
+                                                      {"prelu", "PReLU"},
+                                                      {"quick_gelu", "QuickGELU"},
+                                                      {"reglu", "ReGLU"},
+                                                      {"relu", "ReLU"},
+                                                      {"relu_squared", "ReLUSquared"},
+                                                      {"selu", "SELU"},
+                                                      {"sigmoid", "Sigmoid"},
+                                                      {"silu", "SiLU"},
+                                                      {"softmax", "Softmax"},
+                                                      {"softplus", "Softplus"},
+                                                      {"swiglu", "SwiGLU"},
+                                                      {"swish", "SiLU"},
+                                                      {"tanh", "Tanh"},
+                                                  }));
   return table;
 }
 
-Registry<std::function<Ref<Module>(int64_t)>>& norms() {
-  static Registry<std::function<Ref<Module>(int64_t)>> table(
-      "norm", {
-                  {"layer_norm", [](int64_t dim) { return LayerNorm(dim); }},
-                  {"rms_norm", [](int64_t dim) { return RMSNorm(dim); }},
-              });
+Registry<LayerMaker>& norms() {
+  static Registry<LayerMaker> table("norm", renamed({
+                                                {"layer_norm", "LayerNorm"},
+                                                {"rms_norm", "RMSNorm"},
+                                            }));
   return table;
+}
+
+Registry<LayerMaker>& feed_forwards() {
+  static Registry<LayerMaker> table("feed-forward layer", named({
+                                                              "ClassicFFN",
+                                                              "GatedFFN",
+                                                              "GeGLUFFN",
+                                                              "SwiGLUFFN",
+                                                          }));
+  return table;
+}
+
+Ref<Module> Norm(const std::string& name, int64_t dim, Json options) {
+  options["dim"] = dim;
+  return norms().get(name)(options);
 }
 
 }  // namespace olm::nn

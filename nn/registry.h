@@ -49,19 +49,54 @@ class Registry {
 
 /// Children of a description, by slot name ("block", "blocks.0"), in order.
 using DescribedChildren = std::vector<std::pair<std::string, Ref<Module>>>;
-/// Builds a layer from its options and, for layers that describe their children, those.
-using LayerMaker = std::function<Ref<Module>(const Json& options, DescribedChildren children)>;
+
+/// Makes a module from its options and, for layers that describe their children, those:
+///   activations().get("gelu")()    feed_forwards().get("ClassicFFN")(options)
+/// Options are an object of JSON: what it does not name has its default, and a name that the module
+/// does not have throws.
+class LayerMaker {
+ public:
+  using Function = std::function<Ref<Module>(const Json& options, DescribedChildren children)>;
+  template <class F>
+  requires(std::is_invocable_r_v<Ref<Module>, F&, const Json&, DescribedChildren>)
+      LayerMaker(F make)
+      : make_(std::move(make)) {}
+  /// Of what has no options.
+  template <class F>
+  requires(std::is_invocable_r_v<Ref<Module>, F&>) LayerMaker(F make)
+      : make_([make = std::move(make)](const Json& options, DescribedChildren) -> Ref<Module> {
+          const Ref<Module> module = make();
+          require(options.size() == 0, module->type_name(), ": takes no options, got ",
+                  options.dump());
+          return module;
+        }) {}
+  Ref<Module> operator()(const Json& options = Json::object(),
+                         DescribedChildren children = {}) const {
+    return make_(options, std::move(children));
+  }
+
+ private:
+  Function make_;
+};
 
 /// Layers that model.json may name. Users add theirs: layers().add("GatedResidual", maker).
 OLM_API Registry<LayerMaker>& layers();
 /// What builds the layer of a name in model.json: one of layers(), or a row that was added to
-/// attentions().
+/// attentions() or one of the registries below.
 OLM_API LayerMaker layer_maker(const std::string& name);
 OLM_API bool knows_layer(const std::string& name);
-/// Activations by name (`gelu`, `silu`, …): makers of modules.
-OLM_API Registry<std::function<Ref<Module>()>>& activations();
-/// Norms by name (`layer_norm`, `rms_norm`): makers for a width.
-OLM_API Registry<std::function<Ref<Module>(int64_t dim)>>& norms();
+// Makers by kind. What users add is known to the layers that take one of the kind by name, and to
+// model.json where it is the module's type_name().
+/// Activations: `gelu`, `silu`, …. Those of ClassicFFN and, where they are gated units, GatedFFN.
+OLM_API Registry<LayerMaker>& activations();
+/// Norms: `layer_norm`, `rms_norm`. Their options have the width as `dim`.
+OLM_API Registry<LayerMaker>& norms();
+/// Feed-forward layers, under the names of their classes. Their options have the width as
+/// `embed_dim`, and `hidden_dim` and `dropout`.
+OLM_API Registry<LayerMaker>& feed_forwards();
+
+/// A norm by name, over `dim` numbers; `options` are the others of its kind: {"eps": 1e-6}.
+OLM_API Ref<Module> Norm(const std::string& name, int64_t dim, Json options = Json::object());
 
 /// The usual maker: options from JSON, then M(options).
 template <class M>

@@ -11,9 +11,14 @@ namespace olm::nn {
 namespace {
 
 Tensor same(const Tensor& x) { return x; }
+Tensor quick_gelu(const Tensor& x) { return x * sigmoid(x * 1.702); }
+
 Ref<ElementwiseModule> elementwise(const char* type, ElementwiseModule::Function fn,
                                    Activation fused = Activation::none) {
   return make<ElementwiseModule>(type, fn, fused);
+}
+Ref<ElementwiseModule> gated_unit(const char* type, ElementwiseModule::Function fn) {
+  return make<ElementwiseModule>(type, fn, Activation::none, true);
 }
 
 }  // namespace
@@ -24,16 +29,17 @@ Ref<ElementwiseModule> GELU() { return elementwise("GELU", gelu, Activation::gel
 Ref<ElementwiseModule> GELUTanh() {
   return elementwise("GELUTanh", gelu_tanh, Activation::gelu_tanh);
 }
+Ref<ElementwiseModule> QuickGELU() { return elementwise("QuickGELU", quick_gelu); }
 Ref<ElementwiseModule> SELU() { return elementwise("SELU", selu); }
 Ref<ElementwiseModule> SiLU() { return elementwise("SiLU", silu, Activation::silu); }
 Ref<ElementwiseModule> Mish() { return elementwise("Mish", mish); }
 Ref<ElementwiseModule> Tanh() { return elementwise("Tanh", tanh, Activation::tanh); }
 Ref<ElementwiseModule> Sigmoid() { return elementwise("Sigmoid", sigmoid, Activation::sigmoid); }
 Ref<ElementwiseModule> Identity() { return elementwise("Identity", same); }
-Ref<ElementwiseModule> SwiGLU() { return elementwise("SwiGLU", swiglu); }
-Ref<ElementwiseModule> GeGLU() { return elementwise("GeGLU", geglu); }
-Ref<ElementwiseModule> ReGLU() { return elementwise("ReGLU", reglu); }
-Ref<ElementwiseModule> LiGLU() { return elementwise("LiGLU", liglu); }
+Ref<ElementwiseModule> SwiGLU() { return gated_unit("SwiGLU", swiglu); }
+Ref<ElementwiseModule> GeGLU() { return gated_unit("GeGLU", geglu); }
+Ref<ElementwiseModule> ReGLU() { return gated_unit("ReGLU", reglu); }
+Ref<ElementwiseModule> LiGLU() { return gated_unit("LiGLU", liglu); }
 
 Tensor LeakyReLUModule::forward(const Tensor& x, Context&) {
   return leaky_relu(x, options.negative_slope);

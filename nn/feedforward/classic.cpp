@@ -19,11 +19,17 @@ ClassicFFNModule::ClassicFFNModule(ClassicFFNOptions o)
     : Layer(o),
       up_proj(this, "up_proj", Linear(o.embed_dim, checked_hidden(o), {.bias = o.bias})),
       act(this, "act", activations().get(o.activation)()),
-      down_proj(this, "down_proj", Linear(checked_hidden(o), o.embed_dim, {.bias = o.bias})) {}
+      down_proj(this, "down_proj", Linear(checked_hidden(o), o.embed_dim, {.bias = o.bias})) {
+  if (o.activation_fn) act.replace(o.activation_fn);
+  options.activation_fn = {};
+  const auto* activation = dynamic_cast<const ActivationBase*>(act.module().get());
+  require(!activation || !activation->gated(), "ClassicFFN: wanted an activation that keeps the ",
+          "width, ", act->type_name(), " halves it; GatedFFN takes it");
+}
 
 Tensor ClassicFFNModule::forward(const Tensor& x, Context& ctx) {
-  const auto* pointwise = dynamic_cast<const ElementwiseModule*>(act.module().get());
-  const Activation fused = pointwise ? pointwise->fused() : Activation::none;
+  const auto* activation = dynamic_cast<const ActivationBase*>(act.module().get());
+  const Activation fused = activation ? activation->fused() : Activation::none;
   Tensor h;
   if (const LinearModule* up = up_proj.typed(); up && fused != Activation::none)
     h = linear(x, up->weight, up->bias_or_none(), {.activation = fused});

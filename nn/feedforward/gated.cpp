@@ -1,41 +1,90 @@
-#include <olm/autograd/ops/gated.h>
+#include <olm/nn/activations.h>
 #include <olm/nn/feedforward.h>
 
 namespace olm::nn {
 
 namespace {
-int64_t checked_hidden(const char* layer, const GatedFFNOptions& o) {
+
+std::string layer_of(const std::string& unit) {
+  if (unit == "swiglu") return "SwiGLUFFN";
+  if (unit == "geglu") return "GeGLUFFN";
+  return "GatedFFN";
+}
+
+int64_t checked_hidden(const GatedFFNOptions& o) {
+  const std::string layer = layer_of(o.gated_unit);
   const int64_t hidden = o.hidden_dim.value_or(int64_t(o.ff_multiplier * double(o.embed_dim)));
   require(o.embed_dim > 0 && hidden > 0, layer, ": wanted sizes above 0, got embed_dim ",
           o.embed_dim, " and hidden_dim ", hidden);
-  checked_probability(layer, o.dropout);
+  checked_probability(layer.c_str(), o.dropout);
   return hidden;
 }
+
+Ref<GatedFFNModule> with_unit(GatedFFNOptions options, const char* unit) {
+  options.gated_unit = unit;
+  return GatedFFN(std::move(options));
+}
+
 }  // namespace
 
-GatedFFNBase::GatedFFNBase(const char* layer, const GatedFFNOptions& o)
+GatedFFNModule::GatedFFNModule(GatedFFNOptions o)
     : Layer(o),
-      up_proj(this, "up_proj", Linear(o.embed_dim, 2 * checked_hidden(layer, o), {.bias = o.bias})),
-      down_proj(this, "down_proj",
-                Linear(checked_hidden(layer, o), o.embed_dim, {.bias = o.bias})) {}
-
-Tensor GatedFFNBase::forward(const Tensor& x, Context& ctx) {
-  return dropout_if_training(down_proj(gated(up_proj(x, ctx)), ctx), options.dropout, ctx);
+      up_proj(this, "up_proj", Linear(o.embed_dim, 2 * checked_hidden(o), {.bias = o.bias})),
+      act(this, "act", activations().get(o.gated_unit)()),
+      down_proj(this, "down_proj", Linear(checked_hidden(o), o.embed_dim, {.bias = o.bias})) {
+  const auto* unit = dynamic_cast<const ActivationBase*>(act.module().get());
+  require(!unit || unit->gated(), "GatedFFN: wanted a gated unit, which halves the width, ",
+          act->type_name(), " is none; ClassicFFN takes it");
 }
 
-Tensor SwiGLUFFNModule::gated(const Tensor& x) const { return swiglu(x); }
-Tensor GeGLUFFNModule::gated(const Tensor& x) const { return geglu(x); }
-
-Ref<SwiGLUFFNModule> SwiGLUFFN(SwiGLUFFNOptions options) { return make<SwiGLUFFNModule>(options); }
-Ref<SwiGLUFFNModule> SwiGLUFFN(int64_t embed_dim, SwiGLUFFNOptions options) {
-  options.embed_dim = embed_dim;
-  return SwiGLUFFN(options);
+Tensor GatedFFNModule::forward(const Tensor& x, Context& ctx) {
+  const Tensor h = act(up_proj(x, ctx), ctx);
+  return dropout_if_training(down_proj(h, ctx), options.dropout, ctx);
 }
 
-Ref<GeGLUFFNModule> GeGLUFFN(GeGLUFFNOptions options) { return make<GeGLUFFNModule>(options); }
-Ref<GeGLUFFNModule> GeGLUFFN(int64_t embed_dim, GeGLUFFNOptions options) {
+std::string GatedFFNModule::type_name() const { return layer_of(options.gated_unit); }
+
+void GatedFFNModule::visit_options(FieldVisitor& v) {
+  if (type_name() != "GatedFFN") v.skip("gated_unit");
+  options.fields(v);
+  v.skip("");
+}
+
+Ref<GatedFFNModule> GatedFFN(GatedFFNOptions options) {
+  return make<GatedFFNModule>(std::move(options));
+}
+Ref<GatedFFNModule> GatedFFN(int64_t embed_dim, GatedFFNOptions options) {
   options.embed_dim = embed_dim;
-  return GeGLUFFN(options);
+  return GatedFFN(std::move(options));
+}
+
+Ref<GatedFFNModule> SwiGLUFFN(SwiGLUFFNOptions options) {
+  return with_unit(std::move(options), "swiglu");
+}
+Ref<GatedFFNModule> SwiGLUFFN(int64_t embed_dim, SwiGLUFFNOptions options) {
+  options.embed_dim = embed_dim;
+  return SwiGLUFFN(std::move(options));
+}
+
+Ref<GatedFFNModule> GeGLUFFN(GeGLUFFNOptions options) {
+  return with_unit(std::move(options), "geglu");
+}
+Ref<GatedFFNModule> GeGLUFFN(int64_t embed_dim, GeGLUFFNOptions options) {
+  options.embed_dim = embed_dim;
+  return GeGLUFFN(std::move(options));
+}
+
+LayerMaker gated_ffn_maker(std::string layer, std::string gated_unit) {
+  return [layer = std::move(layer), gated_unit = std::move(gated_unit)](
+             const Json& json, DescribedChildren) -> Ref<Module> {
+    GatedFFNOptions options;
+    JsonReader reader(json, layer);
+    reader.skip("gated_unit");
+    options.fields(reader);
+    reader.require_all_used();
+    options.gated_unit = gated_unit;
+    return GatedFFN(std::move(options));
+  };
 }
 
 }  // namespace olm::nn

@@ -70,11 +70,15 @@ const ModelConfig& model_preset(const std::string& name) {
   fail("unknown model \"", name, "\"; known are ", known);
 }
 
-Registry<std::function<Ref<Module>()>>& models() {
-  static Registry<std::function<Ref<Module>()>> table("model", [] {
-    std::map<std::string, std::function<Ref<Module>()>> makers;
+Registry<LayerMaker>& models() {
+  static Registry<LayerMaker> table("model", [] {
+    std::map<std::string, LayerMaker> makers;
     for (const ModelPreset& preset : model_presets())
-      makers[preset.name] = [&preset] { return preset.config.make(); };
+      makers.emplace(preset.name, [&preset](const Json& options, DescribedChildren) -> Ref<Module> {
+        ModelConfig config = preset.config;
+        from_json(options, config, preset.name);
+        return config.make();
+      });
     return makers;
   }());
   return table;

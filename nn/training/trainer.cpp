@@ -40,6 +40,7 @@ Trainer::Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDa
           options_.dtype);
   require(options_.sample_every == 0 || (tokenizer_ && !options_.prompt.empty()),
           "trainer: samples want a tokenizer and a prompt");
+  require(options_.sample.stop_strings.empty(), "trainer: samples take no stop_strings");
   set_total_steps(options_.total_steps);
 }
 

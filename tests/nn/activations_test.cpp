@@ -9,14 +9,35 @@ using namespace olm;
 using namespace olm::nn;
 using namespace olm::test;
 
+namespace {
+const std::string kFile = "activations.safetensors";
+}  // namespace
+
 TEST_SUITE("nn/activations") {
   TEST_CASE("values and gradients are OLM's") {
     for (const std::string& name : activations().names()) {
-      if (name == "gelu_tanh" || name == "relu_squared") continue;  // OLM lacks them
+      check_layer_parity("activation." + name, activations().get(name)(), kFile);
+      if (name == "gelu_tanh" || name == "quick_gelu" || name == "relu_squared") continue;
       check_layer_parity("activation." + name, activations().get(name)());
     }
     check_layer_parity("PReLU.channels", PReLU(3));
     check_layer_parity("GLU.dim1", GLU(1));
+  }
+
+  TEST_CASE("options and several slopes are OLM's too") {
+    check_layer_parity("LeakyReLU.slope", LeakyReLU(0.2), kFile);
+    check_layer_parity("ELU.alpha", ELU(0.7), kFile);
+    check_layer_parity("Softplus.beta", Softplus(2, 5), kFile);
+    check_layer_parity("Softmax.dim", Softmax(1), kFile);
+    check_layer_parity("GLU.dim", GLU(0), kFile);
+    check_layer_parity("PReLU.channels", PReLU(3), kFile);
+    check_layer_parity("PReLU.features", PReLU(4), kFile);
+  }
+
+  TEST_CASE("makers take options by name, and refuse others") {
+    const Json slope = Json::parse(R"({"negative_slope": 0.2})");
+    CHECK(activations().get("leaky_relu")(slope)->options_json() == slope);
+    check_error([&] { activations().get("elu")(slope); }, {"ELU", "negative_slope", "alpha"});
   }
 
   TEST_CASE("those that OLM lacks follow their formulas") {
@@ -25,6 +46,7 @@ TEST_SUITE("nn/activations") {
     CHECK(tanh_form[0] == doctest::Approx(-0.10042842).epsilon(1e-6));
     CHECK(tanh_form[1] == doctest::Approx(1.954597694).epsilon(1e-6));
     CHECK(to_host<double>(ReLUSquared()(x)) == std::vector<double>{0, 4});
+    CHECK(to_host<double>(QuickGELU()(x))[1] == doctest::Approx(1.93565862).epsilon(1e-6));
   }
 
   TEST_CASE("each keeps its dtype, halves where gated, and can be rebuilt by name") {
@@ -36,7 +58,7 @@ TEST_SUITE("nn/activations") {
       init(*act);
       const Tensor y = act(x);
       CHECK(y.dtype() == bf16);
-      CHECK((y.shape() == Shape{2, 6} || y.shape() == Shape{2, 3}));
+      CHECK(y.shape() == Shape{2, dynamic_cast<ActivationBase&>(*act).gated() ? 3 : 6});
       const Ref<Module> again = layers().get(act->type_name())(act->options_json(), {});
       CHECK(again->type_name() == act->type_name());
       CHECK(again->options_json() == act->options_json());
@@ -48,7 +70,7 @@ TEST_SUITE("nn/activations") {
       CHECK(parse_activation(name_of(a), "here") == a);
       if (a == Activation::none) continue;
       const Ref<Module> module = activations().get(name_of(a))();
-      CHECK(dynamic_cast<ElementwiseModule&>(*module).fused() == a);
+      CHECK(dynamic_cast<ActivationBase&>(*module).fused() == a);
     }
     check_error([] { parse_activation("gleu", "here"); }, {"here", "gleu", "none, relu, gelu,"});
   }

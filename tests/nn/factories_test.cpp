@@ -31,6 +31,7 @@ std::vector<Pair> layers_with_options() {
       {FlashAttentionwithRoPE({.embed_dim = 8, .num_heads = 2, .max_seq_len = 6}),
        FlashAttentionwithRoPE(8, 2, 6)},
       {GLU({.dim = 1}), GLU(1)},
+      {GatedFFN({.embed_dim = 8, .gated_unit = "reglu"}), GatedFFN(8, {.gated_unit = "reglu"})},
       {GeGLUFFN({.embed_dim = 8}), GeGLUFFN(8)},
       {GroupedQueryAttention({.embed_dim = 8, .num_heads = 2, .num_kv_heads = 1, .max_seq_len = 6}),
        GroupedQueryAttention(
@@ -88,7 +89,8 @@ TEST_SUITE("nn/factories") {
       }
       if (made && made->options_json().size() == 0) continue;
       if (made && made->describes_children()) continue;
-      const bool structure = name == "Residual" || name == "Recompute";
+      const bool structure =
+          name == "Residual" || name == "Recompute" || name == "TransformerBlock";
       CHECK_MESSAGE((structure || tried.count(name) == 1), name);
     }
   }

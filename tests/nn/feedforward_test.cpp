@@ -3,6 +3,8 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/nn/activations.h>
 #include <olm/nn/feedforward.h>
+#include <olm/nn/model_io.h>
+#include <olm/nn/structure.h>
 #include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
 
@@ -11,6 +13,8 @@ using namespace olm::nn;
 using namespace olm::test;
 
 namespace {
+
+const std::string kFile = "activations.safetensors";
 
 /// A map that is no Linear, so that nothing is fused with it.
 class Doubled final : public Module {
@@ -31,6 +35,64 @@ TEST_SUITE("nn/feedforward") {
     check_layer_parity("ClassicFFN.relu", ClassicFFN(6, {.activation = "relu", .bias = false}));
     check_layer_parity("SwiGLUFFN", SwiGLUFFN(6));
     check_layer_parity("GeGLUFFN", GeGLUFFN(6));
+  }
+
+  TEST_CASE("ClassicFFN takes every activation of the registry that keeps the width") {
+    int taken = 0;
+    for (const std::string& name : activations().names()) {
+      const Ref<Module> act = activations().get(name)();
+      const auto* known = dynamic_cast<const ActivationBase*>(act.get());
+      if (!known || known->gated()) continue;  // other tests may have added theirs
+      check_layer_parity("ClassicFFN." + name, ClassicFFN(6, {.hidden_dim = 9, .activation = name}),
+                         kFile);
+      ++taken;
+    }
+    CHECK(taken >= 17);
+  }
+
+  TEST_CASE("ClassicFFN takes an activation with options") {
+    // A slope for each index of axis 1: of tokens in [B,T,D], of features in [N,D].
+    check_layer_parity("ClassicFFN.prelu_tokens",
+                       ClassicFFN(6, {.hidden_dim = 9, .activation_fn = PReLU(5)}), kFile);
+    check_layer_parity("ClassicFFN.prelu_features",
+                       ClassicFFN(6, {.hidden_dim = 9, .activation_fn = PReLU(9)}), kFile);
+    const auto leaky = ClassicFFN(6, {.bias = false, .activation_fn = LeakyReLU(0.2)});
+    check_layer_parity("ClassicFFN.leaky_slope", leaky, kFile);
+    const Ref<Module> again = build(describe(*leaky));
+    CHECK(describe(*again) == describe(*leaky));
+    CHECK(again->get("act")->options_json().at("negative_slope") == Json(0.2));
+  }
+
+  TEST_CASE("an activation given to two networks shares its parameters") {
+    const auto slope = PReLU();
+    const auto model =
+        Block({ClassicFFN(4, {.activation_fn = slope}), ClassicFFN(4, {.activation_fn = slope})});
+    init(model, {.seed = 1});
+    CHECK(model->parameters().size() == 9);
+    CHECK(model->parameter("blocks.1.act.act.weight")
+              .is_tied_to(model->parameter("blocks.0.act.act.weight")));
+  }
+
+  TEST_CASE("GatedFFN takes every gated unit") {
+    for (const char* unit : {"swiglu", "geglu", "reglu", "liglu", "glu"})
+      check_layer_parity(std::string("GatedFFN.") + unit,
+                         GatedFFN(6, {.hidden_dim = 9, .gated_unit = unit}), kFile);
+    check_layer_parity("SwiGLUFFN", SwiGLUFFN(6, {.hidden_dim = 9, .bias = false}), kFile);
+    check_layer_parity("GeGLUFFN", GeGLUFFN(6, {.hidden_dim = 9}), kFile);
+  }
+
+  TEST_CASE("a gated network is described by its name or its unit, and rebuilt from either") {
+    CHECK(GatedFFN(6, {.gated_unit = "geglu"})->type_name() == "GeGLUFFN");
+    CHECK_FALSE(SwiGLUFFN(6)->options_json().contains("gated_unit"));
+    for (const char* unit : {"swiglu", "geglu", "reglu", "liglu", "glu"}) {
+      const auto ffn = GatedFFN(6, {.ff_multiplier = 2, .gated_unit = unit});
+      const Json described = describe(*ffn);
+      INFO(described.dump());
+      CHECK(described.contains("children") == false);
+      CHECK(describe(*build(described)) == described);
+    }
+    check_error([] { feed_forwards().get("SwiGLUFFN")(Json::parse(R"({"gated_unit":"glu"})")); },
+                {"SwiGLUFFN", "unknown key", "gated_unit"});
   }
 
   TEST_CASE("widths by default and by choice") {
@@ -96,6 +158,11 @@ TEST_SUITE("nn/feedforward") {
     check_error([] { SwiGLUFFN(0); }, {"SwiGLUFFN", "embed_dim"});
     check_error([] { GeGLUFFN(4, {.hidden_dim = 0}); }, {"GeGLUFFN", "hidden_dim 0"});
     check_error([] { ClassicFFN(4, {.activation = "gelo"}); }, {"gelo", "gelu"});
+    check_error([] { ClassicFFN(4, {.activation = "glu"}); }, {"ClassicFFN", "GLU", "GatedFFN"});
+    check_error([] { ClassicFFN(4, {.activation_fn = ReGLU()}); }, {"ClassicFFN", "ReGLU"});
+    check_error([] { GatedFFN(4, {.gated_unit = "gelu"}); }, {"GatedFFN", "GELU", "ClassicFFN"});
+    check_error([] { GatedFFN(4, {.gated_unit = "swigu"}); }, {"swigu", "swiglu"});
+    check_error([] { GatedFFN(0, {.gated_unit = "glu"}); }, {"GatedFFN", "embed_dim 0"});
     check_error([] { ClassicFFN(4, {.dropout = -1}); }, {"ClassicFFN", "-1"});
     check_error([] { Linear(0, 3); }, {"Linear", "0"});
     check_error([] { Dropout(1.5); }, {"Dropout", "1.5"});

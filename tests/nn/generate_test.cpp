@@ -3,6 +3,7 @@
 #include <cmath>
 #include <map>
 
+#include <olm/engine/safetensors.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/models.h>
 
@@ -123,6 +124,44 @@ TEST_SUITE("nn/generate") {
     CHECK(shares({-INFINITY, 0.0f, -INFINITY}, {.temperature = 100}).size() == 1);
   }
 
+  TEST_CASE("the distribution is that of Hugging Face's logits processors") {
+    const SafetensorsFile file =
+        SafetensorsFile::open(std::string(OLM_FIXTURES) + "/sampling.safetensors");
+    int cases = 0;
+    for (const std::string& key : file.names()) {
+      if (!key.ends_with("/logits")) continue;
+      const std::string name = key.substr(0, key.size() - 7);
+      INFO(name);
+      std::vector<float> logits = to_host<float>(file.tensor(key));
+      const auto ids = to_host<int32_t>(raw::cast(file.tensor(name + "/ids"), i32));
+      const auto o = to_host<double>(file.tensor(name + "/options"));
+      penalize_repetition(logits, ids, o[4]);
+      const std::vector<Candidate> got = candidates(
+          logits, {.temperature = o[0], .top_k = int64_t(o[1]), .top_p = o[2], .min_p = o[3]});
+      std::vector<double> p(logits.size(), 0);
+      for (const Candidate& c : got) p[size_t(c.id)] = c.probability;
+      const auto wanted = to_host<double>(file.tensor(name + "/p"));
+      for (size_t i = 0; i < p.size(); ++i)
+        CHECK(p[i] == doctest::Approx(wanted[i]).epsilon(o[4] == 1 ? 1e-12 : 1e-6));
+      for (size_t i = 0; i + 1 < got.size(); ++i)
+        CHECK(got[i].probability >= got[i + 1].probability);
+      ++cases;
+    }
+    CHECK(cases == 13);
+  }
+
+  TEST_CASE("draws follow the candidates") {
+    const std::vector<float> logits = {1.5f, -0.5f, 0.25f, 2, -3, 0.75f};
+    const GenerateOptions o{.temperature = 1.3, .top_k = 5, .top_p = 0.97, .min_p = 0.1};
+    const auto drawn = shares(logits, o);
+    const std::vector<Candidate> wanted = candidates(logits, o);
+    CHECK(wanted.size() == 5);
+    CHECK(drawn.size() == wanted.size());
+    // Four standard deviations of a share in 20,000 draws.
+    for (const auto& [id, p] : wanted)
+      CHECK(std::abs(drawn.at(id) - p) < 4 * std::sqrt(p * (1 - p) / 20000));
+  }
+
   TEST_CASE("what cannot be is refused") {
     const Ref<Module> model = small_model(false);
     Generator rng(1);
@@ -131,6 +170,15 @@ TEST_SUITE("nn/generate") {
     test::check_error([&] { generate(model, kPrompt, {.temperature = -1}); }, {"temperature"});
     test::check_error([&] { generate(model, kPrompt, {.top_p = 0}); }, {"top_p"});
     test::check_error([&] { generate(model, kPrompt, {.top_k = -2}); }, {"top_k"});
+    test::check_error([&] { generate(model, kPrompt, {.min_p = 1.5}); }, {"min_p", "1.5"});
+    test::check_error([&] { generate(model, kPrompt, {.repetition_penalty = 0}); },
+                      {"repetition_penalty", "0"});
+    test::check_error([&] { generate(model, kPrompt, {.stop_strings = {"a"}}); },
+                      {"stop_strings", "tokenizer"});
+    test::check_error([&] { generate_batch(model, {kPrompt, {}}); }, {"prompt is empty", "1"});
+    std::vector<float> two = {0, 1};
+    const std::vector<int32_t> outside = {2};
+    test::check_error([&] { penalize_repetition(two, outside, 2); }, {"2 logits", "id 2"});
     const std::vector<float> nan = {0, NAN};
     test::check_error([&] { sample_token(nan, {}, rng); }, {"logit 1", "nan"});
   }

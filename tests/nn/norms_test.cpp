@@ -23,7 +23,7 @@ TEST_SUITE("nn/norms") {
     const Tensor x = randn({2, 3, 8}, rng), delta = randn({2, 3, 8}, rng);
     for (const std::string& name : norms().names()) {
       INFO(name);
-      const Ref<Module> norm = norms().get(name)(8);
+      const Ref<Module> norm = Norm(name, 8);
       init(*norm, {.seed = 2});
       Context ctx;
       ResidualStream in(x, delta);

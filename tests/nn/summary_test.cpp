@@ -60,6 +60,7 @@ TEST_SUITE("nn/summary") {
 │           ├─ blocks.0: RMSNorm(dim=8)  weight [8]
 │           └─ blocks.1: SwiGLUFFN(embed_dim=8, hidden_dim=20, bias=false)
 │              ├─ up_proj: Linear  weight [40,8]
+│              ├─ act: SwiGLU
 │              └─ down_proj: Linear  weight [8,20]
 ├─ blocks.2: RMSNorm(dim=8)  weight [8]
 └─ blocks.3: OutputHead(embed_dim=8, vocab_size=11, use_norm=false)

@@ -269,6 +269,22 @@ TEST_SUITE("tools/bad_input") {
     check_refused({"sample", f.path}, {"model.json"});
     check_refused({"sample", trained().run, "--prompt", "QZ"}, {"character"});
     check_refused({"sample", trained().run, "--prompt", ""}, {"--prompt"});
+    check_refused({"sample", trained().run, "--prompt", "ba", "--prompt", "QZ"},
+                  {"--prompt number 2", "character"});
+    check_refused({"sample", trained().run, "--prompts", f / "none.txt"}, {"none.txt"});
+    write_file(f / "prompts.txt", "ba\n\nlo\n");
+    write_file(f / "prompts.jsonl", "\"ba\"\n3\n");
+    write_file(f / "empty.txt", "");
+    check_refused({"sample", trained().run, "--prompts", f / "prompts.txt"},
+                  {"prompts.txt, line 2", "empty"});
+    check_refused({"sample", trained().run, "--prompts", f / "prompts.jsonl"},
+                  {"prompts.jsonl, line 2", "a string"});
+    check_refused({"sample", trained().run, "--prompts", f / "empty.txt"}, {"empty.txt", "prompt"});
+    check_refused({"sample", trained().run, "--prompt=ba", "--prompts", f / "prompts.txt"},
+                  {"--prompts", "--prompt"});
+    check_refused({"sample", trained().run, "--stop", ""}, {"stop_strings", "one character"});
+    check_refused({"sample", trained().run, "--min-p", "2"}, {"min_p", "0 to 1", "2"});
+    check_refused({"sample", trained().run, "--repetition-penalty", "0"}, {"repetition_penalty"});
     check_refused({"sample", trained().run, "--temperature", "-1"}, {"temperature"});
     check_refused({"sample", trained().run, "--top-p", "0"}, {"top_p"});
     check_refused({"sample", trained().run, "--dtype", "f99"}, {"--dtype", "f99"});

@@ -56,6 +56,65 @@ TEST_SUITE("tools/use") {
     CHECK(sampled({"--tokens=100", "--stop-when-full"}).size() == 5 + 11 + 1);
   }
 
+  TEST_CASE("several prompts are sampled as each alone") {
+    const std::string one = sampled({"--tokens=30"});
+    const auto run = [&](const Args& more) {
+      Args args{"sample", trained().run, "--tokens=30"};
+      args.insert(args.end(), more.begin(), more.end());
+      const Result r = run_program(args);
+      INFO(r.err);
+      CHECK(r.status == 0);
+      return r.out;
+    };
+    const std::string other = run({"--prompt", "suro"});
+    const std::string both = "==> 1 of 2 <==\n" + one + "==> 2 of 2 <==\n" + other;
+    CHECK(run({"--prompt", "mira ", "--prompt", "suro"}) == both);
+    write_file(trained().folder / "prompts.txt", "mira \nsuro");
+    write_file(trained().folder / "prompts.jsonl", "\"mira \"\r\n\"suro\"\n");
+    CHECK(run({"--prompts", trained().folder / "prompts.txt"}) == both);
+    CHECK(run({"--prompts", trained().folder / "prompts.jsonl"}) == both);
+  }
+
+  TEST_CASE("a text ends before a stop string, and options change what is drawn") {
+    const std::string whole = sampled({"--tokens=60", "--seed=1"});
+    const std::string stop = whole.substr(30, 3);
+    CHECK(sampled({"--tokens=60", "--seed=1", "--stop", "QQ", "--stop", stop}) ==
+          whole.substr(0, whole.find(stop, 5)) + "\n");
+    CHECK(sampled({"--tokens=60", "--min-p=1", "--seed=1"}) ==
+          sampled({"--tokens=60", "--temperature=0"}));
+    CHECK(sampled({"--tokens=60", "--temperature=0", "--repetition-penalty=2"}) !=
+          sampled({"--tokens=60", "--temperature=0"}));
+  }
+
+  TEST_CASE("log-probabilities are lines of JSON") {
+    const std::string text = sampled({"--tokens=12"});
+    const Json line = Json::parse(sampled({"--tokens=12", "--logprobs"}));
+    CHECK(line.at("prompt") == Json("mira "));
+    CHECK("mira " + line.at("text").as_string() + "\n" == text);
+    CHECK(line.at("ended_by") == Json("tokens"));
+    std::string joined;
+    for (const Json& token : line.at("tokens").items()) {
+      joined += token.at("text").as_string();
+      CHECK(token.at("logprob").as_double() <= 0);
+      CHECK(token.at("id").is_integer());
+    }
+    CHECK(joined == line.at("text").as_string());
+    const Json full = Json::parse(sampled({"--tokens=100", "--stop-when-full", "--logprobs"}));
+    CHECK(full.at("ended_by") == Json("context"));
+  }
+
+  TEST_CASE("evaluation prints JSON") {
+    const Args args{"eval", trained().run, "--data", trained().data};
+    const std::string text = run_program(args).out;
+    const Json json = Json::parse(run_program({args[0], args[1], args[2], args[3], "--json"}).out);
+    const double loss = json.at("loss").as_double();
+    CHECK(std::abs(loss - number_after(text, "loss ")) < 1e-4);
+    CHECK(json.at("perplexity").as_double() == doctest::Approx(std::exp(loss)));
+    CHECK(json.at("bits_per_byte").as_double() == doctest::Approx(loss / std::log(2.0)));
+    CHECK(json.at("context") == Json(16));
+    CHECK(json.at("tokens").as_int() > 1000);
+  }
+
   TEST_CASE("evaluation agrees with training") {
     const Result r = run_program({"eval", trained().run, "--data", trained().data});
     REQUIRE(r.status == 0);

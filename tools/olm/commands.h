@@ -16,14 +16,16 @@ struct TrainArgs {
 int train(const TrainArgs& args);
 
 struct SampleArgs {
-  std::string folder = {}, dtype = "f32";
+  std::string folder = {}, dtype = "f32", prompts_file = {};
+  std::vector<std::string> prompts = {}, stop_strings = {};
   FlagValues flags = {};
-  bool no_cache = false, stop_when_full = false;
+  bool no_cache = false, stop_when_full = false, logprobs = false;
 };
 int sample(const SampleArgs& args);
 
 struct EvalArgs {
   std::string folder = {}, data = {}, dtype = "f32";
+  bool json = false;
 };
 int eval(const EvalArgs& args);
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include <olm/nn/generate.h>
 #include <olm/nn/models.h>
 
 namespace olm::tools {
@@ -123,21 +124,20 @@ struct TrainConfig {
 
 struct SampleConfig {
   std::string prompt = "\n";
-  int64_t tokens = 200;
-  double temperature = 0.8;
-  int64_t top_k = 0;
-  double top_p = 1.0;
+  nn::GenerateOptions options = {.temperature = 0.8};
   int64_t seed = 1;
   void fields(auto& v) {
     v("prompt", prompt, {.help = "text that samples continue"});
-    v("tokens", tokens, {.min = 0, .max = 1000000000, .help = "tokens per sample"});
-    v("temperature", temperature, {.min = 0, .max = 1e6, .help = "0 takes the likeliest token"});
-    v("top_k", top_k, {.min = 0, .max = 1000000000, .help = "sample among so many; 0 is all"});
-    v("top_p", top_p,
-      {.min = 1e-9,
-       .max = 1,
-       .help = "sample among the likeliest that together have this probability"});
+    options.fields(v);
     v("seed", seed, {.help = "of sampling"});
+  }
+  /// The options for a model that takes `context` tokens at once, with activations of `dtype`.
+  nn::GenerateOptions for_model(int64_t context, DType dtype) const {
+    nn::GenerateOptions result = options;
+    result.seed = uint64_t(seed);
+    result.context = context;
+    result.dtype = dtype;
+    return result;
   }
 };
 

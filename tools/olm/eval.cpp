@@ -28,9 +28,21 @@ int eval(const EvalArgs& args) {
   double bytes = 0;
   for (const std::string_view text : corpus.texts()) bytes += double(text.size());
   const double bytes_per_token = bytes / double(data.size());
+  const double bits_per_byte = report.loss / std::log(2.0) / bytes_per_token;
+  if (args.json) {
+    Json figures = Json::object();
+    figures["loss"] = report.loss;
+    figures["perplexity"] = std::exp(report.loss);
+    figures["bits_per_byte"] = bits_per_byte;
+    figures["tokens"] = report.tokens;
+    figures["context"] = context;
+    figures["seconds"] = report.seconds;
+    fmt::print("{}\n", figures.dump());
+    return 0;
+  }
   fmt::print("loss            {:.4f} nats per token\n", report.loss);
   fmt::print("perplexity      {:.4f}\n", std::exp(report.loss));
-  fmt::print("bits per byte   {:.4f}\n", report.loss / std::log(2.0) / bytes_per_token);
+  fmt::print("bits per byte   {:.4f}\n", bits_per_byte);
   fmt::print("tokens          {} in windows of {}\n", grouped(report.tokens), context);
   fmt::print("time            {}\n", duration_text(report.seconds));
   return 0;

@@ -50,12 +50,13 @@ std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,
   }
 }
 
-std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::string& prompt) {
+std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::string& prompt,
+                                const std::string& where) {
   try {
     std::vector<int32_t> ids = tokenizer.encode(prompt);
     if (!ids.empty()) return ids;
   } catch (const Error& e) {
-    if (prompt != "\n") fail("sample.prompt: ", e.what());
+    if (prompt != "\n") fail(where, ": ", e.what());
   }
   return {0};
 }

@@ -18,6 +18,8 @@ std::unique_ptr<nn::Optimizer> make_optimizer(const OptimConfig& config, nn::Mod
 std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,
                                                     const nn::Corpus& corpus);
 /// The ids of a prompt; what has none, as a newline that the tokenizer does not know, becomes id 0.
-std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::string& prompt);
+/// Errors name `where`.
+std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::string& prompt,
+                                const std::string& where = "sample.prompt");
 
 }  // namespace olm::tools

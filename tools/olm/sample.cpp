@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include <olm/engine/file.h>
@@ -22,39 +23,136 @@ SampleConfig sample_config(const SampleArgs& args) {
   return run.sample;
 }
 
-void write_out(const std::string& text) {
+void write_out(std::string_view text) {
   const bool written =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   require(written, "standard output cannot be written");
 }
 
+/// A text to continue, and what names it in messages.
+struct Prompt {
+  std::string text, where;
+};
+
+/// A prompt of each line.
+std::vector<Prompt> read_prompts(const std::string& path) {
+  const std::string text = read_file(path);
+  std::vector<Prompt> prompts;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    if (line.ends_with('\r')) line.pop_back();
+    const std::string where = path + ", line " + std::to_string(prompts.size() + 1);
+    if (path.ends_with(".jsonl")) {
+      const Json json = Json::parse(line, where);
+      require(json.is_string(), where, ": wanted a string, got ", json.kind());
+      line = json.as_string();
+    }
+    prompts.push_back({std::move(line), where});
+    at = end + 1;
+  }
+  require(!prompts.empty(), path, ": has no lines, at least one prompt was wanted");
+  return prompts;
+}
+
+std::vector<Prompt> prompts_of(const SampleArgs& args, const SampleConfig& config) {
+  if (!args.prompts_file.empty()) {
+    require(args.prompts.empty(), "--prompts: takes the place of --prompt; one of both was wanted");
+    return read_prompts(args.prompts_file);
+  }
+  if (args.prompts.empty()) return {{config.prompt, "sample.prompt"}};
+  std::vector<Prompt> prompts;
+  for (const std::string& text : args.prompts) {
+    const std::string number =
+        args.prompts.size() == 1 ? "" : " number " + std::to_string(prompts.size() + 1);
+    prompts.push_back({text, "--prompt" + number});
+  }
+  return prompts;
+}
+
+std::string token_text(const nn::Tokenizer& tokenizer, int32_t id) {
+  nn::StreamDecoder decoder(tokenizer);
+  const std::string text = decoder.push(id);
+  return text + decoder.finish();
+}
+
+/// What --logprobs prints of a prompt.
+Json with_logprobs(const Prompt& prompt, const nn::Generated& made,
+                   const nn::Tokenizer& tokenizer) {
+  Json tokens = Json::array();
+  for (size_t i = 0; i < made.ids.size(); ++i) {
+    Json token = Json::object();
+    token["id"] = made.ids[i];
+    token["text"] = token_text(tokenizer, made.ids[i]);
+    token["logprob"] = made.logprobs[i];
+    tokens.push_back(token);
+  }
+  Json json = Json::object();
+  json["prompt"] = prompt.text;
+  json["text"] = made.text;
+  // Only a full context has the callback end a text.
+  const bool full = made.reason == nn::StopReason::callback;
+  json["ended_by"] = full ? "context" : nn::name_of(made.reason);
+  json["tokens"] = std::move(tokens);
+  return json;
+}
+
+void print(const std::vector<Prompt>& prompts, const std::vector<nn::Generated>& made,
+           const nn::Tokenizer& tokenizer, bool logprobs) {
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (logprobs)
+      write_out(with_logprobs(prompts[i], made[i], tokenizer).dump() + "\n");
+    else
+      write_out(fmt::format("==> {} of {} <==\n{}{}\n", i + 1, prompts.size(), prompts[i].text,
+                            made[i].text));
+  }
+}
+
+nn::GenerateOptions options_of(const SampleArgs& args, const SampleConfig& config,
+                               nn::Module& model, const nn::Tokenizer& tokenizer) {
+  nn::GenerateOptions options =
+      config.for_model(nn::context_of(model), activation_dtype(args.dtype));
+  options.use_cache = !args.no_cache;
+  options.stop_strings = args.stop_strings;
+  options.logprobs = args.logprobs;
+  if (tokenizer.eot_id()) options.stop = {*tokenizer.eot_id()};
+  return options;
+}
+
 }  // namespace
 
 int sample(const SampleArgs& args) {
-  const SampleConfig c = sample_config(args);
+  const SampleConfig config = sample_config(args);
+  const std::vector<Prompt> prompts = prompts_of(args, config);
   const nn::Ref<nn::Module> model = nn::load(args.folder);
   const auto tokenizer = nn::load_tokenizer(args.folder);
-  require(!c.prompt.empty(), "--prompt: at least one token was wanted, the text is empty");
-  const std::vector<int32_t> prompt = prompt_ids(*tokenizer, c.prompt);
-  const DType dtype = activation_dtype(args.dtype);
-  nn::GenerateOptions options{.tokens = c.tokens,
-                              .temperature = c.temperature,
-                              .top_k = c.top_k,
-                              .top_p = c.top_p,
-                              .seed = uint64_t(c.seed),
-                              .context = nn::context_of(*model),
-                              .use_cache = !args.no_cache,
-                              .dtype = dtype};
-  if (tokenizer->eot_id()) options.stop = {*tokenizer->eot_id()};
-  int64_t room = options.context > 0 ? options.context - int64_t(prompt.size()) : INT64_MAX;
-  nn::StreamDecoder decoder(*tokenizer);
-  write_out(c.prompt);
-  nn::generate(model, prompt, options, [&](int32_t id) {
-    write_out(decoder.push(id));
-    return !args.stop_when_full || --room > 0;
+  const nn::GenerateOptions options = options_of(args, config, *model, *tokenizer);
+  std::vector<std::vector<int32_t>> ids;
+  std::vector<int64_t> room;
+  for (const Prompt& prompt : prompts) {
+    require(!prompt.text.empty(), prompt.where,
+            ": at least one token was wanted, the text is empty");
+    ids.push_back(prompt_ids(*tokenizer, prompt.text, prompt.where));
+    room.push_back(options.context > 0 ? options.context - int64_t(ids.back().size()) : INT64_MAX);
+  }
+  const bool streams = prompts.size() == 1 && !args.logprobs;
+  size_t written = 0;
+  if (streams) write_out(prompts[0].text);
+  const auto on_token = [&](size_t i, int32_t, std::string_view text) {
+    if (streams) write_out(text);
+    written += text.size();
+    return !args.stop_when_full || --room[i] > 0;
+  };
+  const std::vector<nn::Generated> made =
+      nn::generate_batch(*model, ids, options, tokenizer.get(), on_token);
+  if (streams)
+    write_out(made[0].text.substr(written) + "\n");
+  else
+    print(prompts, made, *tokenizer, args.logprobs);
+  const bool full = std::any_of(made.begin(), made.end(), [](const nn::Generated& g) {
+    return g.reason == nn::StopReason::callback;
   });
-  write_out(decoder.finish() + "\n");
-  if (args.stop_when_full && room <= 0)
+  if (full)
     fmt::print(stderr, "olm sample: stopped, the context of {} tokens is full\n", options.context);
   return 0;
 }

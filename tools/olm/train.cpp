@@ -166,13 +166,7 @@ nn::TrainerOptions trainer_options(const Run& run) {
           .sample_every = c.train.sample_every,
           .checkpoint_every = c.train.checkpoint_every,
           .spike_factor = c.train.spike_factor,
-          .sample = {.tokens = c.sample.tokens,
-                     .temperature = c.sample.temperature,
-                     .top_k = c.sample.top_k,
-                     .top_p = c.sample.top_p,
-                     .seed = uint64_t(c.sample.seed),
-                     .context = c.model.config.max_seq_len(),
-                     .dtype = c.train.dtype},
+          .sample = c.sample.for_model(c.model.config.max_seq_len(), c.train.dtype),
           .prompt = prompt_ids(*run.tokenizer, c.sample.prompt)};
 }
 

@@ -1,4 +1,6 @@
 // The olm program: flags, errors and exit status. The only place that sees CLI11.
+#include "tools/olm/program.h"
+
 #include <fcntl.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
@@ -16,9 +18,9 @@
 #include "tools/olm/commands.h"
 #include "tools/olm/presets.h"
 
-namespace {
+namespace olm::tools {
 
-using namespace olm::tools;
+namespace {
 
 /// What the command line asked for: the name for messages, and the work.
 struct Job {
@@ -50,18 +52,24 @@ void add_config_flags(CLI::App& app, FlagValues& flags) {
   }
 }
 
-/// The keys of [sample] as flags of `olm sample`: top_k is --top-k.
+/// The keys of [sample] but the prompt as flags of `olm sample`: top_k is --top-k.
 void add_sample_flags(CLI::App& app, FlagValues& flags) {
   for (const KeyInfo& key : all_keys()) {
-    if (!key.path.starts_with("sample.")) continue;
+    if (!key.path.starts_with("sample.") || key.path == "sample.prompt") continue;
     std::string name = key.path.substr(key.path.find('.') + 1);
     std::replace(name.begin(), name.end(), '_', '-');
     add_key(app, flags, "--" + name + ",--" + key.path, key);
   }
 }
 
+/// A flag that may come several times.
+void add_texts(CLI::App& app, const std::string& names, std::vector<std::string>& texts,
+               const std::string& help) {
+  app.add_option(names, texts, help)->take_all()->allow_extra_args(false)->type_name("TEXT");
+}
+
 void add_dtype(CLI::App& app, std::string& dtype) {
-  const olm::nn::FieldInfo info = activation_dtypes();
+  const nn::FieldInfo info = activation_dtypes();
   app.add_option("--dtype", dtype, info.help + ": " + info.range())->capture_default_str();
 }
 
@@ -87,7 +95,17 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
 void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
   CLI::App* sample_app = app.add_subcommand("sample", "Continue a text with a trained model");
   sample_app->add_option("folder", args.folder, "run folder")->required();
+  add_texts(*sample_app, "--prompt,--sample.prompt", args.prompts,
+            "text to continue; of several, each as if it were alone");
+  sample_app->add_option(
+      "--prompts", args.prompts_file,
+      "file with a text to continue in each line; of a .jsonl, as a JSON string");
   add_sample_flags(*sample_app, args.flags);
+  add_texts(*sample_app, "--stop", args.stop_strings,
+            "end before this text; of several, before the first");
+  sample_app->add_flag("--logprobs", args.logprobs,
+                       "print a JSON object for each prompt: the text, and its tokens with the "
+                       "natural logarithms of the probabilities that the model gave them");
   sample_app->footer("Where a flag is left out the run's own [sample] holds.");
   add_dtype(*sample_app, args.dtype);
   sample_app->add_flag("--no-cache", args.no_cache, "compute all earlier tokens again each time");
@@ -101,6 +119,7 @@ void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
   eval_app->add_option("folder", args.folder, "run folder")->required();
   eval_app->add_option("--data", args.data, "text: a file or a folder")->required();
   add_dtype(*eval_app, args.dtype);
+  eval_app->add_flag("--json", args.json, "print the figures as a JSON object");
   eval_app->callback([&] { job = {"olm eval", [&] { return eval(args); }}; });
 }
 
@@ -216,11 +235,11 @@ void fill_standard_streams() {
 }
 
 /// Runs the job; any error becomes one sentence and status 1.
-int run(const Job& job) {
+int run_job(const Job& job) {
   try {
     const int status = job.run();
-    olm::require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
-                 "standard output cannot be written");
+    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
+            "standard output cannot be written");
     return status;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "%s: out of memory\n", job.name.c_str());
@@ -232,13 +251,13 @@ int run(const Job& job) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   fill_standard_streams();
   // A full file limit and a closed pipe become errors of the write itself.
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
   CLI::App app("olm: train language models, sample from them, look into them");
-  app.set_version_flag("--version", olm::version());
+  app.set_version_flag("--version", version());
   app.require_subcommand(1);
   Job job;
   TrainArgs train_args;
@@ -263,5 +282,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "olm: %s (olm --help says what there is)\n", e.what());
     return 2;
   }
-  return run(job);
+  return run_job(job);
 }
+
+}  // namespace olm::tools
