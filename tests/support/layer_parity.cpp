@@ -13,9 +13,8 @@ namespace {
 using Named = std::map<std::string, Tensor>;
 
 /// The tensors of one case, without its name in front.
-Named tensors_of(const std::string& name) {
-  static const SafetensorsFile file =
-      SafetensorsFile::open(std::string(OLM_FIXTURES) + "/layers.safetensors");
+Named tensors_of(const std::string& path, const std::string& name) {
+  const SafetensorsFile file = SafetensorsFile::open(std::string(OLM_FIXTURES) + "/" + path);
   Named result;
   for (const std::string& key : file.names())
     if (key.starts_with(name + "/"))
@@ -51,9 +50,9 @@ void check_equal(const Tensor& got, const Tensor& wanted, const std::string& wha
 
 }  // namespace
 
-void check_layer_parity(const std::string& name, nn::Module& layer) {
+void check_layer_parity(const std::string& name, nn::Module& layer, const std::string& file) {
   INFO(name);
-  const Named tensors = tensors_of(name);
+  const Named tensors = tensors_of(file, name);
   layer.load_state_dict(below(tensors, "param/"));
   nn::Context ctx;
   if (tensors.count("mask")) ctx.mask = tensors.at("mask");
