@@ -91,13 +91,13 @@ namespace {
 template <class T>
 Tensor waves_of(int64_t length, const SinusoidalPositionalEmbeddingOptions& o, Device device) {
   std::vector<T> values(size_t(length * o.embed_dim));
-  for (int64_t p = 0; p < length; ++p)
-    for (int64_t c = 0; c < o.embed_dim; ++c) {
-      const float rate =
-          std::exp(float(c / 2 * 2) * float(-std::log(o.base) / double(o.embed_dim)));
+  for (int64_t c = 0; c < o.embed_dim; ++c) {
+    const float rate = std::exp(float(c / 2 * 2) * float(-std::log(o.base) / double(o.embed_dim)));
+    for (int64_t p = 0; p < length; ++p) {
       const T angle = float(p) * rate;
       values[size_t(p * o.embed_dim + c)] = c % 2 ? std::cos(angle) : std::sin(angle);
     }
+  }
   return from_host(values, {length, o.embed_dim}, device);
 }
 }  // namespace
