@@ -23,7 +23,7 @@ namespace olm::nn {
 struct AttentionOptions {
   int64_t embed_dim = 0, num_heads = 0;
   std::optional<int64_t> num_kv_heads = {};  ///< heads of keys and values; num_heads
-  std::optional<int64_t> max_seq_len = {};   ///< positions of RoPE; of no meaning without it
+  std::optional<int64_t> max_seq_len = {};   ///< positions of RoPE, with all scaling
   std::optional<int64_t> head_dim = {};      ///< of queries and keys; embed_dim / num_heads
   std::optional<int64_t> value_dim = {};     ///< of values; head_dim
   std::optional<double> dropout = {};        ///< of attention weights; 0
@@ -42,6 +42,8 @@ struct AttentionOptions {
   std::optional<double> partial_rotary_factor = {};  ///< share of head_dim that RoPE rotates; 1
   std::optional<bool> use_alibi = {};                ///< scores lose slope[h] · distance; false
   std::optional<bool> use_attention_sink = {};  ///< a learned score per head without a value; false
+  RopeScalingOptions rope_scaling = {};         ///< how RoPE reaches beyond trained positions; none
+  std::optional<std::string> rope_pairing = {};  ///< of RoPE, interleaved or halves; interleaved
   void fields(auto& v) {
     v("embed_dim", embed_dim);
     v("num_heads", num_heads);
@@ -64,6 +66,8 @@ struct AttentionOptions {
     v("partial_rotary_factor", partial_rotary_factor);
     v("use_alibi", use_alibi);
     v("use_attention_sink", use_attention_sink);
+    v("rope_scaling", rope_scaling);
+    v("rope_pairing", rope_pairing, rope_pairing_info());
   }
 };
 

@@ -91,9 +91,18 @@ std::map<std::string, LayerMaker> structures() {
   };
 }
 
+std::pair<const std::string, LayerMaker> entry(const RotaryKind& kind) {
+  return {kind.name, [kind](const Json& json, DescribedChildren) -> Ref<Module> {
+            RotaryOptions options;
+            from_json(json, options, kind.name);
+            return Rotary(kind, options);
+          }};
+}
+
 std::map<std::string, LayerMaker> all_built_in() {
   std::map<std::string, LayerMaker> table = structures();
   table.merge(std::map<std::string, LayerMaker>{
+      entry<ALiBiPositionalBiasModule>("ALiBiPositionalBias"),
       entry<AbsolutePositionalEmbeddingModule>("AbsolutePositionalEmbedding"),
       entry<ClassicFFNModule>("ClassicFFN"),
       entry<DropoutModule>("Dropout"),
@@ -114,12 +123,10 @@ std::map<std::string, LayerMaker> all_built_in() {
       entry<OutputHeadModule>("OutputHead"),
       entry<PReLUModule>("PReLU"),
       entry("QuickGELU", QuickGELU),
-      entry<PartialRotaryPositionalEmbeddingModule>("PartialRotaryPositionalEmbedding"),
       entry<RMSNormModule>("RMSNorm"),
       entry("ReGLU", ReGLU),
       entry("ReLU", ReLU),
       entry("ReLUSquared", ReLUSquared),
-      entry<RotaryPositionalEmbeddingModule>("RotaryPositionalEmbedding"),
       entry("SELU", SELU),
       entry("SiLU", SiLU),
       entry("Sigmoid", Sigmoid),
@@ -131,6 +138,7 @@ std::map<std::string, LayerMaker> all_built_in() {
       entry("Tanh", Tanh),
       {"TransformerBlock", make_transformer_block},
   });
+  for (const RotaryKind& kind : rotary_kinds()) table.insert(entry(kind));
   for (const std::string& name : attentions().names())
     table.emplace(name, attention_maker(attentions().get(name)));
   return table;
@@ -157,7 +165,9 @@ std::map<std::string, LayerMaker> named(const std::vector<const char*>& layer_na
 }
 
 /// Where layer_maker() looks behind layers().
-std::vector<Registry<LayerMaker>*> kinds() { return {&feed_forwards(), &norms(), &activations()}; }
+std::vector<Registry<LayerMaker>*> kinds() {
+  return {&feed_forwards(), &norms(), &positions(), &activations()};
+}
 
 }  // namespace
 
@@ -224,6 +234,21 @@ Registry<LayerMaker>& feed_forwards() {
                                                               "GeGLUFFN",
                                                               "SwiGLUFFN",
                                                           }));
+  return table;
+}
+
+Registry<LayerMaker>& positions() {
+  static Registry<LayerMaker> table(
+      "position embedding", renamed({
+                                {"absolute", "AbsolutePositionalEmbedding"},
+                                {"alibi", "ALiBiPositionalBias"},
+                                {"llama3_rotary", "Llama3RotaryPositionalEmbedding"},
+                                {"partial_rotary", "PartialRotaryPositionalEmbedding"},
+                                {"partial_scaled_rotary", "PartialScaledRotaryPositionalEmbedding"},
+                                {"rotary", "RotaryPositionalEmbedding"},
+                                {"scaled_rotary", "ScaledRotaryPositionalEmbedding"},
+                                {"sinusoidal", "SinusoidalPositionalEmbedding"},
+                            }));
   return table;
 }
 

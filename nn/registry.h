@@ -91,6 +91,10 @@ OLM_API bool knows_layer(const std::string& name);
 OLM_API Registry<LayerMaker>& activations();
 /// Norms: `layer_norm`, `rms_norm`. Their options have the width as `dim`.
 OLM_API Registry<LayerMaker>& norms();
+/// Position embeddings: `absolute`, `rotary`, `alibi`, …. Their options have the size as
+/// `embed_dim` where they are added at the input, `head_dim` where rotary, `num_heads` for ALiBi,
+/// and `max_seq_len`.
+OLM_API Registry<LayerMaker>& positions();
 /// Feed-forward layers, under the names of their classes. Their options have the width as
 /// `embed_dim`, and `hidden_dim` and `dropout`.
 OLM_API Registry<LayerMaker>& feed_forwards();

@@ -25,18 +25,8 @@ RotaryAngles angles_of(const char* layer, const AttentionOptions& o, int64_t hea
   const double share = *o.partial_rotary_factor;
   const int64_t rotated =
       share == 1 ? head_dim : rotated_dims(layer, "partial_rotary_factor", head_dim, share);
-  return RotaryAngles(rotated, *o.rope_theta, *o.max_seq_len);
-}
-
-Tensor alibi_slopes(int64_t heads) {
-  int64_t power = 1;
-  while (2 * power <= heads) power *= 2;
-  std::vector<double> slopes;
-  for (int64_t h = 0; h < power; ++h)
-    slopes.push_back(std::exp2(-8 * double(h + 1) / double(power)));
-  for (int64_t h = 0; int64_t(slopes.size()) < heads; h += 2)
-    slopes.push_back(std::exp2(-4 * double(h + 1) / double(power)));
-  return from_host(slopes, {heads});
+  return RotaryAngles(rotated, *o.rope_theta, *o.max_seq_len, o.rope_scaling,
+                      rope_pairing(*o.rope_pairing));
 }
 
 }  // namespace
@@ -81,10 +71,7 @@ QKV AttentionModule::project(const Tensor& x, Context& ctx) {
   const Tensor v = view(qkv[2], {batch, time, kv_heads(), value_dim()});
   if (q_norm) q = (*q_norm)(q, ctx);
   if (k_norm) k = (*k_norm)(k, ctx);
-  if (angles_) {
-    const auto [tables, places] = angles_->at(kind_.name.c_str(), q, ctx);
-    std::tie(q, k) = rope(q, k, tables, places);
-  }
+  if (angles_) std::tie(q, k) = angles_->rotate(kind_.name.c_str(), q, k, ctx);
   return {.q = q, .k = k, .v = v};
 }
 

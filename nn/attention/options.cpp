@@ -1,22 +1,10 @@
 #include <algorithm>
-#include <functional>
 
 #include <olm/nn/attention.h>
 
 namespace olm::nn {
 
 namespace {
-
-/// `given`, and where that is empty `defaults`.
-AttentionOptions over(const AttentionOptions& defaults, const AttentionOptions& given) {
-  Json merged = to_json(defaults);
-  const Json chosen = to_json(given);
-  for (const auto& [name, value] : chosen.members())
-    if (!value.is_null()) merged[name] = value;
-  AttentionOptions result;
-  from_json(merged, result, "attention");
-  return result;
-}
 
 /// What a layer of `kind` is where options say nothing; `bias` stands for the biases of which the
 /// row says something else.
@@ -30,8 +18,10 @@ AttentionOptions defaults_of(const AttentionKind& kind, std::optional<bool> bias
                                 .use_rope = false,
                                 .partial_rotary_factor = 1,
                                 .use_alibi = false,
-                                .use_attention_sink = false};
-  AttentionOptions result = over(common, kind.defaults);
+                                .use_attention_sink = false,
+                                .rope_scaling = {.scaling_type = "none"},
+                                .rope_pairing = "interleaved"};
+  AttentionOptions result = over(common, kind.defaults, kind.name);
   for (std::optional<bool>* own : {&result.use_bias, &result.qkv_bias})
     if (*own && bias) *own = bias;
   return result;
@@ -56,21 +46,11 @@ void check_sizes(const char* layer, const AttentionOptions& o) {
           " does not divide into num_kv_heads ", kv_heads);
 }
 
-/// Hands on to `to` the fields that pass.
-struct FieldFilter {
-  FieldVisitor& to;
-  std::function<bool(const char* name)> passes;
-  template <class T>
-  void operator()(const char* name, T& value) {
-    if (passes(name)) to(name, value);
-  }
-};
-
 }  // namespace
 
 AttentionOptions AttentionModule::completed(const AttentionOptions& given,
                                             const AttentionKind& kind) {
-  AttentionOptions o = over(defaults_of(kind, given.bias), given);
+  AttentionOptions o = over(defaults_of(kind, given.bias), given, kind.name);
   const char* layer = kind.name.c_str();
   check_sizes(layer, o);
   checked_probability(layer, *o.dropout);
@@ -87,13 +67,8 @@ AttentionOptions AttentionModule::completed(const AttentionOptions& given,
 
 void AttentionModule::visit_options(FieldVisitor& v) {
   AttentionOptions own = options;
-  const Json all = to_json(own), usual = to_json(defaults_of(kind_, {}));
-  const std::vector<std::string>& listed = kind_.fields;
-  FieldFilter filter{v, [&](const char* name) {
-                       return all.at(name) != usual.at(name) ||
-                              std::find(listed.begin(), listed.end(), name) != listed.end();
-                     }};
-  own.fields(filter);
+  ChangedFields changed(v, to_json(own), to_json(defaults_of(kind_, {})), kind_.fields);
+  own.fields(changed);
 }
 
 void AttentionModule::visit_default_options(FieldVisitor& v) { defaults_of(kind_, {}).fields(v); }
