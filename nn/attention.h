@@ -105,11 +105,10 @@ struct QKV {
 /// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens, in
 /// memory for a quarter more and the tokens of one call, however long the text is. With
 /// use_output_gate what the heads give is multiplied by sigmoid(output_gate(x)) before out_proj:
-/// output_gate.weight is [H·Dv, D], or [H, D] with gate_per_head. Throws where sizes do not divide,
-/// x is of another width, RoPE has an odd size or a position from max_seq_len on, or documents meet
-/// a cache.
-/// Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023, arXiv:2307.08691; gates: Qiu et al.
-/// 2025, arXiv:2505.06708.
+/// output_gate.weight is [H·Dv, D], or with gate_per_head [H, D] of deviation 0.02. Throws where
+/// sizes do not divide, x is of another width, RoPE has an odd size or a position from max_seq_len
+/// on, or documents meet a cache. Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023,
+/// arXiv:2307.08691; gates: Qiu et al. 2025, arXiv:2505.06708.
 class OLM_API AttentionModule : public Module {
  public:
   explicit AttentionModule(const AttentionOptions& o,
