@@ -61,6 +61,7 @@ void check_layer_parity(const std::string& name, nn::Module& layer, const std::s
   nn::Context ctx;
   if (tensors.count("mask")) ctx.mask = tensors.at("mask");
   if (tensors.count("seq_positions")) ctx.positions = tensors.at("seq_positions");
+  if (tensors.count("documents")) ctx.documents = tensors.at("documents");
   const Tensor x = tensors.at("x");
   if (is_float(x.dtype())) set_requires_grad(x);
   const Tensor y = layer.forward(x, ctx);
