@@ -13,9 +13,12 @@ namespace {
 using Named = std::map<std::string, Tensor>;
 
 /// The tensors of one case, without its name in front.
-Named tensors_of(const std::string& name) {
-  static const SafetensorsFile file =
-      SafetensorsFile::open(std::string(OLM_FIXTURES) + "/layers.safetensors");
+Named tensors_of(const std::string& name, const std::string& file_name) {
+  static std::map<std::string, SafetensorsFile> files;
+  const std::string path = std::string(OLM_FIXTURES) + "/" + file_name;
+  auto found = files.find(path);
+  if (found == files.end()) found = files.emplace(path, SafetensorsFile::open(path)).first;
+  const SafetensorsFile& file = found->second;
   Named result;
   for (const std::string& key : file.names())
     if (key.starts_with(name + "/"))
@@ -51,9 +54,9 @@ void check_equal(const Tensor& got, const Tensor& wanted, const std::string& wha
 
 }  // namespace
 
-void check_layer_parity(const std::string& name, nn::Module& layer) {
+void check_layer_parity(const std::string& name, nn::Module& layer, const std::string& file) {
   INFO(name);
-  const Named tensors = tensors_of(name);
+  const Named tensors = tensors_of(name, file);
   layer.load_state_dict(below(tensors, "param/"));
   nn::Context ctx;
   if (tensors.count("mask")) ctx.mask = tensors.at("mask");
@@ -67,6 +70,9 @@ void check_layer_parity(const std::string& name, nn::Module& layer) {
   if (tensors.count("dx")) check_equal(grad(x), tensors.at("dx"), name + " dx");
   for (const auto& [key, wanted] : below(tensors, "grad/"))
     check_equal(grad(layer.parameter(key).tensor()), wanted, name + " gradient of " + key);
+  for (const auto& [key, parameter] : layer.named_parameters())
+    if (!tensors.count("grad/" + key))
+      CHECK_MESSAGE(!grad(parameter).defined(), name << " has a gradient of " << key);
 }
 
 }  // namespace olm::test

@@ -6,13 +6,16 @@
 
 namespace olm::test {
 
-/// Fills `layer` with the parameters of `name` in layers.safetensors, runs it in f32 on its input,
+/// Fills `layer` with the parameters of `name` in a file of fixtures, runs it in f32 on its input,
 /// and checks output and all gradients (relative L2 at most 1e-5). mask and positions of the
-/// fixture go into the context. The keys must be the layer's, tied ones once.
-void check_layer_parity(const std::string& name, nn::Module& layer);
+/// fixture go into the context. The keys must be the layer's, tied ones once; a parameter without a
+/// gradient in the fixture must have none.
+void check_layer_parity(const std::string& name, nn::Module& layer,
+                        const std::string& file = "layers.safetensors");
 template <class M>
-void check_layer_parity(const std::string& name, const nn::Ref<M>& layer) {
-  check_layer_parity(name, *layer);
+void check_layer_parity(const std::string& name, const nn::Ref<M>& layer,
+                        const std::string& file = "layers.safetensors") {
+  check_layer_parity(name, *layer, file);
 }
 
 }  // namespace olm::test
