@@ -105,8 +105,8 @@ TEST_SUITE("nn/moe_balance") {
     CHECK(to_host<float>(*router->expert_bias)[0] == -0.25);
     router->expert_bias->assign(from_host<float>({-9, 0, 0, 0}, {4}));
     const std::vector<float> moved = to_host<float>(router(x)), before = to_host<float>(plain);
-    CHECK(before[0] == 1);
+    CHECK(before[0] == doctest::Approx(1));
     CHECK(moved[0] == 0);
-    CHECK(moved[1] == 1);
+    CHECK(moved[1] == doctest::Approx(1));
   }
 }
