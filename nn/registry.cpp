@@ -6,6 +6,7 @@
 #include <olm/nn/embeddings.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/linear.h>
+#include <olm/nn/moe.h>
 #include <olm/nn/norms.h>
 #include <olm/nn/structure.h>
 
@@ -105,6 +106,7 @@ std::map<std::string, LayerMaker> all_built_in() {
       entry<ALiBiPositionalBiasModule>("ALiBiPositionalBias"),
       entry<AbsolutePositionalEmbeddingModule>("AbsolutePositionalEmbedding"),
       entry<ClassicFFNModule>("ClassicFFN"),
+      entry<ClassicMoEFFNModule>("ClassicMoEFFN"),
       entry<DropoutModule>("Dropout"),
       entry<ELUModule>("ELU"),
       entry<EmbeddingModule>("Embedding"),
@@ -114,12 +116,15 @@ std::map<std::string, LayerMaker> all_built_in() {
       entry("GeGLU", GeGLU),
       entry<GatedFFNModule>("GatedFFN"),
       {"GeGLUFFN", gated_ffn_maker("GeGLUFFN", "geglu")},
+      entry<GeGLUMoEFFNModule>("GeGLUMoEFFN"),
       entry("Identity", Identity),
       entry<LayerNormModule>("LayerNorm"),
       entry<LeakyReLUModule>("LeakyReLU"),
       entry("LiGLU", LiGLU),
       entry<LinearModule>("Linear"),
       entry("Mish", Mish),
+      {"MoEFeedForward", make_moe_feed_forward},
+      entry<MoERouterModule>("MoERouter"),
       entry<OutputHeadModule>("OutputHead"),
       entry<PReLUModule>("PReLU"),
       entry("QuickGELU", QuickGELU),
@@ -135,6 +140,7 @@ std::map<std::string, LayerMaker> all_built_in() {
       entry<SoftplusModule>("Softplus"),
       entry("SwiGLU", SwiGLU),
       {"SwiGLUFFN", gated_ffn_maker("SwiGLUFFN", "swiglu")},
+      entry<SwiGLUMoEFFNModule>("SwiGLUMoEFFN"),
       entry("Tanh", Tanh),
       {"TransformerBlock", make_transformer_block},
   });
@@ -230,9 +236,12 @@ Registry<LayerMaker>& norms() {
 Registry<LayerMaker>& feed_forwards() {
   static Registry<LayerMaker> table("feed-forward layer", named({
                                                               "ClassicFFN",
+                                                              "ClassicMoEFFN",
                                                               "GatedFFN",
                                                               "GeGLUFFN",
+                                                              "GeGLUMoEFFN",
                                                               "SwiGLUFFN",
+                                                              "SwiGLUMoEFFN",
                                                           }));
   return table;
 }
