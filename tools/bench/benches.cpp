@@ -101,7 +101,7 @@ const std::vector<Bench>& benches() {
        "ROWSxOUTxINxGROUPS",
        elements_of_groups,
        {{8192, 1408, 512, 8}, {8192, 1408, 512, 64}},
-       {{1, 3, 5, 2}, {65, 33, 31, 3}, {300, 130, 70, 7}},
+       {{2, 3, 5, 2}, {65, 33, 31, 3}, {300, 130, 70, 7}},
        add_grouped_gemm},
       {"moe_combine", "TOKENSxD", tensors_of<8, 2>, {{4096, 512}}, odd_rows, add_moe_combine},
       {"moe",
