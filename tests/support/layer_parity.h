@@ -6,9 +6,9 @@
 
 namespace olm::test {
 
-/// Fills `layer` with the parameters of `name` in a fixture file, runs it in f32 on its input,
-/// and checks output and all gradients (relative L2 at most 1e-5). mask and positions of the
-/// fixture go into the context. The keys must be the layer's, tied ones once.
+/// Fills `layer` with the parameters of `name` in a file of fixtures, runs it in f32 on its input,
+/// and checks output and all gradients (relative L2 at most 1e-5). mask, positions and
+/// documents of the fixture go into the context. The keys must be the layer's, tied ones once.
 void check_layer_parity(const std::string& name, nn::Module& layer,
                         const std::string& file = "layers.safetensors");
 template <class M>
