@@ -23,7 +23,7 @@ namespace olm::nn {
 struct AttentionOptions {
   int64_t embed_dim = 0, num_heads = 0;
   std::optional<int64_t> num_kv_heads = {};  ///< heads of keys and values; num_heads
-  std::optional<int64_t> max_seq_len = {};   ///< positions of RoPE, with all scaling
+  std::optional<int64_t> max_seq_len = {};   ///< positions of RoPE; of no meaning without it
   std::optional<int64_t> head_dim = {};      ///< of queries and keys; embed_dim / num_heads
   std::optional<int64_t> value_dim = {};     ///< of values; head_dim
   std::optional<double> dropout = {};        ///< of attention weights; 0

@@ -106,9 +106,10 @@ OLM_API Ref<SinusoidalPositionalEmbeddingModule> SinusoidalPositionalEmbedding(
 ///   ntk          θ' = θ of the base b · s^(d/(d-2)): the slowest pair is interpolated, the fastest
 ///                is not. bloc97 2023, "NTK-aware scaled RoPE"
 ///   dynamic_ntk  where L > L0, θ of the base b · (s · L/L0 - (s - 1))^(d/(d-2)). emozilla 2023
-///   yarn         θ' = θ · (1 - g) / s + θ · g, where g falls from 1 to 0 over j between the pairs
-///                that turn yarn_beta and yarn_alpha times in L0 positions; cosines and sines times
-///                attention_factor. Peng et al. 2023, arXiv:2309.00071
+///   yarn         θ' = θ · (1 - g) / s + θ · g, where g falls from 1 to 0, linearly in j, between
+///                the pairs that turn yarn_beta and yarn_alpha times in L0 positions (the paper's g
+///                is linear in the turns); cosines and sines times attention_factor. Peng et al.
+///                2023, arXiv:2309.00071
 ///   xpos         θ' = θ; at position p a query's pair is multiplied by z_j^((p - c)/S), a key's by
 ///                z_j^(-(p - c)/S), z_j = (2j + 0.4 d) / 1.4 d, S = xpos_scale_base, c =
 ///                max_seq_len / 2, so that scores fall by z_j^(distance / S). Sun et al. 2022,
@@ -117,13 +118,13 @@ OLM_API Ref<SinusoidalPositionalEmbeddingModule> SinusoidalPositionalEmbedding(
 ///                low_freq_factor on, between them a mix that is linear in θ. Grattafiori et al.
 ///                2024, arXiv:2407.21783
 ///   longrope     θ' = θ / short_factor[j], where L > L0 θ / long_factor[j]; cosines and sines
-///   times
-///                attention_factor. Ding et al. 2024, arXiv:2402.13753
+///                times attention_factor. Ding et al. 2024, arXiv:2402.13753
 /// Frequencies of linear, dynamic_ntk, yarn, llama3 and longrope are those of Hugging Face's
-/// transformers. Empty members are what is said at each.
+/// transformers. Empty members are what is said at each; a type leaves those of others alone, but
+/// none and xpos refuse a scaling_factor.
 struct RopeScalingOptions {
-  std::optional<std::string> scaling_type = {};             ///< one of the above; none
-  std::optional<double> scaling_factor = {};                ///< s; 1, see below
+  std::optional<std::string> scaling_type = {};  ///< one of the above; none
+  std::optional<double> scaling_factor = {};     ///< s; 1, of yarn and longrope max_seq_len / L0
   std::optional<int64_t> original_max_seq_len = {};         ///< L0; max_seq_len
   std::optional<double> yarn_alpha = {};                    ///< turns, the slow end of the ramp; 1
   std::optional<double> yarn_beta = {};                     ///< turns, the fast end of the ramp; 32
@@ -131,9 +132,9 @@ struct RopeScalingOptions {
   std::optional<double> low_freq_factor = {};               ///< of llama3; 1
   std::optional<double> high_freq_factor = {};              ///< of llama3; 4
   std::vector<double> short_factor = {}, long_factor = {};  ///< of longrope, d/2 numbers each
-  /// Of yarn: m(s, mscale) / m(s, mscale_all_dim) where both are given, else m(s, 1), where m(s, a)
-  /// = 0.1 · a · ln(s) + 1 for s > 1, else 1. Of longrope: sqrt(1 + ln(s) / ln(L0)) for s > 1, else
-  /// 1. Scores grow by its square.
+  /// Scores grow by its square. Where it is empty, of longrope sqrt(1 + ln(s) / ln(L0)) for
+  /// s > 1, else 1; of yarn m(s, mscale) / m(s, mscale_all_dim) where both are given, else m(s, 1),
+  /// where m(s, a) = 0.1 · a · ln(s) + 1 for s > 1, else 1.
   std::optional<double> attention_factor = {};
   std::optional<double> mscale = {}, mscale_all_dim = {};  ///< of yarn, see attention_factor
   std::optional<bool> truncate = {};  ///< the ramp of yarn begins and ends at whole pairs; true
