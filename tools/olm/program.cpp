@@ -96,13 +96,13 @@ void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
   CLI::App* sample_app = app.add_subcommand("sample", "Continue a text with a trained model");
   sample_app->add_option("folder", args.folder, "run folder")->required();
   add_texts(*sample_app, "--prompt,--sample.prompt", args.prompts,
-            "text to continue; of several, each as if it were alone");
+            "text to continue; may come again, each text is as if it were alone");
   sample_app->add_option(
       "--prompts", args.prompts_file,
       "file with a text to continue in each line; of a .jsonl, as a JSON string");
   add_sample_flags(*sample_app, args.flags);
   add_texts(*sample_app, "--stop", args.stop_strings,
-            "end before this text; of several, before the first");
+            "end before this text; may come again, the first of them ends it");
   sample_app->add_flag("--logprobs", args.logprobs,
                        "print a JSON object for each prompt: the text, and its tokens with the "
                        "natural logarithms of the probabilities that the model gave them");
