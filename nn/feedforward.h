@@ -95,4 +95,16 @@ class OLM_API GeGLUFFNModule final : public GatedFFNBase {
 OLM_API Ref<GeGLUFFNModule> GeGLUFFN(GeGLUFFNOptions options);
 OLM_API Ref<GeGLUFFNModule> GeGLUFFN(int64_t embed_dim, GeGLUFFNOptions options = {});
 
+/// The same with GELU by tanh, as Gemma's published weights want it.
+class OLM_API GeGLUTanhFFNModule final : public GatedFFNBase {
+ public:
+  explicit GeGLUTanhFFNModule(const GatedFFNOptions& o) : GatedFFNBase("GeGLUTanhFFN", o) {}
+  std::string type_name() const override { return "GeGLUTanhFFN"; }
+
+ protected:
+  Tensor gated(const Tensor& x) const override;
+};
+OLM_API Ref<GeGLUTanhFFNModule> GeGLUTanhFFN(GatedFFNOptions options);
+OLM_API Ref<GeGLUTanhFFNModule> GeGLUTanhFFN(int64_t embed_dim, GatedFFNOptions options = {});
+
 }  // namespace olm::nn

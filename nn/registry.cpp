@@ -96,6 +96,8 @@ std::map<std::string, LayerMaker> built_in() {
       entry<GLUModule>("GLU"),
       entry("GeGLU", GeGLU),
       entry<GeGLUFFNModule>("GeGLUFFN"),
+      entry("GeGLUTanh", GeGLUTanh),
+      entry<GeGLUTanhFFNModule>("GeGLUTanhFFN"),
       entry("Identity", Identity),
       entry<LayerNormModule>("LayerNorm"),
       entry<LeakyReLUModule>("LeakyReLU"),
@@ -146,6 +148,7 @@ Registry<std::function<Ref<Module>()>>& activations() {
       "activation", {
                         {"elu", [] { return ELU(); }},
                         {"geglu", GeGLU},
+                        {"geglu_tanh", GeGLUTanh},
                         {"gelu", GELU},
                         {"gelu_tanh", GELUTanh},
                         {"glu", [] { return GLU(); }},

@@ -2,6 +2,7 @@
 #include <olm/autograd/ops/cast.h>
 #include <olm/autograd/ops/gated.h>
 #include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/select.h>
 #include <olm/autograd/ops/softmax.h>
 #include <olm/autograd/ops/view.h>
 #include <olm/nn/activations.h>
@@ -11,6 +12,12 @@ namespace olm::nn {
 namespace {
 
 Tensor same(const Tensor& x) { return x; }
+Tensor geglu_tanh(const Tensor& x) {
+  require(x.rank() > 0 && x.size(-1) % 2 == 0, "geglu_tanh: wanted an even last axis, got x ",
+          x.shape());
+  const Tensors halves = chunk(x, 2, -1);
+  return halves[0] * gelu_tanh(halves[1]);
+}
 Ref<ElementwiseModule> elementwise(const char* type, ElementwiseModule::Function fn,
                                    Activation fused = Activation::none) {
   return make<ElementwiseModule>(type, fn, fused);
@@ -32,6 +39,7 @@ Ref<ElementwiseModule> Sigmoid() { return elementwise("Sigmoid", sigmoid, Activa
 Ref<ElementwiseModule> Identity() { return elementwise("Identity", same); }
 Ref<ElementwiseModule> SwiGLU() { return elementwise("SwiGLU", swiglu); }
 Ref<ElementwiseModule> GeGLU() { return elementwise("GeGLU", geglu); }
+Ref<ElementwiseModule> GeGLUTanh() { return elementwise("GeGLUTanh", geglu_tanh); }
 Ref<ElementwiseModule> ReGLU() { return elementwise("ReGLU", reglu); }
 Ref<ElementwiseModule> LiGLU() { return elementwise("LiGLU", liglu); }
 

@@ -1,4 +1,5 @@
 #include <olm/autograd/ops/gated.h>
+#include <olm/nn/activations.h>
 #include <olm/nn/feedforward.h>
 
 namespace olm::nn {
@@ -25,6 +26,7 @@ Tensor GatedFFNBase::forward(const Tensor& x, Context& ctx) {
 
 Tensor SwiGLUFFNModule::gated(const Tensor& x) const { return swiglu(x); }
 Tensor GeGLUFFNModule::gated(const Tensor& x) const { return geglu(x); }
+Tensor GeGLUTanhFFNModule::gated(const Tensor& x) const { return GeGLUTanh()(x); }
 
 Ref<SwiGLUFFNModule> SwiGLUFFN(SwiGLUFFNOptions options) { return make<SwiGLUFFNModule>(options); }
 Ref<SwiGLUFFNModule> SwiGLUFFN(int64_t embed_dim, SwiGLUFFNOptions options) {
@@ -36,6 +38,14 @@ Ref<GeGLUFFNModule> GeGLUFFN(GeGLUFFNOptions options) { return make<GeGLUFFNModu
 Ref<GeGLUFFNModule> GeGLUFFN(int64_t embed_dim, GeGLUFFNOptions options) {
   options.embed_dim = embed_dim;
   return GeGLUFFN(options);
+}
+
+Ref<GeGLUTanhFFNModule> GeGLUTanhFFN(GatedFFNOptions options) {
+  return make<GeGLUTanhFFNModule>(options);
+}
+Ref<GeGLUTanhFFNModule> GeGLUTanhFFN(int64_t embed_dim, GatedFFNOptions options) {
+  options.embed_dim = embed_dim;
+  return GeGLUTanhFFN(options);
 }
 
 }  // namespace olm::nn

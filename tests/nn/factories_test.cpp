@@ -32,6 +32,7 @@ std::vector<Pair> layers_with_options() {
        FlashAttentionwithRoPE(8, 2, 6)},
       {GLU({.dim = 1}), GLU(1)},
       {GeGLUFFN({.embed_dim = 8}), GeGLUFFN(8)},
+      {GeGLUTanhFFN({.embed_dim = 8}), GeGLUTanhFFN(8)},
       {GroupedQueryAttention({.embed_dim = 8, .num_heads = 2, .num_kv_heads = 1, .max_seq_len = 6}),
        GroupedQueryAttention(
            {.embed_dim = 8, .num_heads = 2, .num_kv_heads = 1, .max_seq_len = 6})},
@@ -72,7 +73,9 @@ TEST_SUITE("nn/factories") {
     }
     CHECK(LM({.vocab_size = 11, .embed_dim = 8, .num_heads = 2, .num_layers = 1, .max_seq_len = 6})
               ->num_parameters() > 0);
-    CHECK(GPT2Model({.embed_dim = 8, .num_layers = 1, .num_heads = 2})->num_parameters() > 0);
+    CHECK(GPT2Model(
+              {.vocab_size = 5, .embed_dim = 8, .num_layers = 1, .num_heads = 2, .max_seq_len = 4})
+              ->num_parameters() > 0);
   }
 
   TEST_CASE("no layer of the registry that has options is left out") {
