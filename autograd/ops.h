@@ -10,11 +10,15 @@
 #include <olm/autograd/ops/embedding.h>
 #include <olm/autograd/ops/flash_attention.h>
 #include <olm/autograd/ops/gated.h>
+#include <olm/autograd/ops/grouped_gemm.h>
 #include <olm/autograd/ops/index.h>
 #include <olm/autograd/ops/inplace.h>
 #include <olm/autograd/ops/linear.h>
 #include <olm/autograd/ops/linear_cross_entropy.h>
 #include <olm/autograd/ops/matmul.h>
+#include <olm/autograd/ops/moe_combine.h>
+#include <olm/autograd/ops/moe_permute.h>
+#include <olm/autograd/ops/moe_route.h>
 #include <olm/autograd/ops/norm.h>
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/reduce.h>

@@ -49,9 +49,20 @@ class OLM_API KVCache {
   std::vector<Slot> slots_;
 };
 
-/// Named numbers that layers report during a forward pass.
+class Module;
+
+/// What the router of a mixture of experts did in one forward pass. See expert_loads().
+struct RoutingRecord {
+  const Module* router = nullptr;
+  Tensor offsets = {};  ///< i32 [E+1]: expert e was chosen offsets[e+1] - offsets[e] times
+  std::map<std::string, Tensor> aux_losses = {};  ///< what it added to the loss, by name
+};
+
+/// What layers report during forward passes: numbers by name, and how tokens were routed. One may
+/// serve several passes, such as the micro-batches of a step. What recomputes reports once.
 struct Metrics {
-  std::map<std::string, double> values;
+  std::map<std::string, double> values = {};
+  std::vector<RoutingRecord> routing = {};
 };
 
 /// Travels through every forward(x, ctx). The default is inference in f32.

@@ -13,6 +13,18 @@ namespace {
 constexpr const char* kFormat = "libolm model";
 constexpr int kMaxDepth = 64;  // of nested modules in a file
 
+/// True where something below was replaced, so that the module's options do not say all of it.
+bool is_changed(Module& module) {
+  for (const auto& [name, slot] : module.children())
+    if (slot->replaced() || is_changed(*slot->module())) return true;
+  return false;
+}
+
+/// True where a description of `owner` has to hold this child.
+bool is_described(Module& owner, const ChildSlot& slot) {
+  return owner.describes_children() || slot.replaced() || is_changed(*slot.module());
+}
+
 /// Throws unless every module that build() would have to make is in the registry.
 void require_rebuildable(Module& module, const std::string& path) {
   const std::string type = module.type_name();
@@ -24,7 +36,7 @@ void require_rebuildable(Module& module, const std::string& path) {
     require(!merge->is_string() || !merge->as_string().empty(), "save: the ", type, " at \"", path,
             "\" has a merge function without a name");
   for (const auto& [name, slot] : module.children())
-    if (module.describes_children() || slot->replaced())
+    if (is_described(module, *slot))
       require_rebuildable(*slot->module(), path.empty() ? name : path + "." + name);
 }
 
@@ -66,7 +78,7 @@ Json describe(Module& module) {
   if (options.size()) json["options"] = options;
   Json children = Json::object();
   for (const auto& [name, slot] : module.children())
-    if (module.describes_children() || slot->replaced()) children[name] = describe(*slot->module());
+    if (is_described(module, *slot)) children[name] = describe(*slot->module());
   if (children.size()) json["children"] = children;
   return json;
 }

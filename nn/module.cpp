@@ -1,6 +1,8 @@
 #include <olm/nn/module.h>
 
 #include <algorithm>
+#include <cmath>
+#include <unordered_map>
 #include <unordered_set>
 
 #include <olm/autograd/ops/arithmetic.h>
@@ -200,11 +202,37 @@ double Module::flops_per_token(int64_t) {
   return 2 * elements;
 }
 
+namespace {
+
+/// Visits a module and those below it, with the share of tokens that each computes.
+void for_each_share(Module& module, double share,
+                    const std::function<void(Module&, double share)>& visit) {
+  visit(module, share);
+  for (const auto& [name, slot] : module.children())
+    for_each_share(*slot->module(), share * module.share_of_tokens(*slot), visit);
+}
+
+}  // namespace
+
 double forward_flops_per_token(Module& model, int64_t context) {
   double flops = 0;
-  model.for_each_module(
-      [&](const std::string&, Module& module) { flops += module.flops_per_token(context); });
+  for_each_share(model, 1, [&](Module& module, double share) {
+    flops += share * module.flops_per_token(context);
+  });
   return flops;
+}
+
+int64_t active_parameters(Module& model) {
+  std::unordered_map<const TensorImpl*, double> elements;  // of tied ones the largest share
+  for_each_share(model, 1, [&](Module& module, double share) {
+    module.for_each_own_parameter([&](Parameter& p) {
+      double& active = elements[&p.handle().impl()];
+      active = std::max(active, share * double(p.shape().numel()));
+    });
+  });
+  double total = 0;
+  for (const auto& [impl, active] : elements) total += active;
+  return std::llround(total);
 }
 
 int64_t Module::num_parameters(bool trainable_only) {

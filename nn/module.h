@@ -267,6 +267,8 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   /// Floating-point operations of this module itself, without its children, in forward of one
   /// token of a sequence of `context`: two for each element of its matrices.
   virtual double flops_per_token(int64_t context);
+  /// The share of all tokens that a direct child computes: 1 but for experts of a mixture.
+  virtual double share_of_tokens(const ChildSlot&) { return 1; }
 
   /// Trained tensors, each once, in the order of their keys' first appearance.
   Tensors parameters();
@@ -433,13 +435,16 @@ void init_gpt2(const Ref<M>& model, int64_t num_layers, InitOptions options = {}
 }
 
 /// Floating-point operations of forward of one token of a sequence of `context`; backward takes
-/// twice as many.
+/// twice as many. Of a mixture of experts those that are chosen count.
 OLM_API double forward_flops_per_token(Module& model, int64_t context);
+/// Elements in parameters() that take part in computing one token: all but those of experts that
+/// are not chosen.
+OLM_API int64_t active_parameters(Module& model);
 
 /// The tree of modules as a diagram, a line each: name, type, the options that differ from their
 /// defaults, parameters with their shapes, and how many numbers those below it hold. Equal
 /// neighbours such as the layers of a Repeat are one line with their number; tied and frozen
-/// parameters are marked. The last line is the total.
+/// parameters are marked. The last line is the total, and of mixtures of experts what a token uses.
 OLM_API std::string summary(Module& model);
 
 }  // namespace olm::nn

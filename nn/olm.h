@@ -19,6 +19,7 @@
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
 #include <olm/nn/module.h>
+#include <olm/nn/moe.h>
 #include <olm/nn/norms.h>
 #include <olm/nn/optim.h>
 #include <olm/nn/registry.h>

@@ -6,6 +6,7 @@
 #include <olm/nn/embeddings.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/linear.h>
+#include <olm/nn/moe.h>
 #include <olm/nn/norms.h>
 #include <olm/nn/structure.h>
 
@@ -88,6 +89,7 @@ std::map<std::string, LayerMaker> built_in() {
   table.merge(std::map<std::string, LayerMaker>{
       entry<AbsolutePositionalEmbeddingModule>("AbsolutePositionalEmbedding"),
       entry<ClassicFFNModule>("ClassicFFN"),
+      entry<ClassicMoEFFNModule>("ClassicMoEFFN"),
       entry<DropoutModule>("Dropout"),
       entry<ELUModule>("ELU"),
       entry<EmbeddingModule>("Embedding"),
@@ -98,12 +100,15 @@ std::map<std::string, LayerMaker> built_in() {
       entry<GeGLUFFNModule>("GeGLUFFN"),
       entry("GeGLUTanh", GeGLUTanh),
       entry<GeGLUTanhFFNModule>("GeGLUTanhFFN"),
+      entry<GeGLUMoEFFNModule>("GeGLUMoEFFN"),
       entry("Identity", Identity),
       entry<LayerNormModule>("LayerNorm"),
       entry<LeakyReLUModule>("LeakyReLU"),
       entry("LiGLU", LiGLU),
       entry<LinearModule>("Linear"),
       entry("Mish", Mish),
+      {"MoEFeedForward", make_moe_feed_forward},
+      entry<MoERouterModule>("MoERouter"),
       entry<OutputHeadModule>("OutputHead"),
       entry<PReLUModule>("PReLU"),
       entry<PartialRotaryPositionalEmbeddingModule>("PartialRotaryPositionalEmbedding"),
@@ -120,6 +125,7 @@ std::map<std::string, LayerMaker> built_in() {
       entry<SoftplusModule>("Softplus"),
       entry("SwiGLU", SwiGLU),
       entry<SwiGLUFFNModule>("SwiGLUFFN"),
+      entry<SwiGLUMoEFFNModule>("SwiGLUMoEFFN"),
       entry("Tanh", Tanh),
   });
   for (const std::string& name : attentions().names())

@@ -134,7 +134,10 @@ std::string summary(Module& model) {
     out << '\n';
   }
   out << "total " << with_commas(model.num_parameters()) << " parameters, "
-      << with_commas(model.num_parameters(true)) << " trained\n";
+      << with_commas(model.num_parameters(true)) << " trained";
+  if (const int64_t active = active_parameters(model); active != model.num_parameters())
+    out << ", " << with_commas(active) << " active for a token";
+  out << '\n';
   return out.str();
 }
 

@@ -1,0 +1,124 @@
+#include <olm/nn/moe/experts_internal.h>
+
+#include <olm/autograd/ops/combine.h>
+#include <olm/autograd/ops/gated.h>
+#include <olm/autograd/ops/grouped_gemm.h>
+#include <olm/autograd/ops/select.h>
+#include <olm/nn/activations.h>
+#include <olm/nn/feedforward.h>
+
+namespace olm::nn {
+
+namespace {
+
+/// A network dropout(down(between(up(x)))) whose projections are plain ones.
+struct Parts {
+  const LinearModule *up = nullptr, *down = nullptr;
+  Tensor (*unit)(const Tensor&) = nullptr;  // between, for gated networks
+  Module* act = nullptr;                    // between, for others
+  double dropout = 0;
+
+  bool known() const { return up && down && (unit || act); }
+  /// True where both can be computed together: one function between projections of the same
+  /// shape. A stateless function serves all rows; one with parameters has to be the same module.
+  bool fits(const Parts& other) const {
+    if (!known() || !other.known()) return false;
+    const bool same_act =
+        act == other.act || (act && other.act && dynamic_cast<ElementwiseModule*>(act) &&
+                             act->type_name() == other.act->type_name());
+    return unit == other.unit && same_act && dropout == other.dropout &&
+           up->bias.has_value() == other.up->bias.has_value() &&
+           down->bias.has_value() == other.down->bias.has_value() &&
+           up->weight.shape() == other.up->weight.shape() &&
+           down->weight.shape() == other.down->weight.shape();
+  }
+};
+
+Parts parts_of(Module& expert) {
+  if (auto* classic = dynamic_cast<ClassicFFNModule*>(&expert))
+    return {.up = classic->up_proj.typed(),
+            .down = classic->down_proj.typed(),
+            .act = classic->act.module().get(),
+            .dropout = classic->options.dropout};
+  auto* gated = dynamic_cast<GatedFFNBase*>(&expert);
+  if (!gated) return {};
+  Parts parts{.up = gated->up_proj.typed(),
+              .down = gated->down_proj.typed(),
+              .dropout = gated->options.dropout};
+  if (dynamic_cast<SwiGLUFFNModule*>(&expert)) parts.unit = swiglu;
+  if (dynamic_cast<GeGLUFFNModule*>(&expert)) parts.unit = geglu;
+  return parts;
+}
+
+/// Parts of all experts; none where they cannot be computed together.
+std::vector<Parts> common_parts(const Children& experts) {
+  std::vector<Parts> all;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    all.push_back(parts_of(*experts.at(i)));
+    if (!all.back().fits(all.front())) return {};
+  }
+  return all;
+}
+
+Tensor run_grouped(const std::vector<Parts>& parts, const Tensor& x, const Tensor& offsets,
+                   Context& ctx) {
+  Tensors up, up_bias, down, down_bias;
+  for (const Parts& p : parts) {
+    up.push_back(p.up->weight);
+    down.push_back(p.down->weight);
+    if (p.up->bias) up_bias.push_back(*p.up->bias);
+    if (p.down->bias) down_bias.push_back(*p.down->bias);
+  }
+  const Parts& first = parts.front();
+  const auto* pointwise = dynamic_cast<const ElementwiseModule*>(first.act);
+  const Activation fused = pointwise ? pointwise->fused() : Activation::none;
+  Tensor h = grouped_linear(x, up, up_bias, offsets, fused);
+  if (first.unit)
+    h = first.unit(h);
+  else if (fused == Activation::none)
+    h = first.act->forward(h, ctx);
+  return dropout_if_training(grouped_linear(h, down, down_bias, offsets), first.dropout, ctx);
+}
+
+/// Rows of each expert; without values (on meta) the first one has them all.
+std::vector<int64_t> row_counts(const Tensor& offsets, int64_t rows) {
+  std::vector<int64_t> counts(size_t(offsets.numel() - 1));
+  if (offsets.device() == meta) {
+    counts[0] = rows;
+    return counts;
+  }
+  const std::vector<int64_t> at = to_host<int64_t>(offsets);
+  for (size_t e = 0; e < counts.size(); ++e) counts[e] = at[e + 1] - at[e];
+  return counts;
+}
+
+Tensor run_one_by_one(const Children& experts, const Tensor& x, const Tensor& offsets,
+                      Context& ctx) {
+  const std::vector<int64_t> counts = row_counts(offsets, x.size(0));
+  std::vector<int64_t> sizes;
+  std::vector<Ref<Module>> used;
+  for (size_t e = 0; e < counts.size(); ++e) {
+    if (counts[e] == 0) continue;
+    sizes.push_back(counts[e]);
+    used.push_back(experts.at(e));
+  }
+  if (used.empty()) return x;
+  const Tensors rows = split(x, sizes, 0);
+  Tensors results;
+  for (size_t i = 0; i < used.size(); ++i) {
+    results.push_back(used[i](rows[i], ctx));
+    require(results.back().shape() == rows[i].shape(), "MoEFeedForward: a ", used[i]->type_name(),
+            " made ", results.back().shape(), " of ", rows[i].shape(), ", wanted the same shape");
+  }
+  return cat(results, 0);
+}
+
+}  // namespace
+
+Tensor run_experts(const Children& experts, const Tensor& x, const Tensor& offsets, Context& ctx) {
+  const std::vector<Parts> parts = common_parts(experts);
+  if (parts.empty()) return run_one_by_one(experts, x, offsets, ctx);
+  return run_grouped(parts, x, offsets, ctx);
+}
+
+}  // namespace olm::nn
