@@ -42,6 +42,13 @@ struct AttentionOptions {
   std::optional<double> partial_rotary_factor = {};  ///< share of head_dim that RoPE rotates; 1
   std::optional<bool> use_alibi = {};                ///< scores lose slope[h] · distance; false
   std::optional<bool> use_attention_sink = {};  ///< a learned score per head without a value; false
+  std::optional<bool> use_output_gate = {};     ///< a sigmoid gate before out_proj; false
+  std::optional<bool> gate_per_head = {};       ///< one gate for each head, not each feature; false
+  // Of MultiHeadLatentAttention alone.
+  std::optional<int64_t> q_lora_rank = {};       ///< of the queries' latent vectors; none
+  std::optional<int64_t> kv_lora_rank = {};      ///< of the latent vectors of keys and values; 512
+  std::optional<int64_t> qk_nope_head_dim = {};  ///< of a head's query and key without RoPE; 128
+  std::optional<int64_t> qk_rope_head_dim = {};  ///< of the part with RoPE; 64
   void fields(auto& v) {
     v("embed_dim", embed_dim);
     v("num_heads", num_heads);
@@ -64,6 +71,12 @@ struct AttentionOptions {
     v("partial_rotary_factor", partial_rotary_factor);
     v("use_alibi", use_alibi);
     v("use_attention_sink", use_attention_sink);
+    v("use_output_gate", use_output_gate);
+    v("gate_per_head", gate_per_head);
+    v("q_lora_rank", q_lora_rank);
+    v("kv_lora_rank", kv_lora_rank);
+    v("qk_nope_head_dim", qk_nope_head_dim);
+    v("qk_rope_head_dim", qk_rope_head_dim);
   }
 };
 
@@ -89,10 +102,13 @@ struct QKV {
 /// x: [B,T,D], y: like x. num_heads / num_kv_heads neighbouring query heads share one key and value
 /// head. Keys: q_proj k_proj v_proj out_proj .weight .bias; feature h · d + i of a projection is
 /// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm; attention_sink [H],
-/// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens. Throws
-/// where sizes do not divide, x is of another width, RoPE has an odd size or a position from
-/// max_seq_len on, or documents meet a cache.
-/// Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023, arXiv:2307.08691.
+/// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens. With
+/// use_output_gate out_proj gets sigmoid(output_gate(x)) times what the heads give: output_gate
+/// .weight is [H·Dv, D], or [H, D] with gate_per_head. Throws where sizes do not divide, x is of
+/// another width, RoPE has an odd size or a position from max_seq_len on, or documents meet a
+/// cache.
+/// Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023, arXiv:2307.08691; gates: Qiu et al.
+/// 2025, arXiv:2505.06708.
 class OLM_API AttentionModule : public Module {
  public:
   explicit AttentionModule(const AttentionOptions& o,
@@ -111,8 +127,11 @@ class OLM_API AttentionModule : public Module {
   double scale() const;
 
   AttentionOptions options;  ///< as given, with the defaults of the layer
-  Child<LinearModule> q_proj, k_proj, v_proj, out_proj;
+  /// None where latent vectors stand between x and the heads.
+  std::optional<Child<LinearModule>> q_proj, k_proj, v_proj;
+  Child<LinearModule> out_proj;
   std::optional<Child<RMSNormModule>> q_norm, k_norm;
+  std::optional<Child<LinearModule>> output_gate;
   std::optional<Parameter> attention_sink;
 
  protected:
@@ -122,6 +141,8 @@ class OLM_API AttentionModule : public Module {
   /// without a cache, and the last query is at the last key's position.
   virtual Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, Context& ctx);
 
+  /// Rotates q and k [B,T,·,d] by the positions of their tokens where the layer has RoPE.
+  void rotate(Tensor& q, Tensor& k, const Context& ctx) const;
   /// ALiBi's slopes [H] in acc_dtype of x, on x's device; undefined without use_alibi.
   Tensor slopes(const Tensor& x) const;
   /// The sink's scores [H]; undefined without use_attention_sink.
@@ -134,6 +155,7 @@ class OLM_API AttentionModule : public Module {
   /// other.
   static AttentionOptions completed(const AttentionOptions& given, const AttentionKind& kind);
   Tensors projections(const Tensor& x, Context& ctx) const;
+  Tensor gated(const Tensor& y, const Tensor& x, Context& ctx) const;
   AttentionKind kind_;
   std::optional<RotaryAngles> angles_;
   std::optional<Buffer> slopes_;
@@ -179,6 +201,49 @@ class OLM_API AttentionwithRoPEBase : public AttentionBase {
   }
 };
 
+/// Attention whose keys and values all come from one short latent vector per token, c, beside one
+/// rotated key that all heads share:
+///   q = [q_nope | R q_rope]        by heads of q_proj(x), or of q_b_proj(RMSNorm(q_a_proj(x)))
+///   [c | k_rope] = kv_a_proj_with_mqa(x)      [k_nope | v] by heads of kv_b_proj(RMSNorm(c))
+///   y = out_proj(softmax(q [k_nope | R k_rope]ᵀ · scale) v)
+/// where R rotates by the position and scale is 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim).
+/// value_dim (v_head_dim elsewhere) is 128 by default, as is qk_nope_head_dim. Keys: q_proj, or
+/// with q_lora_rank q_a_proj, q_a_layernorm, q_b_proj; kv_a_proj_with_mqa, kv_a_layernorm,
+/// kv_b_proj, out_proj; no biases by default.
+///
+/// A cache holds RMSNorm(c) and R k_rope: kv_lora_rank + qk_rope_head_dim numbers per token, 576 by
+/// default, where keys and values of 128 such heads are 40960. Few new tokens on many cached ones
+/// meet the latent vectors themselves, as one key and value head: kv_b_proj acts on the queries and
+/// on what the heads give, not on each cached token. Many new tokens, or a kv_b_proj with a bias
+/// or another module in its place, meet keys and values made from the latent vectors. What takes
+/// fewer operations is chosen from the sizes; results are equal to rounding.
+/// Options that mean nothing here (num_kv_heads, head_dim, use_qk_norm, partial_rotary_factor,
+/// use_rope) throw where they are set to something else.
+/// DeepSeek-AI 2024, arXiv:2405.04434.
+class OLM_API MultiHeadLatentAttentionModule : public AttentionModule {
+ public:
+  explicit MultiHeadLatentAttentionModule(const AttentionOptions& o,
+                                          const AttentionKind& kind = {
+                                              .name = "MultiHeadLatentAttention"});
+
+  std::optional<Child<LinearModule>> q_a_proj;
+  std::optional<Child<RMSNormModule>> q_a_layernorm;
+  Child<LinearModule> q_b_proj;  ///< under the key q_proj where there is no q_lora_rank
+  Child<LinearModule> kv_a_proj_with_mqa;
+  Child<RMSNormModule> kv_a_layernorm;
+  Child<LinearModule> kv_b_proj;
+
+ protected:
+  /// Keys are [RMSNorm(c) | R k_rope] [B,T,1,kv_lora_rank + qk_rope_head_dim]; values are a part of
+  /// them, and v has no width.
+  QKV project(const Tensor& x, Context& ctx) override;
+  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, Context& ctx) override;
+
+ private:
+  bool absorbs(const Tensor& q, const Tensor& k, const Context& ctx) const;
+  Tensor attend_latents(const Tensor& q, const Tensor& k, Context& ctx);
+};
+
 /// What AttentionKind::make is for layers of class M, made from options and kind.
 template <class M>
 Ref<AttentionModule> make_attention(const AttentionOptions& o, const AttentionKind& kind) {
@@ -220,6 +285,26 @@ OLM_API Ref<AttentionModule> FlashAttentionwithRoPE(int64_t embed_dim, int64_t n
 /// num_kv_heads key and value heads: as many as queries gives plain attention, one gives
 /// multi-query attention. Ainslie et al. 2023, arXiv:2305.13245.
 OLM_API Ref<AttentionModule> GroupedQueryAttention(const AttentionOptions& options);
+
+/// GroupedQueryAttention in which a query attends the window_size keys up to its own, 512 by
+/// default. Beltagy et al. 2020, arXiv:2004.05150.
+OLM_API Ref<AttentionModule> SlidingWindowAttention(const AttentionOptions& options);
+
+/// GroupedQueryAttention with QK-norm, heads of 128 and a gate for each feature of what the heads
+/// give; RoPE to base 10⁷. Qiu et al. 2025, arXiv:2505.06708.
+OLM_API Ref<AttentionModule> GatedAttention(const AttentionOptions& options);
+
+/// GroupedQueryAttention with one gate for each head.
+OLM_API Ref<AttentionModule> HeadGatedAttention(const AttentionOptions& options);
+
+/// Causal latent attention: see MultiHeadLatentAttentionModule. The second form has the sizes in
+/// OpenLanguageModel's order.
+OLM_API Ref<AttentionModule> MultiHeadLatentAttention(const AttentionOptions& options);
+OLM_API Ref<AttentionModule> MultiHeadLatentAttention(int64_t embed_dim, int64_t num_heads,
+                                                      int64_t max_seq_len, int64_t kv_lora_rank,
+                                                      int64_t qk_nope_head_dim,
+                                                      int64_t qk_rope_head_dim, int64_t v_head_dim,
+                                                      AttentionOptions options = {});
 
 /// Causal attention without biases, in readable steps, in which scores fall with distance:
 ///   s -= slope[h] · |i - j|      slope[h] = 2^(-8 (h + 1) / H) for a power of two H

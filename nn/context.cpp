@@ -35,7 +35,7 @@ std::pair<Tensor, Tensor> KVCache::append(const Tensor& k, const Tensor& v, int6
   if (next_ == slots_.size()) slots_.emplace_back();
   Slot& slot = slots_[next_++];
   const int64_t rows =
-      window > 0 ? std::min(capacity_, 2 * (window - 1) + std::max(added, window)) : capacity_;
+      window > 0 ? std::min(capacity_, window - 1 + std::max(added, window / 4 + 1)) : capacity_;
   if (length_ == 0 && slot.k.defined() && slot.k.size(0) != k.size(0)) slot = Slot();
   if (!slot.k.defined())
     slot = {.k = room(k, rows), .v = room(v, rows), .first = length_, .end = length_};

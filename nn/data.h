@@ -11,6 +11,7 @@
 
 #include <olm/engine/file.h>
 #include <olm/engine/tensor.h>
+#include <olm/nn/context.h>
 #include <olm/nn/text.h>
 
 namespace olm::nn {
@@ -88,6 +89,12 @@ struct Batch {
   Tensor targets;  ///< [B,T] i64: inputs moved on by one
   int64_t step = 0;
 };
+
+/// Sets ctx.documents and ctx.positions for sequences in which several documents are packed: each
+/// ends with the id `end_of_text`, which is its last token. Positions begin at 0 in every document,
+/// so that its tokens are computed as they are where it stands alone.
+///   ids: [B,T] of i32 or i64, which is read on the host
+OLM_API void set_documents(Context& ctx, const Tensor& ids, int64_t end_of_text);
 
 struct LoaderOptions {
   int64_t batch = 1;

@@ -110,6 +110,9 @@ struct TrainerOptions {
   double spike_factor = 0;  ///< a loss so many deviations above its mean is skipped; 0: none is
   GenerateOptions sample = {};
   std::vector<int32_t> prompt = {};  ///< ids that samples continue
+  /// The id that documents end with: tokens attend within theirs alone, in training and evaluation.
+  /// Empty: across documents.
+  std::optional<int64_t> end_of_text = {};
 };
 
 struct StepReport {
@@ -152,10 +155,11 @@ struct Timing {
 
 /// Mean loss of a model over a whole dataset in windows of `context`, nats per token; the last
 /// window may be shorter, so that each id but the first is a target once. Deterministic: no
-/// dropout. `should_stop` is asked before each batch.
+/// dropout. `should_stop` is asked before each batch. With `end_of_text`, tokens attend within the
+/// documents that end with it.
 OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context,
                             DType dtype = f32, const std::function<bool()>& should_stop = {},
-                            bool with_rest = true);
+                            bool with_rest = true, std::optional<int64_t> end_of_text = {});
 
 /// The loop: batches → loss → backward → step, with everything that belongs to a long run. Never
 /// prints; tells its callbacks.

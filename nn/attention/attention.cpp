@@ -1,7 +1,9 @@
 #include <cmath>
 
+#include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/flash_attention.h>
 #include <olm/autograd/ops/linear.h>
+#include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/select.h>
 #include <olm/autograd/ops/view.h>
 #include <olm/engine/raw.h>
@@ -16,12 +18,20 @@ Ref<LinearModule> projection_of(const AttentionOptions& o, int64_t features) {
   return Linear(o.embed_dim, features, {.bias = bias});
 }
 
+/// A child from x to the heads: none where latent vectors come between.
+std::optional<Child<LinearModule>> direct(Module* owner, const char* name,
+                                          const AttentionOptions& o, int64_t features) {
+  using Slot = std::optional<Child<LinearModule>>;
+  return o.kv_lora_rank ? Slot() : Slot(std::in_place, owner, name, projection_of(o, features));
+}
+
 Ref<LinearModule> projection_back(const AttentionOptions& o, int64_t features) {
   const bool bias = o.use_bias.value_or(*o.bias);
   return Linear(features, o.embed_dim, {.bias = bias});
 }
 
 RotaryAngles angles_of(const char* layer, const AttentionOptions& o, int64_t head_dim) {
+  if (o.qk_rope_head_dim) head_dim = *o.qk_rope_head_dim;
   const double share = *o.partial_rotary_factor;
   const int64_t rotated =
       share == 1 ? head_dim : rotated_dims(layer, "partial_rotary_factor", head_dim, share);
@@ -43,9 +53,9 @@ Tensor alibi_slopes(int64_t heads) {
 
 AttentionModule::AttentionModule(const AttentionOptions& o, const AttentionKind& kind)
     : options(completed(o, kind)),
-      q_proj(this, "q_proj", projection_of(options, options.num_heads * head_dim())),
-      k_proj(this, "k_proj", projection_of(options, kv_heads() * head_dim())),
-      v_proj(this, "v_proj", projection_of(options, kv_heads() * value_dim())),
+      q_proj(direct(this, "q_proj", options, options.num_heads * head_dim())),
+      k_proj(direct(this, "k_proj", options, kv_heads() * head_dim())),
+      v_proj(direct(this, "v_proj", options, kv_heads() * value_dim())),
       out_proj(this, "out_proj", projection_back(options, options.num_heads * value_dim())),
       kind_(kind) {
   if (*options.use_qk_norm) {
@@ -54,11 +64,15 @@ AttentionModule::AttentionModule(const AttentionOptions& o, const AttentionKind&
   }
   if (*options.use_attention_sink)
     attention_sink.emplace(this, "attention_sink", Shape{options.num_heads}, init::zeros);
+  const int64_t gates = options.num_heads * (*options.gate_per_head ? 1 : value_dim());
+  if (*options.use_output_gate)
+    output_gate.emplace(this, "output_gate", Linear(options.embed_dim, gates, {.bias = false}));
   if (*options.use_rope) angles_ = angles_of(kind_.name.c_str(), options, head_dim());
   if (*options.use_alibi) slopes_.emplace(this, "slopes", alibi_slopes(options.num_heads));
 }
 
 int64_t AttentionModule::head_dim() const {
+  if (options.kv_lora_rank) return *options.qk_nope_head_dim + *options.qk_rope_head_dim;
   return options.head_dim.value_or(options.embed_dim / options.num_heads);
 }
 
@@ -67,8 +81,10 @@ double AttentionModule::scale() const {
 }
 
 Tensors AttentionModule::projections(const Tensor& x, Context& ctx) const {
-  const LinearModule *q = q_proj.typed(), *k = k_proj.typed(), *v = v_proj.typed();
-  if (!q || !k || !v) return {q_proj(x, ctx), k_proj(x, ctx), v_proj(x, ctx)};
+  require(q_proj && k_proj && v_proj, kind_.name,
+          ": a row with a kv_lora_rank wants a class whose project() makes latent vectors");
+  const LinearModule *q = q_proj->typed(), *k = k_proj->typed(), *v = v_proj->typed();
+  if (!q || !k || !v) return {(*q_proj)(x, ctx), (*k_proj)(x, ctx), (*v_proj)(x, ctx)};
   return linear(x, {q->weight, k->weight, v->weight},
                 {q->bias_or_none(), k->bias_or_none(), v->bias_or_none()});
 }
@@ -81,11 +97,14 @@ QKV AttentionModule::project(const Tensor& x, Context& ctx) {
   const Tensor v = view(qkv[2], {batch, time, kv_heads(), value_dim()});
   if (q_norm) q = (*q_norm)(q, ctx);
   if (k_norm) k = (*k_norm)(k, ctx);
-  if (angles_) {
-    const auto [tables, places] = angles_->at(kind_.name.c_str(), q, ctx);
-    std::tie(q, k) = rope(q, k, tables, places);
-  }
+  rotate(q, k, ctx);
   return {.q = q, .k = k, .v = v};
+}
+
+void AttentionModule::rotate(Tensor& q, Tensor& k, const Context& ctx) const {
+  if (!angles_) return;
+  const auto [tables, places] = angles_->at(kind_.name.c_str(), q, ctx);
+  std::tie(q, k) = rope(q, k, tables, places);
 }
 
 Tensor AttentionModule::forward(const Tensor& x, Context& ctx) {
@@ -95,8 +114,15 @@ Tensor AttentionModule::forward(const Tensor& x, Context& ctx) {
           ": documents and a cache do not go together");
   auto [q, k, v] = project(x, ctx);
   if (ctx.cache) std::tie(k, v) = ctx.cache->append(k, v, options.window_size.value_or(0));
-  const Tensor y = attend(q, k, v, ctx);
+  const Tensor y = gated(attend(q, k, v, ctx), x, ctx);
   return out_proj(reshape(y, {x.size(0), x.size(1), options.num_heads * value_dim()}), ctx);
+}
+
+Tensor AttentionModule::gated(const Tensor& y, const Tensor& x, Context& ctx) const {
+  if (!output_gate) return y;
+  const int64_t of_head = *options.gate_per_head ? 1 : value_dim();
+  const Tensor gate = sigmoid((*output_gate)(x, ctx));
+  return y * view(gate, {x.size(0), x.size(1), options.num_heads, of_head});
 }
 
 Tensor AttentionModule::attend(const Tensor& q, const Tensor& k, const Tensor& v, Context& ctx) {

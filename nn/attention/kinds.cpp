@@ -13,13 +13,25 @@ std::vector<AttentionKind> built_in() {
       "embed_dim",    "num_heads",       "num_kv_heads",      "max_seq_len", "head_dim",
       "dropout",      "rope_theta",      "use_bias",          "qkv_bias",    "use_qk_norm",
       "rms_norm_eps", "attention_scale", "attn_logit_softcap"};
+  const std::vector<std::string> latent{"embed_dim",        "num_heads",    "max_seq_len",
+                                        "q_lora_rank",      "kv_lora_rank", "qk_nope_head_dim",
+                                        "qk_rope_head_dim", "value_dim",    "dropout",
+                                        "rope_theta",       "rms_norm_eps"};
+  const AttentionOptions decoder{
+      .causal = true, .bias = false, .use_bias = false, .qkv_bias = false, .use_rope = true};
+  AttentionOptions window = decoder, gated = decoder, head_gated = decoder;
+  window.window_size = 512;
+  gated.max_seq_len = 262144, gated.head_dim = 128, gated.rope_theta = 1e7;
+  gated.use_qk_norm = gated.use_output_gate = true;
+  head_gated.use_output_gate = head_gated.gate_per_head = true;
+  std::vector<std::string> windowed = grouped;
+  windowed.push_back("window_size");
   return {
       {.name = "FlashAttention", .fields = plain},
       {.name = "FlashAttentionwithRoPE", .defaults = {.use_rope = true}, .fields = rotary},
-      {.name = "GroupedQueryAttention",
-       .defaults =
-           {.causal = true, .bias = false, .use_bias = false, .qkv_bias = false, .use_rope = true},
-       .fields = grouped},
+      {.name = "GatedAttention", .defaults = gated, .fields = grouped},
+      {.name = "GroupedQueryAttention", .defaults = decoder, .fields = grouped},
+      {.name = "HeadGatedAttention", .defaults = head_gated, .fields = grouped},
       {.name = "MultiHeadAttention", .fields = plain, .make = make_attention<AttentionBase>},
       {.name = "MultiHeadAttentionwithALiBi",
        .defaults = {.causal = true, .bias = false, .use_alibi = true},
@@ -29,6 +41,10 @@ std::vector<AttentionKind> built_in() {
        .defaults = {.use_rope = true},
        .fields = rotary,
        .make = make_attention<AttentionwithRoPEBase>},
+      {.name = "MultiHeadLatentAttention",
+       .fields = latent,
+       .make = make_attention<MultiHeadLatentAttentionModule>},
+      {.name = "SlidingWindowAttention", .defaults = window, .fields = windowed},
   };
 }
 
@@ -113,6 +129,32 @@ Ref<AttentionModule> MultiHeadAttentionwithALiBi(const AttentionOptions& options
 Ref<AttentionModule> MultiHeadAttentionwithALiBi(int64_t embed_dim, int64_t num_heads,
                                                  AttentionOptions options) {
   return sized("MultiHeadAttentionwithALiBi", embed_dim, num_heads, options);
+}
+
+Ref<AttentionModule> SlidingWindowAttention(const AttentionOptions& options) {
+  return Attention("SlidingWindowAttention", options);
+}
+
+Ref<AttentionModule> GatedAttention(const AttentionOptions& options) {
+  return Attention("GatedAttention", options);
+}
+
+Ref<AttentionModule> HeadGatedAttention(const AttentionOptions& options) {
+  return Attention("HeadGatedAttention", options);
+}
+
+Ref<AttentionModule> MultiHeadLatentAttention(const AttentionOptions& options) {
+  return Attention("MultiHeadLatentAttention", options);
+}
+Ref<AttentionModule> MultiHeadLatentAttention(int64_t embed_dim, int64_t num_heads,
+                                              int64_t max_seq_len, int64_t kv_lora_rank,
+                                              int64_t qk_nope_head_dim, int64_t qk_rope_head_dim,
+                                              int64_t v_head_dim, AttentionOptions options) {
+  options.kv_lora_rank = kv_lora_rank;
+  options.qk_nope_head_dim = qk_nope_head_dim;
+  options.qk_rope_head_dim = qk_rope_head_dim;
+  options.value_dim = v_head_dim;
+  return sized("MultiHeadLatentAttention", embed_dim, num_heads, max_seq_len, options);
 }
 
 }  // namespace olm::nn

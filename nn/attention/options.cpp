@@ -30,12 +30,16 @@ AttentionOptions defaults_of(const AttentionKind& kind, std::optional<bool> bias
                                 .use_rope = false,
                                 .partial_rotary_factor = 1,
                                 .use_alibi = false,
-                                .use_attention_sink = false};
+                                .use_attention_sink = false,
+                                .use_output_gate = false,
+                                .gate_per_head = false};
   AttentionOptions result = over(common, kind.defaults);
   for (std::optional<bool>* own : {&result.use_bias, &result.qkv_bias})
     if (*own && bias) *own = bias;
   return result;
 }
+
+constexpr int64_t kMaxSize = int64_t(1) << 24;  // products of two are far from int64's bounds
 
 void check_sizes(const char* layer, const AttentionOptions& o) {
   const int64_t kv_heads = o.num_kv_heads.value_or(o.num_heads);
@@ -45,15 +49,35 @@ void check_sizes(const char* layer, const AttentionOptions& o) {
   const int64_t head_dim = o.head_dim.value_or(1), value_dim = o.value_dim.value_or(1);
   require(head_dim > 0 && value_dim > 0, layer, ": wanted sizes above 0, got head_dim ", head_dim,
           " and value_dim ", value_dim);
-  constexpr int64_t kMax = int64_t(1) << 24;  // products of two stay far from what int64 holds
   for (const int64_t size : {o.embed_dim, o.num_heads, head_dim, value_dim})
-    require(size <= kMax, layer, ": wanted sizes of at most ", kMax, ", got embed_dim ",
+    require(size <= kMaxSize, layer, ": wanted sizes of at most ", kMaxSize, ", got embed_dim ",
             o.embed_dim, ", num_heads ", o.num_heads, ", head_dim ", head_dim, " and value_dim ",
             value_dim);
-  require(o.head_dim || o.embed_dim % o.num_heads == 0, layer, ": embed_dim ", o.embed_dim,
-          " does not divide into num_heads ", o.num_heads);
+  require(o.head_dim || o.kv_lora_rank || o.embed_dim % o.num_heads == 0, layer, ": embed_dim ",
+          o.embed_dim, " does not divide into num_heads ", o.num_heads);
   require(o.num_heads % kv_heads == 0, layer, ": num_heads ", o.num_heads,
           " does not divide into num_kv_heads ", kv_heads);
+}
+
+/// The sizes of latent attention, which go with rows of it alone.
+void check_latent_sizes(const char* layer, const AttentionOptions& o, bool latent) {
+  const std::pair<const char*, std::optional<int64_t>> sizes[] = {
+      {"kv_lora_rank", o.kv_lora_rank},
+      {"qk_nope_head_dim", o.qk_nope_head_dim},
+      {"qk_rope_head_dim", o.qk_rope_head_dim},
+      {"q_lora_rank", o.q_lora_rank}};
+  for (const auto& [name, size] : sizes) {
+    require(latent || !size, layer, ": ", name, " is an option of latent attention alone");
+    require(!size || (*size > 0 && *size <= kMaxSize), layer, ": wanted ", name, " from 1 to ",
+            kMaxSize, ", got ", size.value_or(0));
+  }
+  if (!latent) return;
+  require(o.num_kv_heads.value_or(o.num_heads) == o.num_heads && !o.head_dim, layer,
+          ": heads share latent vectors and have the sizes qk_nope_head_dim, qk_rope_head_dim and "
+          "value_dim; num_kv_heads and head_dim have no use");
+  require(*o.use_rope && *o.partial_rotary_factor == 1 && !*o.use_qk_norm, layer,
+          ": RoPE rotates qk_rope_head_dim dimensions and latent vectors are normed; use_rope, "
+          "partial_rotary_factor and use_qk_norm have no use");
 }
 
 /// Hands on to `to` the fields that pass.
@@ -73,6 +97,7 @@ AttentionOptions AttentionModule::completed(const AttentionOptions& given,
   AttentionOptions o = over(defaults_of(kind, given.bias), given);
   const char* layer = kind.name.c_str();
   check_sizes(layer, o);
+  check_latent_sizes(layer, o, kind.defaults.kv_lora_rank.has_value());
   checked_probability(layer, *o.dropout);
   require(!o.window_size || *o.window_size > 0, layer, ": wanted window_size above 0, got ",
           o.window_size.value_or(0));
@@ -80,6 +105,8 @@ AttentionOptions AttentionModule::completed(const AttentionOptions& given,
           ": wanted attn_logit_softcap above 0, got ", o.attn_logit_softcap.value_or(0));
   require(!o.attention_scale || *o.attention_scale != 0, layer,
           ": wanted attention_scale other than 0");
+  require(!*o.gate_per_head || *o.use_output_gate, layer,
+          ": gate_per_head has no use without use_output_gate");
   require(!*o.use_rope || o.max_seq_len, layer, ": RoPE wants a max_seq_len");
   if (!*o.use_rope) o.max_seq_len.reset();
   return o;

@@ -7,7 +7,8 @@
 namespace olm::nn {
 
 EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DType dtype,
-                    const std::function<bool()>& should_stop, bool with_rest) {
+                    const std::function<bool()>& should_stop, bool with_rest,
+                    std::optional<int64_t> end_of_text) {
   constexpr int64_t kTokensAtOnce = 16384;
   const auto start = std::chrono::steady_clock::now();
   NoGrad guard;
@@ -19,6 +20,7 @@ EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DT
   const auto add = [&](const Batch& batch) {
     if (should_stop && should_stop()) return report.finished = false;
     Context ctx{.dtype = dtype};
+    if (end_of_text) set_documents(ctx, batch.inputs, *end_of_text);
     const int64_t tokens = batch.targets.numel();
     sum += model.loss(batch.inputs, batch.targets, ctx).item<double>() * double(tokens);
     report.tokens += tokens;

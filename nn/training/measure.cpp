@@ -48,8 +48,9 @@ void Trainer::time_evaluation(Timing& timing) {
   const int64_t context = loader_.options().context;
   if (options_.eval_every <= 0 || validation_.size() <= context) return;
   const int64_t part = std::min(validation_.size(), std::max<int64_t>(16384, context) + 1);
-  const EvalReport report = evaluate(*model_, validation_.slice(0, part), context, options_.dtype,
-                                     [this] { return is_asked_to_stop(); });
+  const EvalReport report = evaluate(
+      *model_, validation_.slice(0, part), context, options_.dtype,
+      [this] { return is_asked_to_stop(); }, true, options_.end_of_text);
   if (report.finished)
     timing.eval_seconds = report.seconds * double(validation_.size()) / double(report.tokens);
 }

@@ -54,6 +54,7 @@ void Trainer::set_total_steps(int64_t total) {
 /// different length add up to the mean over all, once the optimizer divides by the number of all.
 Trainer::MicroBatch Trainer::loss_and_backward(const Batch& batch, Generator& rng) {
   Context ctx{.dtype = options_.dtype, .rng = &rng};
+  if (options_.end_of_text) set_documents(ctx, batch.inputs, *options_.end_of_text);
   const Tensor loss = model_->loss(batch.inputs, batch.targets, ctx);
   const int64_t targets = count_targets(batch.targets);
   if (options_.accumulation == 1)
@@ -132,7 +133,7 @@ bool Trainer::is_asked_to_stop() const {
 void Trainer::evaluate_now() {
   EvalReport report = evaluate(
       *model_, validation_, loader_.options().context, options_.dtype,
-      [this] { return is_asked_to_stop(); }, evaluates_rest_);
+      [this] { return is_asked_to_stop(); }, evaluates_rest_, options_.end_of_text);
   if (!report.finished) return;
   report.step = step_;
   report.total_steps = options_.total_steps;

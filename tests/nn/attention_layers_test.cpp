@@ -4,11 +4,14 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/matmul.h>
 #include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/reduce.h>
 #include <olm/autograd/ops/view.h>
 #include <olm/engine/json.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/model_io.h>
+#include <olm/nn/optim.h>
+#include <tests/support/attention_variants.h>
 #include <tests/support/checks.h>
 #include <tests/support/sequence.h>
 #include <tests/support/temp_folder.h>
@@ -32,6 +35,29 @@ class SigmoidAttention final : public AttentionwithRoPEBase {
     return matmul(sigmoid(scores + mask), v);
   }
 };
+
+/// Linear attention (Katharopoulos et al. 2020, arXiv:2006.16236): weights φ(q)·φ(k) with
+/// φ = elu + 1, divided by their sum.
+template <class Base>
+class LinearAttention final : public Base {
+ public:
+  using Base::Base;
+
+ protected:
+  Tensor compute_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& mask,
+                           Context&) override {
+    Tensor weights = matmul(elu(q) + 1, transpose(elu(k) + 1, -2, -1));
+    if (mask.defined()) weights = weights * exp(mask);
+    return matmul(weights / sum(weights, -1, {.keepdim = true}), v);
+  }
+};
+
+/// Sequences of which each id follows from the one before.
+Tensor counting(int64_t first) {
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < 8; ++i) ids.push_back((3 * (first + i) + 1) % 11);
+  return from_host(ids, {1, 8});
+}
 
 }  // namespace
 
@@ -58,11 +84,11 @@ TEST_SUITE("nn/attention_layers") {
 
     // One token attends itself alone: sigmoid(scale · q·k) · v.
     const Tensor one = tokens(x, 0, 1);
-    const Tensor q = view(layer->q_proj->operator()(one), {2, 1, 3, 4});
-    const Tensor k = view(layer->k_proj->operator()(one), {2, 1, 1, 4});
-    const Tensor v = view(layer->v_proj->operator()(one), {2, 1, 1, 4});
-    const Tensor weight = sigmoid(matmul(q, transpose(k, -2, -1)) * 0.5);
     Context ctx;
+    const Tensor q = view((*layer->q_proj)(one, ctx), {2, 1, 3, 4});
+    const Tensor k = view((*layer->k_proj)(one, ctx), {2, 1, 1, 4});
+    const Tensor v = view((*layer->v_proj)(one, ctx), {2, 1, 1, 4});
+    const Tensor weight = sigmoid(matmul(q, transpose(k, -2, -1)) * 0.5);
     check_close(layer(one), layer->out_proj(view(weight * v, {2, 1, 12}), ctx), f32, 12, "formula");
 
     const TempFolder folder;
@@ -70,12 +96,85 @@ TEST_SUITE("nn/attention_layers") {
     check_same_bits(load(folder.path())(x), y, "rebuilt");
   }
 
+  TEST_CASE("a user's class is a row by name: in a model, trained, saved and loaded") {
+    attentions().add("LinearAttention", {.name = "LinearAttention",
+                                         .make = make_attention<LinearAttention<AttentionBase>>});
+    attentions().add("LinearAttentionwithRoPE",
+                     {.name = "LinearAttentionwithRoPE",
+                      .defaults = {.bias = false},
+                      .make = make_attention<LinearAttention<AttentionwithRoPEBase>>});
+    for (const std::string name : {"LinearAttention", "LinearAttentionwithRoPE"}) {
+      INFO(name);
+      const auto model = Block(
+          {Embedding(11, 12), TransformerBlock(12, 3, 9, {.attention = name}), OutputHead(12, 11)});
+      init(model, {.seed = 5});
+      AdamW optimizer(model->parameters(), {.lr = 0.01});
+      double first = 0, last = 0;
+      for (int64_t step = 0; step < 12; ++step) {
+        Context ctx;
+        const Tensor loss = model->loss(counting(step), counting(step + 1), ctx);
+        last = loss.item<double>();
+        if (step == 0) first = last;
+        backward(loss);
+        optimizer.step();
+      }
+      CHECK(last < 0.8 * first);
+
+      const TempFolder folder;
+      save(*model, folder.path());
+      const Ref<Module> again = load(folder.path());
+      const NoGrad guard;
+      const Tensor y = model(counting(2));
+      check_same_bits(again(counting(2)), y, "loaded");
+      const auto layer = again->get<AttentionModule>("blocks.1.blocks.0.block.blocks.1");
+      CHECK(dynamic_cast<AttentionBase*>(layer.get()) != nullptr);
+      CHECK(layer->type_name() == name);
+      Generator rng(3);
+      const Tensor x = randn({1, 7, 12}, rng), whole = layer(x);
+      check_close(in_pieces(*layer, x, {3, 1, 1, 2}), whole, f32, 12, "cache");
+      check_close(tokens(whole, 0, 4), layer(tokens(x, 0, 4)), f32, 12, "causal");
+    }
+  }
+
+  TEST_CASE("what latent attention and gates have no use for is refused") {
+    const AttentionOptions o{.embed_dim = 12, .num_heads = 3, .max_seq_len = 8};
+    const auto refused = [&](const char* name, auto change, std::vector<std::string> parts) {
+      AttentionOptions other = o;
+      change(other);
+      parts.push_back(name);
+      check_error([&] { Attention(name, other); }, parts);
+    };
+    const char* latent = "MultiHeadLatentAttention";
+    refused(latent, [](auto& a) { a.num_kv_heads = 1; }, {"num_kv_heads"});
+    refused(latent, [](auto& a) { a.head_dim = 8; }, {"head_dim"});
+    refused(latent, [](auto& a) { a.use_qk_norm = true; }, {"use_qk_norm"});
+    refused(latent, [](auto& a) { a.use_rope = false; }, {"use_rope"});
+    refused(latent, [](auto& a) { a.partial_rotary_factor = 0.5; }, {"partial_rotary_factor"});
+    refused(latent, [](auto& a) { a.kv_lora_rank = 0; }, {"kv_lora_rank", "0"});
+    refused(latent, [](auto& a) { a.q_lora_rank = -1; }, {"q_lora_rank", "-1"});
+    refused(latent, [](auto& a) { a.max_seq_len.reset(); }, {"max_seq_len"});
+    refused("FlashAttention", [](auto& a) { a.kv_lora_rank = 4; }, {"kv_lora_rank", "latent"});
+    refused("FlashAttention", [](auto& a) { a.qk_rope_head_dim = 4; }, {"qk_rope_head_dim"});
+    refused("FlashAttention", [](auto& a) { a.gate_per_head = true; }, {"use_output_gate"});
+    check_error([] { MultiHeadLatentAttention(12, 3, 8, 4, 4, 3, 4); }, {"RoPE", "even", "3"});
+    const auto row = Attention({.name = "Row",
+                                .defaults = {.causal = true,
+                                             .bias = false,
+                                             .use_rope = true,
+                                             .kv_lora_rank = 4,
+                                             .qk_nope_head_dim = 2,
+                                             .qk_rope_head_dim = 2}},
+                               o);
+    init(row);
+    check_error([&] { row(ones({1, 2, 12})); }, {"Row", "kv_lora_rank"});
+  }
+
   TEST_CASE("MultiHeadAttention layers compute in steps, the others by the fused op") {
     for (const std::string& name : attentions().names()) {
       INFO(name);
       const auto layer = Attention(name, {.embed_dim = 8, .num_heads = 2, .max_seq_len = 4});
       CHECK((dynamic_cast<AttentionBase*>(layer.get()) != nullptr) ==
-            name.starts_with("MultiHeadAttention"));
+            (name.starts_with("MultiHeadAttention") || name.starts_with("Linear")));
     }
   }
 
@@ -139,6 +238,7 @@ TEST_SUITE("nn/attention_layers") {
       for (const std::string& name : attentions().names()) {
         AttentionOptions own = o;
         own.max_seq_len = 5;
+        if (is_latent(name)) own.num_kv_heads.reset();
         const auto layer = Attention(name, own);
         const Json json = describe(*layer);
         INFO(json.dump());

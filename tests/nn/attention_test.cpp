@@ -285,8 +285,8 @@ TEST_SUITE("nn/attention") {
     const auto layer = FlashAttention(12, 3);
     init(layer);
     const Tensor y = layer(x);
-    layer->k_proj = make<Wrapped>(layer->k_proj.module());
-    CHECK(layer->k_proj.typed() == nullptr);
+    *layer->k_proj = make<Wrapped>(layer->k_proj->module());
+    CHECK(layer->k_proj->typed() == nullptr);
     check_close(layer(x), y, f32, 12, "wrapped");
     CHECK(layer->parameter("k_proj.inner.weight").filled());
   }

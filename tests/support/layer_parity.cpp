@@ -13,9 +13,12 @@ namespace {
 using Named = std::map<std::string, Tensor>;
 
 /// The tensors of one case, without its name in front.
-Named tensors_of(const std::string& name) {
-  static const SafetensorsFile file =
-      SafetensorsFile::open(std::string(OLM_FIXTURES) + "/layers.safetensors");
+Named tensors_of(const std::string& name, const std::string& file_name) {
+  static std::map<std::string, SafetensorsFile> files;
+  const std::string path = std::string(OLM_FIXTURES) + "/" + file_name;
+  auto found = files.find(path);
+  if (found == files.end()) found = files.emplace(path, SafetensorsFile::open(path)).first;
+  const SafetensorsFile& file = found->second;
   Named result;
   for (const std::string& key : file.names())
     if (key.starts_with(name + "/"))
@@ -51,13 +54,14 @@ void check_equal(const Tensor& got, const Tensor& wanted, const std::string& wha
 
 }  // namespace
 
-void check_layer_parity(const std::string& name, nn::Module& layer) {
+void check_layer_parity(const std::string& name, nn::Module& layer, const std::string& file) {
   INFO(name);
-  const Named tensors = tensors_of(name);
+  const Named tensors = tensors_of(name, file);
   layer.load_state_dict(below(tensors, "param/"));
   nn::Context ctx;
   if (tensors.count("mask")) ctx.mask = tensors.at("mask");
   if (tensors.count("seq_positions")) ctx.positions = tensors.at("seq_positions");
+  if (tensors.count("documents")) ctx.documents = tensors.at("documents");
   const Tensor x = tensors.at("x");
   if (is_float(x.dtype())) set_requires_grad(x);
   const Tensor y = layer.forward(x, ctx);

@@ -6,13 +6,15 @@
 
 namespace olm::test {
 
-/// Fills `layer` with the parameters of `name` in layers.safetensors, runs it in f32 on its input,
-/// and checks output and all gradients (relative L2 at most 1e-5). mask and positions of the
-/// fixture go into the context. The keys must be the layer's, tied ones once.
-void check_layer_parity(const std::string& name, nn::Module& layer);
+/// Fills `layer` with the parameters of `name` in a file of fixtures, runs it in f32 on its input,
+/// and checks output and all gradients (relative L2 at most 1e-5). mask, positions and
+/// documents of the fixture go into the context. The keys must be the layer's, tied ones once.
+void check_layer_parity(const std::string& name, nn::Module& layer,
+                        const std::string& file = "layers.safetensors");
 template <class M>
-void check_layer_parity(const std::string& name, const nn::Ref<M>& layer) {
-  check_layer_parity(name, *layer);
+void check_layer_parity(const std::string& name, const nn::Ref<M>& layer,
+                        const std::string& file = "layers.safetensors") {
+  check_layer_parity(name, *layer, file);
 }
 
 }  // namespace olm::test

@@ -71,6 +71,44 @@ TEST_SUITE("tools/use") {
           1e-3);
   }
 
+  TEST_CASE("documents are masked in training and evaluation where the run says so") {
+    const TempFolder f;
+    const std::string text = small_text();
+    make_directories(f / "data");
+    for (size_t i = 0; i < 60; ++i)  // shorter than the context of 16
+      write_file(f / ("data/" + std::to_string(100 + i)), text.substr(9 * i, 9));
+    const auto trained_with = [&](const std::string& run, const Args& more) {
+      const Result r = run_program(tiny_training(f / "data", f / run, more));
+      INFO(r.err);
+      REQUIRE(r.status == 0);
+      const Result eval = run_program({"eval", f / run, "--data", f / "data"});
+      REQUIRE(eval.status == 0);
+      return number_after(eval.out, "loss ");
+    };
+    const Args masked = {"--train.document_mask=true", "--steps=3"};
+    const double across = trained_with("across", {"--steps=3"});
+    const double within = trained_with("within", masked);
+    CHECK(read_file(f / "within/run.toml").find("document_mask = true") != std::string::npos);
+    CHECK(across != within);
+    const std::string toml = read_file(f / "within/run.toml");
+    std::string off = toml;
+    off.replace(off.find("document_mask = true"), 20, "document_mask = false");
+    write_file(f / "within/run.toml", off);
+    CHECK(number_after(run_program({"eval", f / "within", "--data", f / "data"}).out, "loss ") !=
+          within);
+    write_file(f / "within/run.toml", toml);
+    const Result changed = run_program(
+        {"train", "--resume", f / "within", "--train.document_mask=false", "--steps=4"});
+    CHECK(changed.status != 0);
+    CHECK(changed.err.find("train.document_mask") != std::string::npos);
+    // One text by characters has no end of text.
+    write_file(f / "one.txt", text);
+    const Result none = run_program(tiny_training(f / "one.txt", f / "none", masked));
+    CHECK(none.status != 0);
+    CHECK(none.err.find("<|endoftext|>") != std::string::npos);
+    CHECK_FALSE(file_exists(f / "none"));
+  }
+
   TEST_CASE("inspect shows architecture, keys, shapes and sizes") {
     const Result r = run_program({"inspect", trained().run});
     REQUIRE(r.status == 0);

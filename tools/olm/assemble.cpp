@@ -11,7 +11,7 @@ namespace {
 /// Keys that a run cannot change once it has begun.
 bool is_fixed(const std::string& path) {
   for (const char* key : {"data.tokenizer", "data.train_fraction", "train.batch_size", "train.seed",
-                          "train.init_from", "optim.optimizer"})
+                          "train.init_from", "train.document_mask", "optim.optimizer"})
     if (path == key) return true;
   return path.starts_with("model.");
 }

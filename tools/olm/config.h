@@ -97,6 +97,7 @@ struct TrainConfig {
   bool recompute = false;
   std::string out = {};
   std::string init_from = {};
+  bool document_mask = false;
   void fields(auto& v) {
     v("steps", steps, {.min = 1, .max = kMaxSteps, .help = "optimizer steps"});
     v("minutes", minutes,
@@ -120,6 +121,8 @@ struct TrainConfig {
       {.help = "compute layers again in backward: less memory, a third more work"});
     v("out", out, {.help = "run folder"});
     v("init_from", init_from, {.help = "run folder whose weights to begin with"});
+    v("document_mask", document_mask,
+      {.help = "tokens attend within their document alone; <|endoftext|> ends one"});
   }
 };
 

@@ -11,6 +11,20 @@
 
 namespace olm::tools {
 
+namespace {
+
+/// The id that ends documents where the run trained with train.document_mask.
+std::optional<int64_t> end_of_text(const std::string& folder, const nn::Tokenizer& tokenizer) {
+  if (!file_exists(folder + "/run.toml") || !tokenizer.eot_id()) return {};
+  const Json file = read_toml(folder + "/run.toml");
+  const Json* train = file.find("train");
+  const Json* key = train && train->is_object() ? train->find("document_mask") : nullptr;
+  if (!key || *key != Json(true)) return {};
+  return *tokenizer.eot_id();
+}
+
+}  // namespace
+
 int eval(const EvalArgs& args) {
   const nn::Ref<nn::Module> model = nn::load(args.folder);
   const auto tokenizer = nn::load_tokenizer(args.folder);
@@ -21,7 +35,8 @@ int eval(const EvalArgs& args) {
   const int64_t most = nn::context_of(*model) > 0 ? nn::context_of(*model) : 1024;
   const int64_t context = std::min(most, data.size() - 1);
   require(context >= 1, args.data, ": has ", data.size(), " tokens, at least 2 were wanted");
-  const nn::EvalReport report = nn::evaluate(*model, data, context, dtype);
+  const nn::EvalReport report =
+      nn::evaluate(*model, data, context, dtype, {}, true, end_of_text(args.folder, *tokenizer));
   if (!std::isfinite(report.loss))
     throw FileError(args.folder, ": the model gives a loss of ", report.loss, " on ", args.data,
                     ", a finite number was wanted");

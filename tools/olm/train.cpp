@@ -150,6 +150,15 @@ void write_folder(Run& run) {
   run.tokenizer->save(run.folder + "/tokenizer.json");
 }
 
+/// The id that ends documents where tokens attend within theirs.
+std::optional<int64_t> end_of_text(const Run& run) {
+  if (!run.config.train.document_mask) return {};
+  const std::optional<int32_t> id = run.tokenizer->eot_id();
+  require(id.has_value(), "train.document_mask: the ", run.tokenizer->name(),
+          " tokenizer has no <|endoftext|>, which ends a document");
+  return *id;
+}
+
 nn::TrainerOptions trainer_options(const Run& run) {
   const RunConfig& c = run.config;
   return {.folder = run.folder,
@@ -173,7 +182,8 @@ nn::TrainerOptions trainer_options(const Run& run) {
                      .seed = uint64_t(c.sample.seed),
                      .context = c.model.config.max_seq_len(),
                      .dtype = c.train.dtype},
-          .prompt = prompt_ids(*run.tokenizer, c.sample.prompt)};
+          .prompt = prompt_ids(*run.tokenizer, c.sample.prompt),
+          .end_of_text = end_of_text(run)};
 }
 
 nn::TrainerCallbacks callbacks(const Run& run, Progress& progress) {
