@@ -4,11 +4,17 @@
 
 namespace olm::kernels {
 
-/// RoPE (Su et al. 2021, arXiv:2104.09864) on interleaved pairs. With p the position of token
-/// (b,t):
-///   y[b,t,h,2i]   = x[b,t,h,2i] · cos[p,i] - x[b,t,h,2i+1] · sin[p,i]
-///   y[b,t,h,2i+1] = x[b,t,h,2i] · sin[p,i] + x[b,t,h,2i+1] · cos[p,i]      for i < rotated / 2
-/// and y = x for the dimensions from `rotated` (even) on. `inverse` turns the other way, which is
+/// Which dimensions of a head RoPE turns together, as pair i of r/2.
+enum class RopePairing : uint8_t {
+  interleaved,  ///< 2i and 2i + 1, as in the paper
+  halves,       ///< i and i + r/2, as Hugging Face's weights want it
+};
+
+/// RoPE (Su et al. 2021, arXiv:2104.09864). With p the position of token (b,t) and m, n the
+/// dimensions of pair i:
+///   y[b,t,h,m] = x[b,t,h,m] · cos[p,i] - x[b,t,h,n] · sin[p,i]
+///   y[b,t,h,n] = x[b,t,h,m] · sin[p,i] + x[b,t,h,n] · cos[p,i]      for i < rotated / 2
+/// and y = x for the dimensions from `rotated` (even) on. `inverse` takes -sin for sin, which is
 /// the gradient. x: [batch, time, heads, head_dim] of `dtype` with strides in elements, dense in
 /// the last dimension; y: contiguous. In acc_dtype: cos, sin [max_position, rotated / 2].
 /// positions: i64 [batch, time]; null: p = t + offset. On the CPU a position outside the table
@@ -25,6 +31,7 @@ struct Rope {
   int64_t offset = 0;
   int64_t batch = 0, time = 0, heads = 0, head_dim = 0, rotated = 0, max_position = 0;
   bool inverse = false;
+  RopePairing pairing = RopePairing::interleaved;
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Rope&);

@@ -23,7 +23,7 @@ namespace olm::nn {
 struct AttentionOptions {
   int64_t embed_dim = 0, num_heads = 0;
   std::optional<int64_t> num_kv_heads = {};  ///< heads of keys and values; num_heads
-  std::optional<int64_t> max_seq_len = {};   ///< positions of RoPE; of no meaning without it
+  std::optional<int64_t> max_seq_len = {};   ///< positions of RoPE, with all scaling
   std::optional<int64_t> head_dim = {};      ///< of queries and keys; embed_dim / num_heads
   std::optional<int64_t> value_dim = {};     ///< of values; head_dim
   std::optional<double> dropout = {};        ///< of attention weights; 0
@@ -34,6 +34,7 @@ struct AttentionOptions {
   std::optional<bool> qkv_bias = {};         ///< of q_proj, k_proj, v_proj; bias
   std::optional<bool> use_qk_norm =
       {};  ///< RMSNorm of each head's query and key, before RoPE; false
+  std::optional<bool> qk_norm_all_heads = {};     ///< that norm is over all heads together; false
   std::optional<double> rms_norm_eps = {};        ///< of that norm; 1e-6
   std::optional<double> attention_scale = {};     ///< 1 / sqrt(head_dim)
   std::optional<double> attn_logit_softcap = {};  ///< c: scores become c · tanh(score / c); none
@@ -49,6 +50,8 @@ struct AttentionOptions {
   std::optional<int64_t> kv_lora_rank = {};      ///< of the latent vectors of keys and values; 512
   std::optional<int64_t> qk_nope_head_dim = {};  ///< of a head's query and key without RoPE; 128
   std::optional<int64_t> qk_rope_head_dim = {};  ///< of the part with RoPE; 64
+  RopeScalingOptions rope_scaling = {};  ///< how RoPE reaches beyond trained positions; none
+  std::optional<std::string> rope_pairing = {};  ///< of RoPE, interleaved or halves; interleaved
   void fields(auto& v) {
     v("embed_dim", embed_dim);
     v("num_heads", num_heads);
@@ -63,6 +66,7 @@ struct AttentionOptions {
     v("use_bias", use_bias);
     v("qkv_bias", qkv_bias);
     v("use_qk_norm", use_qk_norm);
+    v("qk_norm_all_heads", qk_norm_all_heads);
     v("rms_norm_eps", rms_norm_eps);
     v("attention_scale", attention_scale);
     v("attn_logit_softcap", attn_logit_softcap);
@@ -77,6 +81,8 @@ struct AttentionOptions {
     v("kv_lora_rank", kv_lora_rank);
     v("qk_nope_head_dim", qk_nope_head_dim);
     v("qk_rope_head_dim", qk_rope_head_dim);
+    v("rope_scaling", rope_scaling);
+    v("rope_pairing", rope_pairing, rope_pairing_info());
   }
 };
 
@@ -101,7 +107,8 @@ struct QKV {
 ///   y = out_proj(softmax(q kᵀ · scale) v)      q, k, v = q_proj(x), k_proj(x), v_proj(x) by heads
 /// x: [B,T,D], y: like x. num_heads / num_kv_heads neighbouring query heads share one key and value
 /// head. Keys: q_proj k_proj v_proj out_proj .weight .bias; feature h · d + i of a projection is
-/// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm; attention_sink [H],
+/// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm, [H·Dh]
+/// and [Hkv·Dh] with qk_norm_all_heads; attention_sink [H],
 /// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens. With
 /// use_output_gate out_proj gets sigmoid(output_gate(x)) times what the heads give: output_gate
 /// .weight is [H·Dv, D], or [H, D] with gate_per_head. Throws where sizes do not divide, x is of

@@ -88,6 +88,13 @@ void JsonWriter::field(const char* name, std::optional<int64_t>& value) {
 void JsonWriter::field(const char* name, std::optional<double>& value) {
   stack_.back()[name] = value ? Json(finite(name, *value)) : Json();
 }
+void JsonWriter::field(const char* name, std::optional<std::string>& value) {
+  stack_.back()[name] = value ? Json(*value) : Json();
+}
+void JsonWriter::field(const char* name, std::vector<double>& value) {
+  for (const double item : value) finite(name, item);
+  stack_.back()[name] = Json(value);
+}
 void JsonWriter::begin_group(const char* name) {
   stack_.push_back(Json::object());
   names_.push_back(name);
@@ -97,6 +104,20 @@ void JsonWriter::end_group() {
   stack_.pop_back();
   stack_.back()[names_.back()] = std::move(group);
   names_.pop_back();
+}
+
+Json over(Json defaults, const Json& given) {
+  for (const auto& [name, value] : given.members()) {
+    if (value.is_null() || (value.is_array() && value.size() == 0)) continue;
+    Json& own = defaults[name];
+    own = value.is_object() && own.is_object() ? over(std::move(own), value) : value;
+  }
+  return defaults;
+}
+
+bool ChangedFields::passes(const char* name) const {
+  return now_.at(name) != usual_.at(name) ||
+         std::find(listed_.begin(), listed_.end(), name) != listed_.end();
 }
 
 JsonReader::JsonReader(const Json& object, std::string where) {
@@ -186,6 +207,26 @@ void JsonReader::field(const char* name, std::optional<double>& value) {
   if (j->is_null()) return;
   value = j->as_double();
   check_value(name, *value);
+}
+void JsonReader::field(const char* name, std::optional<std::string>& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_null() && !j->is_string()) wrong_type(name, *j, "a string or null");
+  value.reset();
+  if (j->is_null()) return;
+  value = j->as_string();
+  check_value(name, *value);
+}
+void JsonReader::field(const char* name, std::vector<double>& value) {
+  const Json* j = find(name);
+  if (!j) return;
+  if (!j->is_array()) wrong_type(name, *j, "a list of numbers");
+  value.clear();
+  for (const Json& item : j->items()) {
+    if (!item.is_number()) wrong_type(name, *j, "a list of numbers");
+    value.push_back(item.as_double());
+    check_value(name, value.back());
+  }
 }
 
 void JsonReader::begin_group(const char* name) {

@@ -36,13 +36,16 @@ class OLM_API FieldVisitor {
     info_ = std::move(info);
     if constexpr (std::is_same_v<T, bool> || std::is_same_v<T, int64_t> ||
                   std::is_same_v<T, double> || std::is_same_v<T, std::string> ||
-                  std::is_same_v<T, DType> || std::is_same_v<T, std::vector<int64_t>>) {
+                  std::is_same_v<T, DType> || std::is_same_v<T, std::vector<int64_t>> ||
+                  std::is_same_v<T, std::vector<double>>) {
       field(name, value);
     } else if constexpr (std::is_same_v<T, std::optional<bool>>) {
       field(name, value);
     } else if constexpr (std::is_same_v<T, std::optional<int64_t>>) {
       field(name, value);
     } else if constexpr (std::is_same_v<T, std::optional<double>>) {
+      field(name, value);
+    } else if constexpr (std::is_same_v<T, std::optional<std::string>>) {
       field(name, value);
     } else {
       begin_group(name);
@@ -62,6 +65,8 @@ class OLM_API FieldVisitor {
   virtual void field(const char* name, std::optional<bool>& value) = 0;
   virtual void field(const char* name, std::optional<int64_t>& value) = 0;
   virtual void field(const char* name, std::optional<double>& value) = 0;
+  virtual void field(const char* name, std::optional<std::string>& value) = 0;
+  virtual void field(const char* name, std::vector<double>& value) = 0;
   /// Members that have fields of their own.
   virtual void begin_group(const char* name) = 0;
   virtual void end_group() = 0;
@@ -107,6 +112,8 @@ class OLM_API JsonWriter final : public FieldVisitor {
   void field(const char* name, std::optional<bool>& value) override;
   void field(const char* name, std::optional<int64_t>& value) override;
   void field(const char* name, std::optional<double>& value) override;
+  void field(const char* name, std::optional<std::string>& value) override;
+  void field(const char* name, std::vector<double>& value) override;
   void begin_group(const char* name) override;
   void end_group() override;
   const Json& result() const { return stack_.front(); }
@@ -130,6 +137,8 @@ class OLM_API JsonReader final : public FieldVisitor {
   void field(const char* name, std::optional<bool>& value) override;
   void field(const char* name, std::optional<int64_t>& value) override;
   void field(const char* name, std::optional<double>& value) override;
+  void field(const char* name, std::optional<std::string>& value) override;
+  void field(const char* name, std::vector<double>& value) override;
   void begin_group(const char* name) override;
   void end_group() override;
   /// Throws where the object has a key that no member answered to, naming it and the known ones.
@@ -187,6 +196,12 @@ class OLM_API RangeChecker final : public PathVisitor {
   void field(const char* name, std::optional<double>& value) override {
     if (value) check(name, *value);
   }
+  void field(const char* name, std::optional<std::string>& value) override {
+    if (value) check(name, *value);
+  }
+  void field(const char* name, std::vector<double>& value) override {
+    for (const double item : value) check(name, item);
+  }
 
  private:
   template <class T>
@@ -202,6 +217,42 @@ void check_fields(T options, const std::string& where) {
   RangeChecker checker(where);
   options.fields(checker);
 }
+
+/// `given`, and where that is empty (null, an empty list) `defaults`; objects member by member.
+OLM_API Json over(Json defaults, const Json& given);
+/// The same of options, checked; throws naming `where`.
+template <HasFields T>
+T over(const T& defaults, const T& given, const std::string& where) {
+  T result;
+  from_json(over(to_json(defaults), to_json(given)), result, where);
+  return result;
+}
+
+/// Hands on to `to` the members whose values in `now` and `usual` differ, and those that are
+/// `listed`; of groups, the members that differ.
+class OLM_API ChangedFields {
+ public:
+  ChangedFields(FieldVisitor& to, Json now, Json usual, std::vector<std::string> listed = {})
+      : to_(to), now_(std::move(now)), usual_(std::move(usual)), listed_(std::move(listed)) {}
+  template <class T>
+  void operator()(const char* name, T& value, FieldInfo info = {}) {
+    if (!passes(name)) return;
+    if constexpr (requires(ChangedFields & v) { value.fields(v); }) {
+      to_.begin_group(name);
+      ChangedFields members(to_, now_.at(name), usual_.at(name));
+      value.fields(members);
+      to_.end_group();
+    } else {
+      to_(name, value, std::move(info));
+    }
+  }
+
+ private:
+  bool passes(const char* name) const;
+  FieldVisitor& to_;
+  Json now_, usual_;
+  std::vector<std::string> listed_;
+};
 
 /// `f32`, `bf16`, … to the DType; throws naming `where` for anything else.
 OLM_API DType parse_dtype(const std::string& text, const std::string& where);

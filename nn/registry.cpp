@@ -84,9 +84,18 @@ std::map<std::string, LayerMaker> structures() {
   };
 }
 
+std::pair<const std::string, LayerMaker> entry(const RotaryKind& kind) {
+  return {kind.name, [kind](const Json& json, DescribedChildren) -> Ref<Module> {
+            RotaryOptions options;
+            from_json(json, options, kind.name);
+            return Rotary(kind, options);
+          }};
+}
+
 std::map<std::string, LayerMaker> built_in() {
   std::map<std::string, LayerMaker> table = structures();
   table.merge(std::map<std::string, LayerMaker>{
+      entry<ALiBiPositionalBiasModule>("ALiBiPositionalBias"),
       entry<AbsolutePositionalEmbeddingModule>("AbsolutePositionalEmbedding"),
       entry<ClassicFFNModule>("ClassicFFN"),
       entry<ClassicMoEFFNModule>("ClassicMoEFFN"),
@@ -111,12 +120,10 @@ std::map<std::string, LayerMaker> built_in() {
       entry<MoERouterModule>("MoERouter"),
       entry<OutputHeadModule>("OutputHead"),
       entry<PReLUModule>("PReLU"),
-      entry<PartialRotaryPositionalEmbeddingModule>("PartialRotaryPositionalEmbedding"),
       entry<RMSNormModule>("RMSNorm"),
       entry("ReGLU", ReGLU),
       entry("ReLU", ReLU),
       entry("ReLUSquared", ReLUSquared),
-      entry<RotaryPositionalEmbeddingModule>("RotaryPositionalEmbedding"),
       entry("SELU", SELU),
       entry("SiLU", SiLU),
       entry("Sigmoid", Sigmoid),
@@ -128,6 +135,7 @@ std::map<std::string, LayerMaker> built_in() {
       entry<SwiGLUMoEFFNModule>("SwiGLUMoEFFN"),
       entry("Tanh", Tanh),
   });
+  for (const RotaryKind& kind : rotary_kinds()) table.insert(entry(kind));
   for (const std::string& name : attentions().names())
     table.emplace(name, attention_maker(attentions().get(name)));
   return table;
@@ -184,6 +192,34 @@ Registry<std::function<Ref<Module>(int64_t)>>& norms() {
                   {"layer_norm", [](int64_t dim) { return LayerNorm(dim); }},
                   {"rms_norm", [](int64_t dim) { return RMSNorm(dim); }},
               });
+  return table;
+}
+
+namespace {
+std::function<Ref<Module>(int64_t, int64_t)> rotary_maker(const char* name) {
+  return [name](int64_t head_dim, int64_t max_seq_len) {
+    return Rotary(name, {.head_dim = head_dim, .max_seq_len = max_seq_len});
+  };
+}
+}  // namespace
+
+Registry<std::function<Ref<Module>(int64_t, int64_t)>>& positions() {
+  static Registry<std::function<Ref<Module>(int64_t, int64_t)>> table(
+      "position embedding",
+      {
+          {"absolute",
+           [](int64_t dim, int64_t length) { return AbsolutePositionalEmbedding(length, dim); }},
+          {"alibi", [](int64_t heads, int64_t) { return ALiBiPositionalBias(heads); }},
+          {"llama3_rotary", rotary_maker("Llama3RotaryPositionalEmbedding")},
+          {"partial_rotary", rotary_maker("PartialRotaryPositionalEmbedding")},
+          {"partial_scaled_rotary", rotary_maker("PartialScaledRotaryPositionalEmbedding")},
+          {"rotary", rotary_maker("RotaryPositionalEmbedding")},
+          {"scaled_rotary", rotary_maker("ScaledRotaryPositionalEmbedding")},
+          {"sinusoidal",
+           [](int64_t dim, int64_t length) {
+             return SinusoidalPositionalEmbedding(dim, {.max_seq_len = length});
+           }},
+      });
   return table;
 }
 

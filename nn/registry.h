@@ -62,6 +62,10 @@ OLM_API bool knows_layer(const std::string& name);
 OLM_API Registry<std::function<Ref<Module>()>>& activations();
 /// Norms by name (`layer_norm`, `rms_norm`): makers for a width.
 OLM_API Registry<std::function<Ref<Module>(int64_t dim)>>& norms();
+/// Position embeddings by name (`absolute`, `rotary`, `alibi`, …): makers for a size and a number
+/// of positions. The size is embed_dim of those that are added at the input, head_dim of rotary
+/// ones, num_heads of ALiBi.
+OLM_API Registry<std::function<Ref<Module>(int64_t size, int64_t max_seq_len)>>& positions();
 
 /// The usual maker: options from JSON, then M(options).
 template <class M>

@@ -1,7 +1,6 @@
 #include <olm/autograd/ops/rope.h>
 
 #include <olm/autograd/ops/kit_internal.h>
-#include <olm/kernels/rope.h>
 
 namespace olm {
 namespace {
@@ -10,15 +9,17 @@ namespace {
 struct Angles {
   Tensor cos = {}, sin = {}, positions = {};
   int64_t offset = 0;
+  RopePairing pairing = RopePairing::interleaved;
 };
 
 /// Angles kept for backward.
 struct SavedAngles {
   explicit SavedAngles(const Angles& a)
-      : cos(a.cos), sin(a.sin), positions(a.positions), offset(a.offset) {}
-  Angles get() const { return {cos.get(), sin.get(), positions.get(), offset}; }
+      : cos(a.cos), sin(a.sin), positions(a.positions), offset(a.offset), pairing(a.pairing) {}
+  Angles get() const { return {cos.get(), sin.get(), positions.get(), offset, pairing}; }
   Saved cos, sin, positions;
   int64_t offset;
+  RopePairing pairing;
 };
 
 Tensor table(const char* name, const Tensor& t, const Tensor& x) {
@@ -40,6 +41,7 @@ Angles angles(const Tensor& x, const RopeTables& tables, const RopeOptions& opti
           tables.sin.shape(), " differ in shape");
   Angles a{.cos = table("cos", tables.cos, x), .sin = table("sin", tables.sin, x)};
   a.offset = options.offset;
+  a.pairing = options.pairing;
   const Tensor& p = options.positions;
   if (!p.defined()) return a;
   require(p.shape() == Shape{x.size(0), x.size(1)}, "rope: positions ", p.shape(), " do not fit x ",
@@ -70,6 +72,7 @@ Tensor rotate(const Tensor& x, const Angles& a, bool inverse) {
                                      .rotated = 2 * a.cos.size(1),
                                      .max_position = a.cos.size(0),
                                      .inverse = inverse,
+                                     .pairing = a.pairing,
                                      .stream = stream_of(x)});
   return y;
 }

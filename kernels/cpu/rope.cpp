@@ -1,6 +1,6 @@
-// RoPE: each token's cosines and signed sines are spread over its lanes once and serve all heads:
-// y = x · (c,c,…) + swap_pairs(x) · (-s,s,…). x is read and y written once. Tokens are split in
-// ranges.
+// RoPE. Interleaved: each token's cosines and signed sines are spread over its lanes once and serve
+// all heads, y = x · (c,c,…) + swap_pairs(x) · (-s,s,…). Halves: two runs of lanes and the table's
+// rows as they are. Both round alike, x is read and y written once, tokens are split in ranges.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "olm/kernels/cpu/rope.cpp"
 #include <hwy/foreach_target.h>
@@ -18,15 +18,11 @@ namespace olm::kernels::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
-void rotate_token(const Rope& k, int64_t token) {
+void rotate_interleaved(const Rope& k, const T* x, T* y, int64_t position) {
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;  // lanes are even in number, so no vector cuts a pair
   constexpr int64_t chunk = 256;
   HWY_ALIGN A c[chunk], s[chunk];
-  const int64_t b = token / k.time, t = token % k.time;
-  const int64_t position = k.positions ? k.positions[token] : t + k.offset;
-  const T* x = in<T>(k.x) + b * k.stride_batch + t * k.stride_time;
-  T* y = out<T>(k.y) + token * k.heads * k.head_dim;
   for (int64_t begin = 0; begin < k.rotated; begin += chunk) {
     const int64_t size = std::min(chunk, k.rotated - begin);
     const A* cos = in<A>(k.cos) + (position * k.rotated + begin) / 2;
@@ -45,6 +41,37 @@ void rotate_token(const Rope& k, int64_t token) {
       });
     }
   }
+}
+
+template <class T>
+void rotate_halves(const Rope& k, const T* x, T* y, int64_t position) {
+  using A = acc_t<T>;
+  const hn::ScalableTag<A> d;
+  const int64_t half = k.rotated / 2;
+  const A *cos = in<A>(k.cos) + position * half, *sin = in<A>(k.sin) + position * half;
+  const auto sign = hn::Set(d, A(k.inverse ? -1 : 1));
+  for (int64_t h = 0; h < k.heads; ++h) {
+    const T* from = x + h * k.stride_head;
+    T* to = y + h * k.head_dim;
+    for_vectors(d, half, [&](int64_t i, auto part) HWY_ATTR {
+      const auto a = load(d, from + i, part), b = load(d, from + half + i, part);
+      const auto c = load(d, cos + i, part), s = hn::Mul(load(d, sin + i, part), sign);
+      store(d, hn::MulAdd(a, c, hn::Mul(b, hn::Neg(s))), to + i, part);
+      store(d, hn::MulAdd(b, c, hn::Mul(a, s)), to + half + i, part);
+    });
+  }
+}
+
+template <class T>
+void rotate_token(const Rope& k, int64_t token) {
+  const int64_t b = token / k.time, t = token % k.time;
+  const int64_t position = k.positions ? k.positions[token] : t + k.offset;
+  const T* x = in<T>(k.x) + b * k.stride_batch + t * k.stride_time;
+  T* y = out<T>(k.y) + token * k.heads * k.head_dim;
+  if (k.pairing == RopePairing::interleaved)
+    rotate_interleaved(k, x, y, position);
+  else
+    rotate_halves(k, x, y, position);
   const int64_t rest = k.head_dim - k.rotated;
   if (rest == 0) return;
   for (int64_t h = 0; h < k.heads; ++h)

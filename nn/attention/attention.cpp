@@ -35,18 +35,8 @@ RotaryAngles angles_of(const char* layer, const AttentionOptions& o, int64_t hea
   const double share = *o.partial_rotary_factor;
   const int64_t rotated =
       share == 1 ? head_dim : rotated_dims(layer, "partial_rotary_factor", head_dim, share);
-  return RotaryAngles(rotated, *o.rope_theta, *o.max_seq_len);
-}
-
-Tensor alibi_slopes(int64_t heads) {
-  int64_t power = 1;
-  while (2 * power <= heads) power *= 2;
-  std::vector<double> slopes;
-  for (int64_t h = 0; h < power; ++h)
-    slopes.push_back(std::exp2(-8 * double(h + 1) / double(power)));
-  for (int64_t h = 0; int64_t(slopes.size()) < heads; h += 2)
-    slopes.push_back(std::exp2(-4 * double(h + 1) / double(power)));
-  return from_host(slopes, {heads});
+  return RotaryAngles(rotated, *o.rope_theta, *o.max_seq_len, o.rope_scaling,
+                      rope_pairing(*o.rope_pairing));
 }
 
 }  // namespace
@@ -59,8 +49,12 @@ AttentionModule::AttentionModule(const AttentionOptions& o, const AttentionKind&
       out_proj(this, "out_proj", projection_back(options, options.num_heads * value_dim())),
       kind_(kind) {
   if (*options.use_qk_norm) {
-    q_norm.emplace(this, "q_norm", RMSNorm(head_dim(), *options.rms_norm_eps));
-    k_norm.emplace(this, "k_norm", RMSNorm(head_dim(), *options.rms_norm_eps));
+    const bool all = *options.qk_norm_all_heads;
+    const auto norm = [&](int64_t heads) {
+      return RMSNorm(all ? heads * head_dim() : head_dim(), *options.rms_norm_eps);
+    };
+    q_norm.emplace(this, "q_norm", norm(options.num_heads));
+    k_norm.emplace(this, "k_norm", norm(kv_heads()));
   }
   if (*options.use_attention_sink)
     attention_sink.emplace(this, "attention_sink", Shape{options.num_heads}, init::zeros);
@@ -92,19 +86,21 @@ Tensors AttentionModule::projections(const Tensor& x, Context& ctx) const {
 QKV AttentionModule::project(const Tensor& x, Context& ctx) {
   const int64_t batch = x.size(0), time = x.size(1);
   const Tensors qkv = projections(x, ctx);
-  Tensor q = view(qkv[0], {batch, time, options.num_heads, head_dim()});
-  Tensor k = view(qkv[1], {batch, time, kv_heads(), head_dim()});
+  const auto by_heads = [&](const Tensor& x, int64_t heads, const auto& norm) {
+    const Shape shape{batch, time, heads, head_dim()};
+    if (!norm) return view(x, shape);
+    return *options.qk_norm_all_heads ? view((*norm)(x, ctx), shape) : (*norm)(view(x, shape), ctx);
+  };
+  Tensor q = by_heads(qkv[0], options.num_heads, q_norm);
+  Tensor k = by_heads(qkv[1], kv_heads(), k_norm);
   const Tensor v = view(qkv[2], {batch, time, kv_heads(), value_dim()});
-  if (q_norm) q = (*q_norm)(q, ctx);
-  if (k_norm) k = (*k_norm)(k, ctx);
   rotate(q, k, ctx);
   return {.q = q, .k = k, .v = v};
 }
 
 void AttentionModule::rotate(Tensor& q, Tensor& k, const Context& ctx) const {
   if (!angles_) return;
-  const auto [tables, places] = angles_->at(kind_.name.c_str(), q, ctx);
-  std::tie(q, k) = rope(q, k, tables, places);
+  std::tie(q, k) = angles_->rotate(kind_.name.c_str(), q, k, ctx);
 }
 
 Tensor AttentionModule::forward(const Tensor& x, Context& ctx) {

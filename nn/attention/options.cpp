@@ -1,22 +1,10 @@
 #include <algorithm>
-#include <functional>
 
 #include <olm/nn/attention.h>
 
 namespace olm::nn {
 
 namespace {
-
-/// `given`, and where that is empty `defaults`.
-AttentionOptions over(const AttentionOptions& defaults, const AttentionOptions& given) {
-  Json merged = to_json(defaults);
-  const Json chosen = to_json(given);
-  for (const auto& [name, value] : chosen.members())
-    if (!value.is_null()) merged[name] = value;
-  AttentionOptions result;
-  from_json(merged, result, "attention");
-  return result;
-}
 
 /// What a layer of `kind` is where options say nothing; `bias` stands for the biases of which the
 /// row says something else.
@@ -26,14 +14,17 @@ AttentionOptions defaults_of(const AttentionKind& kind, std::optional<bool> bias
                                 .bias = true,
                                 .rope_theta = 10000,
                                 .use_qk_norm = false,
+                                .qk_norm_all_heads = false,
                                 .rms_norm_eps = 1e-6,
                                 .use_rope = false,
                                 .partial_rotary_factor = 1,
                                 .use_alibi = false,
                                 .use_attention_sink = false,
                                 .use_output_gate = false,
-                                .gate_per_head = false};
-  AttentionOptions result = over(common, kind.defaults);
+                                .gate_per_head = false,
+                                .rope_scaling = {.scaling_type = "none"},
+                                .rope_pairing = "interleaved"};
+  AttentionOptions result = over(common, kind.defaults, kind.name);
   for (std::optional<bool>* own : {&result.use_bias, &result.qkv_bias})
     if (*own && bias) *own = bias;
   return result;
@@ -80,21 +71,11 @@ void check_latent_sizes(const char* layer, const AttentionOptions& o, bool laten
           "partial_rotary_factor and use_qk_norm have no use");
 }
 
-/// Hands on to `to` the fields that pass.
-struct FieldFilter {
-  FieldVisitor& to;
-  std::function<bool(const char* name)> passes;
-  template <class T>
-  void operator()(const char* name, T& value) {
-    if (passes(name)) to(name, value);
-  }
-};
-
 }  // namespace
 
 AttentionOptions AttentionModule::completed(const AttentionOptions& given,
                                             const AttentionKind& kind) {
-  AttentionOptions o = over(defaults_of(kind, given.bias), given);
+  AttentionOptions o = over(defaults_of(kind, given.bias), given, kind.name);
   const char* layer = kind.name.c_str();
   check_sizes(layer, o);
   check_latent_sizes(layer, o, kind.defaults.kv_lora_rank.has_value());
@@ -105,6 +86,8 @@ AttentionOptions AttentionModule::completed(const AttentionOptions& given,
           ": wanted attn_logit_softcap above 0, got ", o.attn_logit_softcap.value_or(0));
   require(!o.attention_scale || *o.attention_scale != 0, layer,
           ": wanted attention_scale other than 0");
+  require(!*o.qk_norm_all_heads || *o.use_qk_norm, layer,
+          ": qk_norm_all_heads has no use without use_qk_norm");
   require(!*o.gate_per_head || *o.use_output_gate, layer,
           ": gate_per_head has no use without use_output_gate");
   require(!*o.use_rope || o.max_seq_len, layer, ": RoPE wants a max_seq_len");
@@ -114,20 +97,19 @@ AttentionOptions AttentionModule::completed(const AttentionOptions& given,
 
 void AttentionModule::visit_options(FieldVisitor& v) {
   AttentionOptions own = options;
-  const Json all = to_json(own), usual = to_json(defaults_of(kind_, {}));
-  const std::vector<std::string>& listed = kind_.fields;
-  FieldFilter filter{v, [&](const char* name) {
-                       return all.at(name) != usual.at(name) ||
-                              std::find(listed.begin(), listed.end(), name) != listed.end();
-                     }};
-  own.fields(filter);
+  ChangedFields changed(v, to_json(own), to_json(defaults_of(kind_, {})), kind_.fields);
+  own.fields(changed);
 }
 
 void AttentionModule::visit_default_options(FieldVisitor& v) { defaults_of(kind_, {}).fields(v); }
 
 double AttentionModule::flops_per_token(int64_t context) {
   double keys = double(context);
-  if (options.window_size) keys = std::min(keys, double(2 * *options.window_size - 1));
+  // What a window leaves out are two triangles of scores, of context - window_size on each side.
+  if (options.window_size && *options.window_size < context) {
+    const double out = double(context - *options.window_size);
+    keys -= out * (out / keys);
+  }
   if (options.causal.value_or(false)) keys /= 2;
   return 2 * keys * double(options.num_heads * (head_dim() + value_dim()));
 }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include <olm/autograd/ops/arithmetic.h>
@@ -25,6 +26,27 @@ Tensor positions_of(const Tensor& x, const Context& ctx) {
 
 }  // namespace
 
+int64_t positions_end(const char* layer, const Tensor& x, const Context& ctx, int64_t limit,
+                      bool exact) {
+  const Tensor& p = ctx.positions;
+  if (!p.defined()) return first_position(ctx) + x.size(1);
+  const Shape wanted{x.size(0), x.size(1)};
+  require(p.shape() == wanted, layer, ": wanted positions ", wanted, ", got ", p.shape());
+  require(p.dtype() == i64 || p.dtype() == i32, layer, ": wanted positions of i32 or i64, got ",
+          p.dtype());
+  const DeviceKind where = p.device().kind;
+  if (where == DeviceKind::meta || (where != DeviceKind::cpu && !exact)) return limit;
+  const Tensor host = raw::contiguous(raw::cast(raw::to(p, cpu), i64));
+  const int64_t* at = host.data<int64_t>();
+  int64_t end = 0;
+  for (int64_t i = 0; i < host.numel(); ++i) {
+    require(at[i] >= 0 && at[i] < limit, layer, ": position ", at[i], " of token ", i % x.size(1),
+            " in sequence ", i / x.size(1), " is not below max_seq_len ", limit);
+    end = std::max(end, at[i] + 1);
+  }
+  return end;
+}
+
 AbsolutePositionalEmbeddingModule::AbsolutePositionalEmbeddingModule(
     AbsolutePositionalEmbeddingOptions o)
     : Layer(o),
@@ -37,10 +59,9 @@ AbsolutePositionalEmbeddingModule::AbsolutePositionalEmbeddingModule(
 
 Tensor AbsolutePositionalEmbeddingModule::forward(const Tensor& x, Context& ctx) {
   check_width("AbsolutePositionalEmbedding", x, options.embed_dim);
-  const int64_t length = first_position(ctx) + x.size(1);
-  require(ctx.positions.defined() || length <= options.max_seq_len,
-          "AbsolutePositionalEmbedding: ", length, " tokens do not fit max_seq_len ",
-          options.max_seq_len);
+  const int64_t length = positions_end("AbsolutePositionalEmbedding", x, ctx, options.max_seq_len);
+  require(length <= options.max_seq_len, "AbsolutePositionalEmbedding: ", length,
+          " tokens do not fit max_seq_len ", options.max_seq_len);
   const Tensor places = embedding(positions_of(x, ctx), weight, {.dtype = x.dtype()});
   return dropout_if_training(x + places, options.dropout, ctx);
 }
@@ -65,29 +86,38 @@ SinusoidalPositionalEmbeddingModule::SinusoidalPositionalEmbeddingModule(
   checked_probability("SinusoidalPositionalEmbedding", o.dropout);
 }
 
-Tensor SinusoidalPositionalEmbeddingModule::waves(int64_t length, const Tensor& like) {
-  const int64_t width = options.embed_dim;
-  std::lock_guard lock(mutex_);
-  if (like.device().kind == DeviceKind::meta)
-    return empty({length, width}, {.dtype = f32, .device = meta});
-  if (!table_.defined() || table_.size(0) < length || !(table_.device() == like.device())) {
-    std::vector<float> values(size_t(length * width));
-    for (int64_t p = 0; p < length; ++p)
-      for (int64_t c = 0; c < width; ++c) {
-        const float rate =
-            std::exp(float(c / 2 * 2) * float(-std::log(options.base) / double(width)));
-        const float angle = float(p) * rate;
-        values[size_t(p * width + c)] = c % 2 ? std::cos(angle) : std::sin(angle);
-      }
-    table_ = from_host(values, {length, width}, like.device());
+namespace {
+/// Angles in f32, as OpenLanguageModel computes them; their sines and cosines are as exact as T is.
+template <class T>
+Tensor waves_of(int64_t length, const SinusoidalPositionalEmbeddingOptions& o, Device device) {
+  std::vector<T> values(size_t(length * o.embed_dim));
+  for (int64_t c = 0; c < o.embed_dim; ++c) {
+    const float rate = std::exp(float(c / 2 * 2) * float(-std::log(o.base) / double(o.embed_dim)));
+    for (int64_t p = 0; p < length; ++p) {
+      const T angle = float(p) * rate;
+      values[size_t(p * o.embed_dim + c)] = c % 2 ? std::cos(angle) : std::sin(angle);
+    }
   }
+  return from_host(values, {length, o.embed_dim}, device);
+}
+}  // namespace
+
+Tensor SinusoidalPositionalEmbeddingModule::waves(int64_t length, const Tensor& like) {
+  const TensorOptions acc = acc_options(like);
+  if (acc.device.kind == DeviceKind::meta) return empty({length, options.embed_dim}, acc);
+  std::lock_guard lock(mutex_);
+  const bool fits = table_.defined() && table_.size(0) >= length && table_.device() == acc.device &&
+                    table_.dtype() == acc.dtype;
+  if (!fits)
+    table_ = acc.dtype == f64 ? waves_of<double>(length, options, acc.device)
+                              : waves_of<float>(length, options, acc.device);
   return table_;
 }
 
 Tensor SinusoidalPositionalEmbeddingModule::forward(const Tensor& x, Context& ctx) {
   check_width("SinusoidalPositionalEmbedding", x, options.embed_dim);
   const int64_t length =
-      ctx.positions.defined() ? options.max_seq_len : first_position(ctx) + x.size(1);
+      positions_end("SinusoidalPositionalEmbedding", x, ctx, options.max_seq_len);
   const Tensor places = embedding(positions_of(x, ctx), waves(length, x), {.dtype = x.dtype()});
   return dropout_if_training(x + places, options.dropout, ctx);
 }

@@ -21,6 +21,7 @@ struct Pair {
 
 std::vector<Pair> layers_with_options() {
   return {
+      {ALiBiPositionalBias({.num_heads = 4}), ALiBiPositionalBias(4)},
       {AbsolutePositionalEmbedding({.max_seq_len = 6, .embed_dim = 8}),
        AbsolutePositionalEmbedding(6, 8)},
       {ClassicFFN({.embed_dim = 8}), ClassicFFN(8)},
@@ -39,6 +40,7 @@ std::vector<Pair> layers_with_options() {
       {LayerNorm({.dim = 8}), LayerNorm(8)},
       {LeakyReLU({.negative_slope = 0.1}), LeakyReLU(0.1)},
       {Linear({.in_features = 8, .out_features = 4}), Linear(8, 4)},
+      {Llama3RotaryPositionalEmbedding({.head_dim = 4}), Llama3RotaryPositionalEmbedding(4)},
       {MultiHeadAttention({.embed_dim = 8, .num_heads = 2}), MultiHeadAttention(8, 2)},
       {MultiHeadAttentionwithALiBi({.embed_dim = 8, .num_heads = 2}),
        MultiHeadAttentionwithALiBi(8, 2)},
@@ -47,9 +49,12 @@ std::vector<Pair> layers_with_options() {
       {OutputHead({.embed_dim = 8, .vocab_size = 11}), OutputHead(8, 11)},
       {PReLU({.num_parameters = 2}), PReLU(2)},
       {PartialRotaryPositionalEmbedding({.head_dim = 4}), PartialRotaryPositionalEmbedding(4)},
+      {PartialScaledRotaryPositionalEmbedding({.head_dim = 4}),
+       PartialScaledRotaryPositionalEmbedding(4)},
       {RMSNorm({.dim = 8}), RMSNorm(8)},
       {RotaryPositionalEmbedding({.head_dim = 4, .max_seq_len = 6}),
        RotaryPositionalEmbedding(4, 6)},
+      {ScaledRotaryPositionalEmbedding({.head_dim = 4}), ScaledRotaryPositionalEmbedding(4)},
       {SinusoidalPositionalEmbedding({.embed_dim = 8}), SinusoidalPositionalEmbedding(8)},
       {Softmax({.dim = 1}), Softmax(1)},
       {Softplus({.beta = 2}), Softplus(2)},

@@ -275,12 +275,74 @@ TEST_SUITE("nn/module") {
   }
 }
 
+namespace {
+
+struct InnerOptions {
+  std::vector<double> numbers = {};
+  std::optional<std::string> text = {};
+  void fields(auto& v) {
+    v("numbers", numbers, {.above = 0});
+    v("text", text);
+  }
+};
+struct ListOptions {
+  std::optional<std::string> kind = {};
+  InnerOptions inner = {};
+  void fields(auto& v) {
+    v("kind", kind, {.one_of = {"a", "b"}});
+    v("inner", inner);
+  }
+};
+
+}  // namespace
+
 TEST_SUITE("nn/fields") {
   TEST_CASE("numbers that JSON has no word for are refused by name") {
     for (const double bad : {double(NAN), double(INFINITY)}) {
       ScaleOptions options{.dim = 2, .start = bad};
       check_error([&] { to_json(options); }, {"start", "finite"});
     }
+  }
+
+  TEST_CASE("optional texts and lists of numbers go to JSON and back") {
+    ListOptions o{.kind = "b", .inner = {.numbers = {1.5, 2}}}, back;
+    const Json json = to_json(o);
+    CHECK(json.dump() == R"({"kind":"b","inner":{"numbers":[1.5,2.0],"text":null}})");
+    from_json(json, back, "List");
+    CHECK(to_json(back) == json);
+    from_json(Json::parse(R"({"kind":null,"inner":{"numbers":[3],"text":"x"}})"), back, "List");
+    CHECK(!back.kind);
+    CHECK(back.inner.numbers == std::vector<double>{3});
+    CHECK(*back.inner.text == "x");
+    const auto refuse = [](const char* text, const std::vector<std::string>& parts) {
+      ListOptions read;
+      check_error([&] { from_json(Json::parse(text), read, "List"); }, parts);
+    };
+    refuse(R"({"kind":"c"})", {"List", "kind", "a or b", "\"c\""});
+    refuse(R"({"kind":1})", {"List", "kind", "a string or null", "1"});
+    refuse(R"({"inner":{"numbers":2}})", {"List.inner", "numbers", "a list of numbers", "2"});
+    refuse(R"({"inner":{"numbers":[1,"x"]}})", {"List.inner", "numbers", "a list of numbers"});
+    refuse(R"({"inner":{"numbers":[1,0]}})", {"List.inner", "numbers", "above 0", "0"});
+    o.kind = "c";
+    check_error([&] { check_fields(o, "List"); }, {"List.kind", "a or b", "c"});
+    o = {.inner = {.numbers = {double(NAN)}}};
+    check_error([&] { to_json(o); }, {"numbers", "finite"});
+    check_error([&] { check_fields(o, "List"); }, {"List.inner.numbers", "finite"});
+  }
+
+  TEST_CASE("options stand over defaults member by member, and what differs is described") {
+    const ListOptions usual{.kind = "a", .inner = {.numbers = {1}, .text = "x"}};
+    const ListOptions both = over(usual, {.inner = {.numbers = {2, 3}}}, "List");
+    CHECK(to_json(both).dump() == R"({"kind":"a","inner":{"numbers":[2.0,3.0],"text":"x"}})");
+    const auto described = [&](ListOptions o, const std::vector<std::string>& listed) {
+      JsonWriter writer;
+      ChangedFields changed(writer, to_json(o), to_json(usual), listed);
+      o.fields(changed);
+      return writer.result().dump();
+    };
+    CHECK(described(both, {}) == R"({"inner":{"numbers":[2.0,3.0]}})");
+    CHECK(described(usual, {"kind"}) == R"({"kind":"a"})");
+    check_error([&] { over(usual, {.kind = "c"}, "List"); }, {"List", "kind", "a or b"});
   }
 
   TEST_CASE("options go to JSON and back, and what does not fit is named") {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include <olm/autograd/ops/index.h>
 #include <olm/autograd/ops/rope.h>
 #include <tests/support/cases/rope.h>
 #include <tests/support/op_suite.h>
@@ -33,6 +34,27 @@ TEST_SUITE("ops/rope") {
         CHECK(y[base + 4] == v[base + 4]);
         CHECK(y[base + 5] == v[base + 5]);
       }
+  }
+
+  TEST_CASE("halves are interleaved pairs in another order, to the bit") {
+    Generator g(5);
+    const RopeTables t = rope_tables(9, 34);
+    const Tensor positions = randint(0, 9, {2, 3}, g);
+    std::vector<int64_t> order;  // of interleaved dimensions in halves: even, then odd ones
+    for (const int64_t first : {0, 1})
+      for (int64_t i = first; i < 34; i += 2) order.push_back(i);
+    for (const int64_t rest : {34, 35, 36}) order.push_back(rest);
+    for (const DType dtype : {f32, bf16, f64}) {
+      const Tensor x = raw::cast(randn({2, 3, 2, 37}, g), dtype);
+      const auto reordered = [&](const Tensor& of) {
+        return raw::contiguous(index_select(of, 3, from_host(order, {37})));
+      };
+      const RopeTables tables{raw::cast(t.cos, acc_dtype(dtype)),
+                              raw::cast(t.sin, acc_dtype(dtype))};
+      const Tensor halves =
+          rope(reordered(x), tables, {.positions = positions, .pairing = RopePairing::halves});
+      check_same_bits(halves, reordered(rope(x, tables, {.positions = positions})), "halves");
+    }
   }
 
   TEST_CASE("strided heads are read in place, i32 positions are accepted") {

@@ -4,7 +4,8 @@
 namespace olm::tools {
 
 void add_rope(Cases& cases, const Sizes& shape, DType dtype) {
-  add_op(cases, test::rope_case(), shape, dtype);
+  for (const RopePairing pairing : {RopePairing::interleaved, RopePairing::halves})
+    add_op(cases, test::rope_case(0, 0, pairing), shape, dtype);
 }
 
 }  // namespace olm::tools

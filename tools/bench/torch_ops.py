@@ -118,7 +118,12 @@ def rope(b, h, t, d):
         a, c = x[..., ::2], x[..., 1::2]
         return torch.stack((a * cos - c * sin, a * sin + c * cos), -1).flatten(-2)
 
+    def halves(x):
+        a, c = x.chunk(2, -1)
+        return torch.cat((a * cos - c * sin, a * sin + c * cos), -1)
+
     op("rope", (b, h, t, d), [leaf(b, t, h, d)], call)
+    op("rope by halves", (b, h, t, d), [leaf(b, t, h, d)], halves)
 
 
 def adamw(count, rows, cols):

@@ -49,6 +49,14 @@ class Lister final : public nn::PathVisitor {
   void field(const char* name, std::optional<double>& v) override {
     add(name, "a number", v ? number_text(*v) : "");
   }
+  void field(const char* name, std::optional<std::string>& v) override {
+    add(name, "a string", v ? quoted(*v) : "");
+  }
+  void field(const char* name, std::vector<double>& v) override {
+    std::string list;
+    for (const double item : v) list += (list.empty() ? "" : ", ") + number_text(item);
+    add(name, "a list of numbers", list.empty() ? "" : "[" + list + "]");
+  }
   std::vector<KeyInfo> keys;
 
  private:
@@ -102,6 +110,12 @@ class FlagReader final : public nn::PathVisitor {
   }
   void field(const char* name, std::optional<double>& v) override {
     optional(name, v, "a number or none");
+  }
+  void field(const char* name, std::optional<std::string>& v) override {
+    if (const std::string* text = find(name)) take(name, v.emplace(), *text);
+  }
+  void field(const char* name, std::vector<double>&) override {
+    require(!find(name), "--", path(name), ": can be set in a file only");
   }
   /// Throws for a flag that no member answered to.
   void require_all_used(const std::string& family) const {
@@ -159,6 +173,10 @@ class TextChecker final : public nn::PathVisitor {
   void field(const char*, std::optional<bool>&) override {}
   void field(const char*, std::optional<int64_t>&) override {}
   void field(const char*, std::optional<double>&) override {}
+  void field(const char* name, std::optional<std::string>& v) override {
+    if (v) field(name, *v);
+  }
+  void field(const char*, std::vector<double>&) override {}
 };
 
 }  // namespace

@@ -25,21 +25,26 @@ inline RopeTables rope_tables(int64_t positions, int64_t rotated, DType dtype = 
 }
 
 /// RoPE as it is defined, of x [B,T,H,Dh] whose first token stands at `offset`.
-inline Tensor rope_of_small_ops(const Tensor& x, const RopeTables& tables, int64_t offset) {
+inline Tensor rope_of_small_ops(const Tensor& x, const RopeTables& tables, int64_t offset,
+                                RopePairing pairing) {
   const int64_t rotated = 2 * tables.cos.size(1);
   const auto angles = [&](const Tensor& table) {  // [T,1,r/2]
     return unsqueeze(slice(table, 0, offset, offset + x.size(1)), 1);
   };
-  const Tensor a = slice(x, -1, 0, rotated, 2), b = slice(x, -1, 1, rotated, 2);
+  const bool halves = pairing == RopePairing::halves;
+  const int64_t half = rotated / 2;
+  const Tensor a = halves ? slice(x, -1, 0, half) : slice(x, -1, 0, rotated, 2);
+  const Tensor b = halves ? slice(x, -1, half, rotated) : slice(x, -1, 1, rotated, 2);
   const Tensor cos = angles(tables.cos), sin = angles(tables.sin);
-  const Tensor pairs = flatten(stack({a * cos - b * sin, a * sin + b * cos}, -1), 3, 4);
-  return cat({pairs, slice(x, -1, rotated)}, -1);
+  const Tensor m = a * cos - b * sin, n = a * sin + b * cos, rest = slice(x, -1, rotated);
+  return halves ? cat({m, n, rest}, -1) : cat({flatten(stack({m, n}, -1), 3, 4), rest}, -1);
 }
 
 /// The shape is [B,H,T,Dh]; the last `unrotated` dimensions of a head are passed on. Inputs are x
 /// [B,T,H,Dh] and the tables.
-inline OpCase rope_case(int64_t unrotated = 0, int64_t offset = 0) {
-  return {.name = "rope",
+inline OpCase rope_case(int64_t unrotated = 0, int64_t offset = 0,
+                        RopePairing pairing = RopePairing::interleaved) {
+  return {.name = pairing == RopePairing::halves ? "rope by halves" : "rope",
           .shape = {2, 3, -1, 8},
           .inputs =
               [=](Generator& g, const Shape& s) {
@@ -48,11 +53,11 @@ inline OpCase rope_case(int64_t unrotated = 0, int64_t offset = 0) {
               },
           .op =
               [=](const Tensors& in) {
-                return rope(in[0], {in[1], in[2]}, {.offset = offset});
+                return rope(in[0], {in[1], in[2]}, {.offset = offset, .pairing = pairing});
               },
           .composition =
               [=](const Tensors& in) {
-                return rope_of_small_ops(in[0], {in[1], in[2]}, offset);
+                return rope_of_small_ops(in[0], {in[1], in[2]}, offset, pairing);
               },
           .fixed = {1, 2},
           .parameters = {1, 2},
@@ -71,11 +76,12 @@ inline OpCase rope_case(int64_t unrotated = 0, int64_t offset = 0) {
 /// Heads that are rotated whole, in part or not at all, and wide ones, which are rotated in pieces.
 inline OpCases rope_cases() {
   OpCases all;
-  for (const auto& [dim, unrotated] : {std::pair{8, 0}, {34, 4}, {7, 3}, {5, 5}, {600, 0}}) {
-    all.push_back(rope_case(unrotated, 2));
-    all.back().shape[3] = dim;
-    if (dim == 600) all.back().sizes = {3}, all.back().gradient_sizes = {1};
-  }
+  for (const RopePairing pairing : {RopePairing::interleaved, RopePairing::halves})
+    for (const auto& [dim, unrotated] : {std::pair{8, 0}, {34, 4}, {7, 3}, {5, 5}, {600, 0}}) {
+      all.push_back(rope_case(unrotated, 2, pairing));
+      all.back().shape[3] = dim;
+      if (dim == 600) all.back().sizes = {3}, all.back().gradient_sizes = {1};
+    }
   return all;
 }
 
