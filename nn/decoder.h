@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <olm/nn/blocks.h>
+#include <olm/nn/embeddings.h>
 #include <olm/nn/registry.h>
 
 namespace olm::nn {
@@ -37,9 +38,27 @@ struct OLM_API DecoderConfig {
   std::optional<double> local_rope_theta = {};  ///< of layers with a window; rope_theta if empty
   std::optional<double> attn_logit_softcap = {}, final_logit_softcap = {};
   std::optional<double> query_pre_attn_scalar = {};  ///< scores are over its root; of head_dim's
+  RopeScalingOptions rope_scaling = {};              ///< of layers without a RoPE of their own
+  std::optional<std::string> rope_pairing = {};      ///< interleaved or halves
 
-  std::optional<bool> qkv_bias = {};          ///< of q_proj, k_proj, v_proj; bias if empty
-  std::optional<bool> use_qk_norm = {};       ///< RMSNorm of each head's query and key
+  // Mixtures of experts: without num_experts there are none.
+  std::optional<int64_t> num_experts = {}, num_shared_experts = {}, top_k = {};
+  std::optional<int64_t> moe_intermediate_size = {};  ///< of an expert; intermediate_size if empty
+  std::optional<int64_t> first_k_dense_replace = {};  ///< so many first layers have none
+  std::optional<double> routed_scaling_factor = {};   ///< this and the next: MoERoutingOptions
+  std::optional<int64_t> n_group = {}, topk_group = {};
+  std::optional<double> load_balancing_coefficient = {}, z_loss_coefficient = {};
+  std::optional<double> bias_update_rate = {};
+
+  // Latent attention: without kv_lora_rank it is not that.
+  std::optional<int64_t> q_lora_rank = {}, kv_lora_rank = {};
+  std::optional<int64_t> qk_nope_head_dim = {}, qk_rope_head_dim = {}, v_head_dim = {};
+
+  std::optional<bool> qkv_bias = {};             ///< of q_proj, k_proj, v_proj; bias if empty
+  std::optional<bool> use_qk_norm = {};          ///< RMSNorm of each head's query and key
+  std::optional<bool> qk_norm_all_heads = {};    ///< of all heads together
+  std::optional<std::string> scoring_func = {};  ///< of routers, softmax or sigmoid
+  std::optional<bool> use_expert_bias = {};      ///< experts are balanced by biases for the choice
   std::optional<std::string> attention = {};  ///< of as many key heads as heads; see attentions()
   std::optional<std::string> norm = {};       ///< rms_norm or layer_norm
   std::optional<bool> norm_affine = {};       ///< layer_norm has gamma and beta
@@ -125,10 +144,21 @@ inline Ref<BlockModule> Qwen3Model(const DecoderConfig& c) { return DecoderModel
 /// Gemma 2 with RMSNorm of queries and keys for softcaps, and windows with a RoPE of their own in
 /// five layers of six. Gemma Team 2025, arXiv:2503.19786.
 inline Ref<BlockModule> Gemma3Model(const DecoderConfig& c) { return DecoderModel("gemma3", c); }
-/// Norms behind attention and feed-forward layers alone, RMSNorm of queries and keys. OLMo Team
-/// 2025, arXiv:2501.00656.
+/// Mistral with mixtures of experts. Jiang et al. 2024, arXiv:2401.04088.
+inline Ref<BlockModule> MixtralModel(const DecoderConfig& c) { return DecoderModel("mixtral", c); }
+/// Qwen 3 with mixtures of experts, which OpenLanguageModel calls Qwen3Model.
+inline Ref<BlockModule> Qwen3MoEModel(const DecoderConfig& c) {
+  return DecoderModel("qwen3_moe", c);
+}
+/// Latent attention, and mixtures with shared experts, scores by sigmoid and balance by bias in all
+/// but the first layers. DeepSeek-AI 2024, arXiv:2412.19437.
+inline Ref<BlockModule> DeepSeekV3Model(const DecoderConfig& c) {
+  return DecoderModel("deepseek_v3", c);
+}
+/// Norms behind attention and feed-forward layers alone, RMSNorm of all queries and of all keys of
+/// a token. OLMo Team 2025, arXiv:2501.00656.
 inline Ref<BlockModule> OLMo2Model(const DecoderConfig& c) { return DecoderModel("olmo2", c); }
-/// The same with windows in three layers of four.
+/// The same with the norm of queries and keys by heads, and windows in three layers of four.
 inline Ref<BlockModule> OLMo3Model(const DecoderConfig& c) { return DecoderModel("olmo3", c); }
 
 }  // namespace olm::nn

@@ -161,6 +161,10 @@ inline Ref<BlockModule> OLMo2_13B() { return model_preset("OLMo2_13B").make(); }
 inline Ref<BlockModule> OLMo2_32B() { return model_preset("OLMo2_32B").make(); }
 inline Ref<BlockModule> OLMo3_7B() { return model_preset("OLMo3_7B").make(); }
 inline Ref<BlockModule> OLMo3_32B() { return model_preset("OLMo3_32B").make(); }
+inline Ref<BlockModule> Mixtral_8x7B() { return model_preset("Mixtral_8x7B").make(); }
+inline Ref<BlockModule> Qwen3_30B_A3B() { return model_preset("Qwen3_30B_A3B").make(); }
+inline Ref<BlockModule> Qwen3_235B_A22B() { return model_preset("Qwen3_235B_A22B").make(); }
+inline Ref<BlockModule> DeepSeekV3_671B() { return model_preset("DeepSeekV3_671B").make(); }
 inline Ref<BlockModule> Mistral_7B() { return model_preset("Mistral_7B").make(); }
 
 }  // namespace olm::nn

@@ -12,6 +12,10 @@ constexpr bool is_optional = false;
 template <class T>
 constexpr bool is_optional<std::optional<T>> = true;
 
+bool is_unset(const RopeScalingOptions& scaling) {
+  return to_json(scaling) == to_json(RopeScalingOptions());
+}
+
 /// visit(key, pointer to member, info) of every member that all families have.
 void each_common_member(auto&& visit) {
   using C = DecoderConfig;
@@ -73,11 +77,51 @@ void each_other_member(auto&& visit) {
                   .help = "scores are divided by its root; by that of head_dim where left out"});
 }
 
+/// The same of RoPE's variants, mixtures of experts and latent attention.
+void each_large_member(auto&& visit) {
+  using C = DecoderConfig;
+  visit("rope_pairing", &C::rope_pairing, rope_pairing_info());
+  visit("rope_scaling", &C::rope_scaling, FieldInfo{});
+  visit("num_experts", &C::num_experts,
+        FieldInfo{.min = 1, .max = 100000, .help = "experts of a layer"});
+  visit("num_shared_experts", &C::num_shared_experts,
+        FieldInfo{.min = 0, .max = 1000, .help = "experts that all tokens use, beside them"});
+  visit("top_k", &C::top_k, FieldInfo{.min = 1, .help = "experts that a token is sent to"});
+  visit("moe_intermediate_size", &C::moe_intermediate_size,
+        FieldInfo{.min = 1,
+                  .max = 10000000,
+                  .help = "width inside an expert; where left out intermediate_size"});
+  visit("first_k_dense_replace", &C::first_k_dense_replace,
+        FieldInfo{.min = 0, .help = "first layers that have no experts"});
+  visit("routed_scaling_factor", &C::routed_scaling_factor,
+        FieldInfo{.above = 0, .help = "of what experts give, but shared ones"});
+  visit("n_group", &C::n_group, FieldInfo{.min = 1, .help = "groups of experts"});
+  visit("topk_group", &C::topk_group,
+        FieldInfo{.min = 1, .help = "groups that a token's experts are of"});
+  visit("load_balancing_coefficient", &C::load_balancing_coefficient,
+        FieldInfo{.min = 0, .help = "of the loss that grows where experts are used unevenly"});
+  visit("z_loss_coefficient", &C::z_loss_coefficient,
+        FieldInfo{.min = 0, .help = "of the loss that keeps scores of routers small"});
+  visit("bias_update_rate", &C::bias_update_rate,
+        FieldInfo{.min = 0, .help = "how far biases that balance experts move in a step"});
+  const auto size = [](const char* help) {
+    return FieldInfo{.min = 1, .max = 1000000, .help = help};
+  };
+  visit("q_lora_rank", &C::q_lora_rank, size("of queries' latent vectors; none where left out"));
+  visit("kv_lora_rank", &C::kv_lora_rank, size("of the latent vectors of keys and values"));
+  visit("qk_nope_head_dim", &C::qk_nope_head_dim, size("of a head's key without RoPE"));
+  visit("qk_rope_head_dim", &C::qk_rope_head_dim, size("of the key with RoPE, which heads share"));
+  visit("v_head_dim", &C::v_head_dim, size("of a head's value"));
+}
+
 /// The same of members that make families what they are.
 void each_structural_member(auto&& visit) {
   using C = DecoderConfig;
   visit("qkv_bias", &C::qkv_bias, FieldInfo{});
   visit("use_qk_norm", &C::use_qk_norm, FieldInfo{});
+  visit("qk_norm_all_heads", &C::qk_norm_all_heads, FieldInfo{});
+  visit("scoring_func", &C::scoring_func, FieldInfo{.one_of = {"softmax", "sigmoid"}});
+  visit("use_expert_bias", &C::use_expert_bias, FieldInfo{});
   visit("attention", &C::attention, FieldInfo{});
   visit("norm", &C::norm, FieldInfo{.one_of = {"rms_norm", "layer_norm"}});
   visit("norm_affine", &C::norm_affine, FieldInfo{});
@@ -91,7 +135,7 @@ void each_structural_member(auto&& visit) {
   visit("norm_in_head", &C::norm_in_head, FieldInfo{});
 }
 
-/// Of the last two those that a family has come with `listed`.
+/// All of these; `listed` are those that the family has.
 void each_member(const DecoderFamily& family, auto&& visit) {
   const auto of_some = [&](const char* key, auto member, FieldInfo info) {
     const auto& keys = family.keys;
@@ -101,6 +145,7 @@ void each_member(const DecoderFamily& family, auto&& visit) {
     visit(key, member, std::move(info), true);
   });
   each_other_member(of_some);
+  each_large_member(of_some);
   each_structural_member(of_some);
 }
 
@@ -121,7 +166,7 @@ void DecoderConfig::fields(FieldVisitor& v) {
         return;
       }
     }
-    if constexpr (!std::is_same_v<T, std::optional<std::string>>) v(key, held, std::move(info));
+    v(key, held, std::move(info));
   };
   each_member(row, visit);
 }
@@ -131,6 +176,8 @@ Json DecoderConfig::given() const {
   const auto add = [&]<class T>(const char* key, T DecoderConfig::*member, FieldInfo, bool) {
     if constexpr (is_optional<T>) {
       if (this->*member) result[key] = Json(*(this->*member));
+    } else if constexpr (HasFields<T>) {
+      if (!is_unset(this->*member)) result[key] = to_json(this->*member);
     } else {
       result[key] = Json(this->*member);
     }
@@ -150,6 +197,9 @@ DecoderConfig DecoderConfig::completed() const {
               " that could be set; a family that has one is a row of decoders()");
       if constexpr (!std::is_same_v<T, std::optional<bool>>)
         if (own) check_value(family + "." + key, info, *own);
+    } else if constexpr (HasFields<T>) {
+      require(listed || is_unset(own), family, ": has no ", key, " that could be set");
+      check_fields(own, family + "." + key);
     } else if constexpr (!std::is_same_v<T, bool>) {
       check_value(family + "." + key, info, own);
     }
@@ -161,8 +211,11 @@ DecoderConfig DecoderConfig::completed() const {
 
 void DecoderConfig::fill_from(const DecoderConfig& other) {
   each_member({}, [&]<class T>(const char*, T DecoderConfig::*member, const FieldInfo&, bool) {
-    if constexpr (!std::is_same_v<T, bool>)
+    if constexpr (HasFields<T>) {
+      if (is_unset(this->*member)) this->*member = other.*member;
+    } else if constexpr (!std::is_same_v<T, bool>) {
       if (this->*member == T()) this->*member = other.*member;
+    }
   });
 }
 

@@ -4,6 +4,7 @@
 #include <olm/nn/attention.h>
 #include <olm/nn/decoder.h>
 #include <olm/nn/feedforward.h>
+#include <olm/nn/moe.h>
 #include <olm/nn/norms.h>
 
 namespace olm::nn {
@@ -29,30 +30,51 @@ bool has_window(const DecoderConfig& c, int64_t layer) {
   return !pattern || layer % *pattern != *pattern - 1;
 }
 
+/// `o` with the sizes of the heads; the name of the layer that has them.
+std::string set_heads(const DecoderConfig& c, AttentionOptions& o) {
+  if (c.kv_lora_rank) {
+    o.q_lora_rank = c.q_lora_rank;
+    o.kv_lora_rank = c.kv_lora_rank;
+    o.qk_nope_head_dim = c.qk_nope_head_dim;
+    o.qk_rope_head_dim = c.qk_rope_head_dim;
+    o.value_dim = c.v_head_dim;
+    o.rms_norm_eps = c.rms_norm_eps;
+    return "MultiHeadLatentAttention";
+  }
+  o.num_kv_heads = c.num_kv_heads;
+  o.head_dim = c.head_dim;
+  o.use_qk_norm = c.use_qk_norm;
+  o.qk_norm_all_heads = c.qk_norm_all_heads;
+  if (*c.use_qk_norm) o.rms_norm_eps = c.rms_norm_eps;
+  const bool grouped = c.num_kv_heads.value_or(c.num_heads) != c.num_heads;
+  return grouped ? "GroupedQueryAttention" : *c.attention;
+}
+
+/// `o` with RoPE and window of a layer.
+void set_positions(const DecoderConfig& c, int64_t layer, AttentionOptions& o) {
+  const bool window = has_window(c, layer);
+  if (window) o.window_size = c.sliding_window;
+  if (*c.positions != "rope") return;
+  o.max_seq_len = c.max_seq_len;
+  o.rope_pairing = c.rope_pairing;
+  // A RoPE of the windows' own reaches no farther than they do.
+  const bool local = window && c.local_rope_theta;
+  o.rope_theta = local ? c.local_rope_theta : c.rope_theta;
+  if (!local) o.rope_scaling = c.rope_scaling;
+}
+
 Ref<Module> attention(const DecoderConfig& c, int64_t layer) {
-  const int64_t kv_heads = c.num_kv_heads.value_or(c.num_heads);
   AttentionOptions o{.embed_dim = c.embed_dim,
                      .num_heads = c.num_heads,
-                     .num_kv_heads = c.num_kv_heads,
-                     .head_dim = c.head_dim,
                      .dropout = c.dropout,
                      .causal = true,
                      .bias = c.bias,
                      .qkv_bias = c.qkv_bias,
-                     .use_qk_norm = c.use_qk_norm,
                      .attn_logit_softcap = c.attn_logit_softcap};
-  if (*c.use_qk_norm) o.rms_norm_eps = c.rms_norm_eps;
-  if (*c.positions == "rope") {
-    o.max_seq_len = c.max_seq_len;
-    o.rope_theta = c.rope_theta;
-  }
   if (c.query_pre_attn_scalar) o.attention_scale = 1 / std::sqrt(*c.query_pre_attn_scalar);
-  if (has_window(c, layer)) {
-    o.window_size = c.sliding_window;
-    if (c.local_rope_theta) o.rope_theta = c.local_rope_theta;
-  }
-  const Ref<AttentionModule> made =
-      Attention(kv_heads == c.num_heads ? *c.attention : "GroupedQueryAttention", o);
+  const std::string name = set_heads(c, o);
+  set_positions(c, layer, o);
+  const Ref<AttentionModule> made = Attention(name, o);
   if (*c.use_qk_norm && *c.norm_plus_one)
     for (const char* name : {"q_norm", "k_norm"})
       made->replace(name,
@@ -60,7 +82,36 @@ Ref<Module> attention(const DecoderConfig& c, int64_t layer) {
   return made;
 }
 
-Ref<Module> feed_forward(const DecoderConfig& c) {
+/// Two thirds of the usual 4 · embed_dim, since there are three matrices for two.
+int64_t gated_width(const DecoderConfig& c) {
+  return c.intermediate_size.value_or((c.embed_dim * 8 / 3 + 63) / 64 * 64);
+}
+
+Ref<Module> mixture(const DecoderConfig& c) {
+  require(*c.activation == "swiglu" || *c.activation == "geglu", c.family,
+          ": experts have swiglu or geglu, got ", *c.activation);
+  const GatedMoEFFNOptions o{.num_experts = *c.num_experts,
+                             .num_shared_experts = *c.num_shared_experts,
+                             .top_k = *c.top_k,
+                             .hidden_dim = c.moe_intermediate_size.value_or(gated_width(c)),
+                             .dropout = *c.dropout,
+                             .bias = *c.bias,
+                             .routing = {
+                                 .scoring_func = *c.scoring_func,
+                                 .routed_scaling_factor = *c.routed_scaling_factor,
+                                 .n_group = *c.n_group,
+                                 .topk_group = *c.topk_group,
+                                 .load_balancing_coefficient = *c.load_balancing_coefficient,
+                                 .z_loss_coefficient = *c.z_loss_coefficient,
+                                 .use_expert_bias = *c.use_expert_bias,
+                                 .bias_update_rate = *c.bias_update_rate,
+                             }};
+  if (*c.activation == "geglu") return GeGLUMoEFFN(c.embed_dim, o);
+  return SwiGLUMoEFFN(c.embed_dim, o);
+}
+
+Ref<Module> feed_forward(const DecoderConfig& c, int64_t layer) {
+  if (c.num_experts && layer >= *c.first_k_dense_replace) return mixture(c);
   const bool gelu_tanh = *c.gelu_tanh;
   if (*c.activation == "gelu" || *c.activation == "relu")
     return ClassicFFN(
@@ -69,9 +120,7 @@ Ref<Module> feed_forward(const DecoderConfig& c) {
          .activation = *c.activation == "gelu" && gelu_tanh ? "gelu_tanh" : *c.activation,
          .dropout = *c.dropout,
          .bias = *c.bias});
-  // Two thirds of the usual 4 · embed_dim, since there are three matrices for two.
-  const int64_t hidden = c.intermediate_size.value_or((c.embed_dim * 8 / 3 + 63) / 64 * 64);
-  const GatedFFNOptions o{.hidden_dim = hidden, .dropout = *c.dropout, .bias = *c.bias};
+  const GatedFFNOptions o{.hidden_dim = gated_width(c), .dropout = *c.dropout, .bias = *c.bias};
   if (*c.activation == "swiglu") return SwiGLUFFN(c.embed_dim, o);
   return gelu_tanh ? Ref<Module>(GeGLUTanhFFN(c.embed_dim, o)) : GeGLUFFN(c.embed_dim, o);
 }
@@ -112,8 +161,8 @@ Ref<BlockModule> DecoderModel(const DecoderConfig& config) {
   const Ref<EmbeddingModule> tokens = Embedding(table);
   int64_t layer = 0;
   const auto make_layer = [&] {
-    const Ref<Module> attend = added(c, attention(c, layer++));
-    return Block({attend, added(c, feed_forward(c))});
+    const int64_t i = layer++;
+    return Block({added(c, attention(c, i)), added(c, feed_forward(c, i))});
   };
   std::vector<Ref<Module>> parts;
   add_embedding(c, tokens, parts);

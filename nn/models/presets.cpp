@@ -144,6 +144,45 @@ std::vector<ModelPreset> later_ones() {
   };
 }
 
+std::vector<ModelPreset> mixtures() {
+  const auto qwen3_moe = [](int64_t expert, const Sizes& s) {
+    return sized({.family = "qwen3_moe",
+                  .vocab_size = 151936,
+                  .head_dim = 128,
+                  .max_seq_len = 32768,
+                  .tie_weights = false,
+                  .num_experts = 128,
+                  .top_k = 8,
+                  .moe_intermediate_size = expert},
+                 s);
+  };
+  const DecoderConfig mixtral{.family = "mixtral",
+                              .vocab_size = 32000,
+                              .max_seq_len = 32768,
+                              .tie_weights = false,
+                              .moe_intermediate_size = 14336};
+  const DecoderConfig deepseek{.family = "deepseek_v3",
+                               .vocab_size = 129280,
+                               .max_seq_len = 163840,
+                               .tie_weights = false,
+                               .num_experts = 256,
+                               .top_k = 8,
+                               .moe_intermediate_size = 2048,
+                               .first_k_dense_replace = 3,
+                               .routed_scaling_factor = 2.5,
+                               .q_lora_rank = 1536,
+                               .kv_lora_rank = 512,
+                               .qk_nope_head_dim = 128,
+                               .qk_rope_head_dim = 64,
+                               .v_head_dim = 128};
+  return {
+      {"Mixtral_8x7B", sized(mixtral, {4096, 14336, 32, 32, 8})},
+      {"Qwen3_30B_A3B", qwen3_moe(768, {2048, 6144, 48, 32, 4})},
+      {"Qwen3_235B_A22B", qwen3_moe(1536, {4096, 12288, 94, 64, 4})},
+      {"DeepSeekV3_671B", sized(deepseek, {7168, 18432, 61, 128})},
+  };
+}
+
 /// True where a size says nothing, because the others say it.
 bool follows(const std::string& key, const Json& value, const Json& from) {
   const auto size = [&](const char* name) {
@@ -160,7 +199,8 @@ bool follows(const std::string& key, const Json& value, const Json& from) {
 const std::vector<ModelPreset>& model_presets() {
   static const std::vector<ModelPreset> table = [] {
     std::vector<ModelPreset> rows = openlanguagemodel_2_2();
-    for (ModelPreset& later : later_ones()) rows.push_back(std::move(later));
+    for (const auto& more : {later_ones(), mixtures()})
+      rows.insert(rows.end(), more.begin(), more.end());
     return rows;
   }();
   return table;
