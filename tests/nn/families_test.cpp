@@ -90,6 +90,11 @@ std::vector<Case> olm_cases() {
                        c.sliding_window = 3;
                        c.sliding_window_pattern = 2;
                      })},
+      {"qwen3_moe", with(grouped("qwen3_moe"),
+                         [](DecoderConfig& c) {
+                           c.num_experts = 4;
+                           c.moe_intermediate_size = 24;
+                         })},
   };
 }
 
@@ -99,6 +104,29 @@ void published_gemma(DecoderConfig& c) {
   c.query_pre_attn_scalar = 7;
   c.gelu_tanh = true;
   c.norm_plus_one = true;
+}
+
+void few_experts(DecoderConfig& c) {
+  c.num_experts = 4;
+  c.moe_intermediate_size = 20;
+  c.rope_theta = 400;
+  c.rms_norm_eps = c.family == "mixtral" ? 1e-5 : 1e-6;
+}
+
+/// With latent queries, and experts in groups of which a token uses some.
+void published_deepseek(DecoderConfig& c) {
+  c.tie_weights = false;
+  c.rope_theta = 600;
+  c.num_experts = 6;
+  c.moe_intermediate_size = 12;
+  c.n_group = 3;
+  c.topk_group = 2;
+  c.routed_scaling_factor = 1.7;
+  c.q_lora_rank = 14;
+  c.kv_lora_rank = 12;
+  c.qk_nope_head_dim = 8;
+  c.qk_rope_head_dim = 6;
+  c.v_head_dim = 10;
 }
 
 std::vector<Case> vendor_cases() {
@@ -136,6 +164,11 @@ std::vector<Case> vendor_cases() {
               c.rope_theta = 900;
             }),
        false},
+      {"hf_olmo2", with(grouped("olmo2", false), [](DecoderConfig& c) { c.rope_theta = 200; }),
+       false},
+      {"hf_mixtral", with(grouped("mixtral", false), few_experts), false},
+      {"hf_qwen3_moe", with(grouped("qwen3_moe", false), few_experts), false},
+      {"hf_deepseek_v3", with(small("deepseek_v3"), published_deepseek), false},
   };
 }
 
@@ -269,6 +302,8 @@ TEST_SUITE("nn/families") {
     same("gemma3", "blocks.1.weight", "blocks.2.weight");
     same("gemma3", "blocks.2.blocks.1.weight", "blocks.3.blocks.1.weight");
     same("olmo3", layer + "mlp.up_proj.weight", layer + "blocks.1.block.blocks.0.up_proj.weight");
+    same("deepseek_v3", "transformer_blocks.7.ffn.router.gate.weight",
+         layer + "blocks.1.block.blocks.1.router.gate.weight");
     same("opt", "token_embedding.embedding.weight", "");
     same("opt", "lm_head.blocks.1.weight", "");
     same("opt", "blocks.5.blocks.1.weight", "blocks.5.blocks.1.weight");
@@ -292,6 +327,39 @@ TEST_SUITE("nn/families") {
     check_error([&] { DecoderModel(c); }, {"mine", "no bias"});
   }
 
+  TEST_CASE("a token costs what the experts that it is sent to cost") {
+    DecoderConfig c = grouped("deepseek_v3");
+    c.num_experts = 8;
+    const auto flops = [&] { return forward_flops_per_token(*DecoderModel(c), 16); };
+    const double before = flops();
+    c.num_experts = 16;
+    CHECK(flops() - before == doctest::Approx(2 * 8 * 32));  // the router's matrix alone
+    c.top_k = 3;
+    CHECK(flops() - before == doctest::Approx(2 * (8 * 32 + 3 * 32 * 64)));
+    CHECK(summary(*DecoderModel(c)).find("experts") != std::string::npos);
+  }
+
+  TEST_CASE("RoPE is scaled where it has no base of windows' own") {
+    DecoderConfig c = grouped("gemma3");
+    c.sliding_window_pattern = 2;
+    c.rope_scaling = {.scaling_type = "linear", .scaling_factor = 8};
+    const auto model = DecoderModel(c);
+    const auto scaling = [&](const char* layer) {
+      const std::string path = std::string("blocks.1.stack.") + layer + ".blocks.0.block.blocks.1";
+      return model->get<AttentionModule>(path)->options.rope_scaling.scaling_type.value();
+    };
+    CHECK(scaling("0") == "none");
+    CHECK(scaling("1") == "linear");
+    ModelConfig again = families().get("gemma3");
+    from_json(to_json(ModelConfig(c)), again, "again");
+    CHECK(again.as<DecoderConfig>().rope_scaling.scaling_factor == 8);
+    c.rope_scaling.scaling_factor = -1;
+    check_error([&] { DecoderModel(c); }, {"gemma3.rope_scaling.scaling_factor", "above 0"});
+    c = grouped("phi4");
+    c.rope_scaling.scaling_type = "linear";
+    check_error([&] { DecoderModel(c); }, {"phi4", "no rope_scaling"});
+  }
+
   TEST_CASE("windows are where the pattern says, with a RoPE of their own") {
     const auto model = DecoderModel({.family = "gemma3",
                                      .vocab_size = 5,
@@ -306,6 +374,10 @@ TEST_SUITE("nn/families") {
       const auto attention = model->get<AttentionModule>(path);
       CHECK(attention->options.window_size.has_value() == (i % 2 == 0));
       CHECK(attention->options.rope_theta == (i % 2 == 0 ? 1e4 : 1e6));
+      // Of 8 · 8 scores a window of 3 leaves out two triangles of 5, and causality half of the
+      // rest.
+      const double keys = i % 2 == 0 ? (8.0 - 25.0 / 8) / 2 : 4;
+      CHECK(attention->flops_per_token(8) == doctest::Approx(2 * keys * 2 * (4 + 4)));
     }
   }
 }

@@ -1,4 +1,5 @@
 // The configuration of olm train: sections, flags, presets.
+#include <olm/nn/models.h>
 #include <tests/tools/program.h>
 
 using namespace olm;
@@ -46,6 +47,22 @@ TEST_SUITE("tools/config") {
         {"train", "--preset", "llama-20m", "--model.num_kv_heads", "none", "--print-config"});
     CHECK(none.out.find("# num_kv_heads =") != std::string::npos);
     CHECK(none.out.find("\nintermediate_size = 1024 ") != std::string::npos);
+  }
+
+  TEST_CASE("the configuration of every family can be read as it is printed") {
+    for (const std::string& family : nn::families().names()) {
+      INFO(family);
+      const TempFolder folder;
+      const Result first =
+          run_program({"train", "--preset", "nano", "--model.family", family, "--print-config"});
+      INFO(first.err);
+      REQUIRE(first.status == 0);
+      write_file(folder / "run.toml", first.out);
+      const Result second =
+          run_program({"train", "--config", folder / "run.toml", "--print-config"});
+      INFO(second.err);
+      CHECK(second.out == first.out);
+    }
   }
 
   TEST_CASE("help names presets, defaults, ranges and what is of one family alone") {
