@@ -19,13 +19,10 @@ OLM_API const char* name_of(Activation activation);
 /// a_dtype, b_dtype and c_dtype are any floats, but f64 goes only with f64. Sums are kept in
 /// acc_dtype. Beside a bf16 operand an f32 one is rounded to bf16 where pairs of bf16 are
 /// multiplied, not where they are widened to f32. Z is stored, in c_dtype, where `preactivation` is
-/// given. A leading dimension of 0 means tight: as long as a stored row, over all groups where
-/// there are some. Members of the batch lie at multiples of the batch strides (0 repeats one), or,
-/// where the pointer list of an operand is given, where its entries say (lists and offsets are read
-/// on the host). `m_offsets` or `k_offsets`, [batch + 1], cut rows into groups: member i then takes
-/// rows [offsets[i], offsets[i+1]) of A and C (m), or of the stored K of A and B (k), counted
-/// from the pointers of that member, and `m` (`k`) is ignored. Offsets never fall. Throws where
-/// sizes, offsets or leading dimensions cannot be.
+/// given. A leading dimension of 0 means tight: as long as a stored row. Members of the batch lie
+/// at multiples of the batch strides (0 repeats one), or, where the pointer list of an operand is
+/// given, where its entries say (lists are host memory, read before run() returns). Throws where
+/// sizes or leading dimensions cannot be.
 struct Gemm {
   static constexpr const char* name = "gemm";
   DType a_dtype = f32, b_dtype = f32, c_dtype = f32;
@@ -37,11 +34,9 @@ struct Gemm {
   int64_t batch = 1, a_stride = 0, b_stride = 0, c_stride = 0;
   const void *const *a_list = nullptr, *const *b_list = nullptr;
   void* const* c_list = nullptr;
-  const int64_t *m_offsets = nullptr, *k_offsets = nullptr;
   double alpha = 1;
   bool accumulate = false;
-  const void* bias = nullptr;  ///< [n] of bias_dtype, the same for every member, or by bias_list
-  const void* const* bias_list = nullptr;
+  const void* bias = nullptr;  ///< [n] of bias_dtype, the same for every member
   DType bias_dtype = f32;
   Activation activation = Activation::none;
   void* preactivation = nullptr;   ///< laid out as C, batches included; not with c_list

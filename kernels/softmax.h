@@ -6,8 +6,9 @@ namespace olm::kernels {
 
 /// Over each row of x, with m its maximum:
 ///   y[r,c] = e^(x[r,c] - m) / Σ_j e^(x[r,j] - m)        `log`: the logarithm of that
-/// x, y: [rows, cols] contiguous, of `dtype`; sums are kept in acc_dtype. A row that is all -inf
-/// gives 0, and -inf with `log`. Other than in f64, exponentials below the least normal f32 are 0.
+/// x, y: [rows, cols] contiguous, of `dtype`; y may be x, and dx below dy. Sums are kept in
+/// acc_dtype. A row that is all -inf gives 0, and -inf with `log`. Other than in f64, exponentials
+/// below the least normal f32 are 0.
 struct SoftmaxForward {
   static constexpr const char* name = "softmax forward";
   DType dtype = f32;

@@ -162,10 +162,10 @@ struct ClassicMoEFFNOptions {
   int64_t num_experts = 8, num_shared_experts = 0, top_k = 2;
   std::optional<int64_t> hidden_dim = {};  ///< of each expert; 4 · embed_dim where empty
   std::string activation = "gelu";         ///< a name of activations()
+  Ref<Module> activation_fn = {};          ///< in its place, the same for all experts
   double dropout = 0;                      ///< of each expert
   bool bias = true;                        ///< of the experts
   MoERoutingOptions routing = {};
-  Ref<Module> activation_fn = {};  ///< in place of `activation`, the same for all experts
   void fields(auto& v) {
     v("embed_dim", embed_dim);
     v("num_experts", num_experts);

@@ -9,6 +9,7 @@
 #include <olm/nn/data.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/module.h>
+#include <olm/nn/moe.h>
 #include <olm/nn/optim.h>
 
 namespace olm::nn {
@@ -106,6 +107,7 @@ struct TrainerOptions {
   int64_t eval_every = 0;        ///< 0: never; the last step is always evaluated otherwise
   int64_t sample_every = 0;      ///< 0: never
   int64_t checkpoint_every = 0;  ///< 0: at the end alone
+  int64_t loads_every = 10;      ///< lines of metrics with the load of every expert; 0: none
   int64_t keep = 3;              ///< newest checkpoints that stay, beside the best
   double spike_factor = 0;  ///< a loss so many deviations above its mean is skipped; 0: none is
   GenerateOptions sample = {};
@@ -117,12 +119,16 @@ struct TrainerOptions {
 
 struct StepReport {
   int64_t step = 0, total_steps = 0;  ///< the first step is 1
-  double loss = 0, lr = 0, grad_norm = 0;
+  double loss = 0;      ///< cross-entropy alone, comparable with that of an evaluation
+  double aux_loss = 0;  ///< what layers added to it (Context::aux_losses)
+  double lr = 0, grad_norm = 0;
   int64_t tokens = 0;  ///< targets in this step
   double tokens_per_second = 0, train_seconds = 0;
   /// Why the parameters were left alone, naming step, batch and first bad parameter; empty where
   /// they were not.
   std::string skipped = {};
+  std::map<std::string, double> metrics = {};  ///< Metrics::values and routing_totals()
+  std::vector<ExpertLoad> loads = {};          ///< of all routers, in the order of the model
 };
 struct EvalReport {
   int64_t step = 0, total_steps = 0;  ///< of the training it was made in
@@ -162,7 +168,8 @@ OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t con
                             bool with_rest = true, std::optional<int64_t> end_of_text = {});
 
 /// The loop: batches → loss → backward → step, with everything that belongs to a long run. Never
-/// prints; tells its callbacks.
+/// prints; tells its callbacks. After a step that was not skipped it moves expert biases by what
+/// the step's micro-batches counted; see update_expert_biases().
 class OLM_API Trainer {
  public:
   /// `validation` may be empty: then nothing is evaluated. `tokenizer` is used for samples alone.
@@ -191,11 +198,11 @@ class OLM_API Trainer {
 
  private:
   struct MicroBatch {
-    double loss_sum = 0;  // over its targets
+    double loss_sum = 0, aux_sum = 0;  // over its targets
     int64_t targets = 0;
   };
   StepReport train_step();
-  MicroBatch loss_and_backward(const Batch& batch, Generator& rng);
+  MicroBatch loss_and_backward(const Batch& batch, Generator& rng, Metrics& metrics);
   std::string count_skipped_step(const StepReport& report, int64_t first_batch, bool spike,
                                  const StepInfo& info);
   void after_step(const StepReport& report);

@@ -10,6 +10,7 @@
 #include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
+#include <olm/kernels/cpu/check_indices.h>
 #include <olm/kernels/cpu/convert.h>
 #include <olm/kernels/cpu/vec-inl.h>
 #include <olm/kernels/index.h>
@@ -95,19 +96,6 @@ namespace {
 
 HWY_EXPORT(index_select);
 HWY_EXPORT(index_add);
-
-/// Throws for the first index outside [0, size).
-void check_indices(const char* name, DType dtype, const void* index, int64_t n, int64_t size) {
-  visit_index(dtype, [&]<class Id>() {
-    const Id* ids = in<Id>(index);
-    bool good = true;
-    for (int64_t i = 0; i < n; ++i) good &= uint64_t(int64_t(ids[i])) < uint64_t(size);
-    if (good) return;
-    for (int64_t i = 0; i < n; ++i)
-      require(ids[i] >= 0 && int64_t(ids[i]) < size, name, ": index ", ids[i], " at position ", i,
-              " is outside [0, ", size, ")");
-  });
-}
 
 /// Where dtypes agree a row is moved as bytes.
 template <class Id>

@@ -30,7 +30,9 @@ Timing Trainer::measure(double seconds) {
   while (times.size() < 2 || (times.size() < 50 && seconds_since(begin) < seconds)) {
     if (!times.empty() && is_asked_to_stop()) break;
     const auto start = Clock::now();
-    for (int64_t i = 0; i < options_.accumulation; ++i) loss_and_backward(loader.next(), rng);
+    Metrics metrics;
+    for (int64_t i = 0; i < options_.accumulation; ++i)
+      loss_and_backward(loader.next(), rng, metrics);
     times.push_back(seconds_since(start));
     optimizer_.zero_grad();
     if (times.size() == 1 && times[0] > seconds) break;

@@ -52,8 +52,9 @@ void Trainer::set_total_steps(int64_t total) {
 
 /// The loss is a mean over the micro-batch's targets. Weighted by their number, micro-batches of
 /// different length add up to the mean over all, once the optimizer divides by the number of all.
-Trainer::MicroBatch Trainer::loss_and_backward(const Batch& batch, Generator& rng) {
-  Context ctx{.dtype = options_.dtype, .rng = &rng};
+Trainer::MicroBatch Trainer::loss_and_backward(const Batch& batch, Generator& rng,
+                                               Metrics& metrics) {
+  Context ctx{.dtype = options_.dtype, .rng = &rng, .metrics = &metrics};
   if (options_.end_of_text) set_documents(ctx, batch.inputs, *options_.end_of_text);
   const Tensor loss = model_->loss(batch.inputs, batch.targets, ctx);
   const int64_t targets = count_targets(batch.targets);
@@ -61,20 +62,27 @@ Trainer::MicroBatch Trainer::loss_and_backward(const Batch& batch, Generator& rn
     backward(loss);
   else
     backward(loss, {.gradient = full(loss.shape(), double(targets), options_of(loss))});
-  return {.loss_sum = loss.item<double>() * double(targets), .targets = targets};
+  double added = 0;
+  for (const Tensor& aux : ctx.aux_losses) added += aux.item<double>();
+  return {.loss_sum = (loss.item<double>() - added) * double(targets),
+          .aux_sum = added * double(targets),
+          .targets = targets};
 }
 
 StepReport Trainer::train_step() {
   const auto start = Clock::now();
   StepReport report{.step = step_ + 1, .total_steps = options_.total_steps};
   const int64_t first_batch = loader_.position();
+  Metrics metrics;
   for (int64_t i = 0; i < options_.accumulation; ++i) {
     const Batch batch = loader_.next();
-    const MicroBatch done = loss_and_backward(batch, rng_);
+    const MicroBatch done = loss_and_backward(batch, rng_, metrics);
     report.loss += done.loss_sum;
+    report.aux_loss += done.aux_sum;
     report.tokens += done.targets;
   }
   report.loss /= double(std::max<int64_t>(1, report.tokens));
+  report.aux_loss /= double(std::max<int64_t>(1, report.tokens));
 
   const bool spike = spikes_.is_spike(report.loss, options_.spike_factor);
   StepOptions how;
@@ -84,10 +92,15 @@ StepReport Trainer::train_step() {
   optimizer_.set_lr(report.lr);
   const StepInfo info = optimizer_.step(how);
   report.grad_norm = info.grad_norm;
-  if (info.skipped)
+  if (info.skipped) {
     report.skipped = count_skipped_step(report, first_batch, spike, info);
-  else
+  } else {
     spikes_.take(report.loss);
+    update_expert_biases(*model_, metrics);
+  }
+  report.loads = expert_loads(*model_, metrics);
+  report.metrics = routing_totals(report.loads);
+  report.metrics.merge(metrics.values);
 
   ++step_;
   const double seconds = seconds_since(start);
@@ -182,6 +195,26 @@ void Trainer::checkpoint_now() {
   if (callbacks_.on_checkpoint) callbacks_.on_checkpoint(step_, checkpoints.path(step_));
 }
 
+namespace {
+
+/// What layers reported, behind the other members of a line.
+void add_metrics(Json& line, const StepReport& report, bool with_loads) {
+  if (report.aux_loss != 0) line["aux_loss"] = report.aux_loss;
+  for (const auto& [name, value] : report.metrics)
+    if (!line.contains(name)) line[name] = value;
+  if (report.loads.empty() || !with_loads) return;
+  for (const ExpertLoad& load : report.loads) {
+    Json& entry = line["experts"][load.router];
+    entry["tokens"] = Json(load.tokens);
+    entry["entropy"] = load.entropy();
+    entry["imbalance"] = load.imbalance();
+    entry["idle"] = load.idle_experts();
+    for (const auto& [name, loss] : load.aux_losses) entry[name] = loss;
+  }
+}
+
+}  // namespace
+
 void Trainer::after_step(const StepReport& report) {
   if (callbacks_.on_step) callbacks_.on_step(report);
   if (validation_.size() > 0 && is_due(options_.eval_every)) evaluate_now();
@@ -194,6 +227,7 @@ void Trainer::after_step(const StepReport& report) {
     line["grad_norm"] = report.grad_norm;
     line["tokens_per_second"] = report.tokens_per_second;
     line["train_seconds"] = report.train_seconds;
+    add_metrics(line, report, is_due(options_.loads_every));
     if (!report.skipped.empty()) line["skipped"] = report.skipped;
     metrics_->append(line);
   }

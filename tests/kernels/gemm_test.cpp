@@ -8,6 +8,7 @@
 
 #include <olm/kernels/base/parallel.h>
 #include <tests/kernels/gemm_values.h>
+#include <tests/support/checks.h>
 
 using namespace olm;
 using namespace olm::kernels;
@@ -299,6 +300,23 @@ TEST_SUITE("kernels/gemm") {
       set_threads(before);
       CHECK(std::memcmp(one.data(), many.data(), one.bytes.size()) == 0);
     }
+  }
+
+  TEST_CASE("sizes and leading dimensions that cannot be are refused") {
+    Values a = make(f32, 64, 1), b = make(f32, 64, 2), c = make(f32, 64, 3);
+    const Gemm good{.a = a.data(), .b = b.data(), .c = c.data(), .m = 4, .n = 5, .k = 6};
+    run(Cpu{}, good);
+    const auto refuse = [&](auto&& change, const std::vector<std::string>& parts) {
+      Gemm g = good;
+      change(g);
+      check_error([&] { run(Cpu{}, g); }, parts);
+    };
+    refuse([](Gemm& g) { g.lda = 5; }, {"lda 5", "6"});
+    refuse([](Gemm& g) { g.lda = 3, g.transpose_a = true; }, {"lda 3", "4"});
+    refuse([](Gemm& g) { g.ldb = 4; }, {"ldb 4", "5"});
+    refuse([](Gemm& g) { g.ldc = -5; }, {"ldc -5", "5"});
+    refuse([](Gemm& g) { g.k = -1; }, {"4 x 5 x -1"});
+    refuse([](Gemm& g) { g.n = int64_t(1) << 31; }, {"4 x 2147483648 x 6"});
   }
 
   TEST_CASE("f64 does not mix") {

@@ -8,6 +8,7 @@
 #include <olm/nn/feedforward.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
+#include <olm/nn/moe.h>
 #include <tests/support/checks.h>
 
 using namespace olm;
@@ -25,6 +26,7 @@ std::vector<Pair> layers_with_options() {
       {AbsolutePositionalEmbedding({.max_seq_len = 6, .embed_dim = 8}),
        AbsolutePositionalEmbedding(6, 8)},
       {ClassicFFN({.embed_dim = 8}), ClassicFFN(8)},
+      {ClassicMoEFFN({.embed_dim = 8}), ClassicMoEFFN(8)},
       {Dropout({.p = 0.5}), Dropout(0.5)},
       {ELU({.alpha = 2}), ELU(2)},
       {Embedding({.vocab_size = 11, .embedding_dim = 8}), Embedding(11, 8)},
@@ -34,6 +36,7 @@ std::vector<Pair> layers_with_options() {
       {GLU({.dim = 1}), GLU(1)},
       {GeGLUFFN({.embed_dim = 8}), GeGLUFFN(8)},
       {GeGLUTanhFFN({.embed_dim = 8}), GeGLUTanhFFN(8)},
+      {GeGLUMoEFFN({.embed_dim = 8}), GeGLUMoEFFN(8)},
       {GroupedQueryAttention({.embed_dim = 8, .num_heads = 2, .num_kv_heads = 1, .max_seq_len = 6}),
        GroupedQueryAttention(
            {.embed_dim = 8, .num_heads = 2, .num_kv_heads = 1, .max_seq_len = 6})},
@@ -41,6 +44,7 @@ std::vector<Pair> layers_with_options() {
       {LeakyReLU({.negative_slope = 0.1}), LeakyReLU(0.1)},
       {Linear({.in_features = 8, .out_features = 4}), Linear(8, 4)},
       {Llama3RotaryPositionalEmbedding({.head_dim = 4}), Llama3RotaryPositionalEmbedding(4)},
+      {MoERouter({.embed_dim = 8, .num_experts = 4}), MoERouter(8, 4)},
       {MultiHeadAttention({.embed_dim = 8, .num_heads = 2}), MultiHeadAttention(8, 2)},
       {MultiHeadAttentionwithALiBi({.embed_dim = 8, .num_heads = 2}),
        MultiHeadAttentionwithALiBi(8, 2)},
@@ -59,6 +63,7 @@ std::vector<Pair> layers_with_options() {
       {Softmax({.dim = 1}), Softmax(1)},
       {Softplus({.beta = 2}), Softplus(2)},
       {SwiGLUFFN({.embed_dim = 8}), SwiGLUFFN(8)},
+      {SwiGLUMoEFFN({.embed_dim = 8}), SwiGLUMoEFFN(8)},
   };
 }
 
@@ -96,7 +101,7 @@ TEST_SUITE("nn/factories") {
       }
       if (made && made->options_json().size() == 0) continue;
       if (made && made->describes_children()) continue;
-      const bool structure = name == "Residual" || name == "Recompute";
+      const bool structure = name == "Residual" || name == "Recompute" || name == "MoEFeedForward";
       CHECK_MESSAGE((structure || tried.count(name) == 1), name);
     }
   }

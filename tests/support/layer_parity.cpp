@@ -71,6 +71,9 @@ void check_layer_parity(const std::string& name, nn::Module& layer, const std::s
   if (tensors.count("dx")) check_equal(grad(x), tensors.at("dx"), name + " dx");
   for (const auto& [key, wanted] : below(tensors, "grad/"))
     check_equal(grad(layer.parameter(key).tensor()), wanted, name + " gradient of " + key);
+  for (const auto& [key, parameter] : layer.named_parameters())
+    if (!tensors.count("grad/" + key))
+      CHECK_MESSAGE(!grad(parameter).defined(), name << " has a gradient of " << key);
 }
 
 }  // namespace olm::test

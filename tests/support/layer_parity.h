@@ -8,7 +8,8 @@ namespace olm::test {
 
 /// Fills `layer` with the parameters of `name` in a file of fixtures, runs it in f32 on its input,
 /// and checks output and all gradients (relative L2 at most 1e-5). mask, positions and
-/// documents of the fixture go into the context. The keys must be the layer's, tied ones once.
+/// documents of the fixture go into the context. The keys must be the layer's, tied ones once; a
+/// parameter without a gradient in the fixture must have none.
 void check_layer_parity(const std::string& name, nn::Module& layer,
                         const std::string& file = "layers.safetensors");
 template <class M>

@@ -12,6 +12,7 @@
 #include <olm/engine/json.h>
 
 #include "tools/olm/chart.h"
+#include "tools/olm/expert_report.h"
 
 namespace olm::tools {
 
@@ -215,7 +216,9 @@ void write_report(const std::string& folder, const Facts& about, const Facts& ma
                       escaped(name), kStyle);
   page += fmt::format("<h1>{}</h1>\n<p class='sub'>Training report of olm, {}</p>\n", escaped(name),
                       date);
-  page += tiles(o, about) + charts(o) + made_of(folder + "/samples.jsonl", samples);
+  page += tiles(o, about) + charts(o);
+  page += made_of(folder + "/metrics.jsonl", expert_section);
+  page += made_of(folder + "/samples.jsonl", samples);
   page += "<div class='two'><div><h2>Run</h2>\n" + table(about) + "</div>\n";
   page += "<div><h2>Machine</h2>\n" + table(machine) + "</div></div>\n";
   page += "<h2>Configuration</h2>\n<div class='card sample'><pre>" +

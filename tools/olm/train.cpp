@@ -245,6 +245,7 @@ void plan(Run& run, nn::Trainer& trainer) {
     trainer.set_total_steps(std::max<int64_t>(1, int64_t(left / cost.step)));
   }
   const int64_t parameters = run.model->num_parameters();
+  const int64_t active = nn::active_parameters(*run.model);
   const int64_t tokens = c.train.batch_size * c.train.accumulation * c.model.config.max_seq_len();
   // Values, gradients, and the moments that the first step will make.
   const double memory = double(t.peak_bytes) + double(parameters) * 4 * moments;
@@ -260,6 +261,7 @@ void plan(Run& run, nn::Trainer& trainer) {
       {"training tokens", grouped(run.train.size())},
       {"validation tokens", grouped(run.validation.size())},
       {"vocabulary", fmt::format("{} ({})", run.tokenizer->vocab_size(), run.tokenizer->name())}};
+  if (active != parameters) run.about.emplace_back("active parameters", grouped(active));
   fmt::print(
       "plan: {} parameters, {} memory, {} FLOPs per token, {} tokens per step, {} steps in "
       "about {}\n",
