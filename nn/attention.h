@@ -1,7 +1,7 @@
 #pragma once
 // Self-attention. All layers take x [B,T,D] and read from ctx: the mask (boolean: true attends;
-// float: added to the scores), positions, documents, the cache of earlier keys and values, and rng
-// (dropout of the attention weights). A token with nothing to attend gets 0.
+// float: added to the scores), positions, documents (see set_documents), the cache of earlier keys
+// and values, and rng (dropout of the attention weights). A token with nothing to attend gets 0.
 //
 // Layers that differ by data are one class and a row of attentions(): a name, defaults, the fields
 // model.json lists. Layers that compute otherwise derive from AttentionModule (or AttentionBase)
@@ -107,15 +107,15 @@ struct QKV {
 ///   y = out_proj(softmax(q kᵀ · scale) v)      q, k, v = q_proj(x), k_proj(x), v_proj(x) by heads
 /// x: [B,T,D], y: like x. num_heads / num_kv_heads neighbouring query heads share one key and value
 /// head. Keys: q_proj k_proj v_proj out_proj .weight .bias; feature h · d + i of a projection is
-/// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm, [H·Dh]
-/// and [Hkv·Dh] with qk_norm_all_heads; attention_sink [H],
-/// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens. With
-/// use_output_gate out_proj gets sigmoid(output_gate(x)) times what the heads give: output_gate
-/// .weight is [H·Dv, D], or [H, D] with gate_per_head. Throws where sizes do not divide, x is of
-/// another width, RoPE has an odd size or a position from max_seq_len on, or documents meet a
-/// cache.
-/// Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023, arXiv:2307.08691; gates: Qiu et al.
-/// 2025, arXiv:2505.06708.
+/// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm, [H·Dh] and [Hkv·Dh]
+/// with qk_norm_all_heads; attention_sink [H],
+/// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens, in
+/// memory for a quarter more and the tokens of one call, however long the text is. With
+/// use_output_gate what the heads give is multiplied by sigmoid(output_gate(x)) before out_proj:
+/// output_gate.weight is [H·Dv, D], or with gate_per_head [H, D] of deviation 0.02. Throws where
+/// sizes do not divide, x is of another width, RoPE has an odd size or a position from max_seq_len
+/// on, or documents meet a cache. Vaswani et al. 2017, arXiv:1706.03762; by tiles: Dao 2023,
+/// arXiv:2307.08691; gates: Qiu et al. 2025, arXiv:2505.06708.
 class OLM_API AttentionModule : public Module {
  public:
   explicit AttentionModule(const AttentionOptions& o,

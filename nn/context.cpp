@@ -34,6 +34,9 @@ std::pair<Tensor, Tensor> KVCache::append(const Tensor& k, const Tensor& v, int6
           "KVCache: keys and values in a cache pass no gradient; open a NoGrad first");
   if (next_ == slots_.size()) slots_.emplace_back();
   Slot& slot = slots_[next_++];
+  // Tokens of a window stay in order and in one piece, since positions may lie in their order: what
+  // is kept moves to the front at most once in window / 4 tokens, so 4 rows per token, where
+  // attention reads a window of them. Memory does not grow with the length of the text.
   const int64_t rows =
       window > 0 ? std::min(capacity_, window - 1 + std::max(added, window / 4 + 1)) : capacity_;
   if (length_ == 0 && slot.k.defined() && slot.k.size(0) != k.size(0)) slot = Slot();

@@ -30,6 +30,13 @@ Ref<LinearModule> projection_back(const AttentionOptions& o, int64_t features) {
   return Linear(features, o.embed_dim, {.bias = bias});
 }
 
+Ref<LinearModule> gate_of(const AttentionOptions& o, int64_t value_dim) {
+  const int64_t gates = o.num_heads * (*o.gate_per_head ? 1 : value_dim);
+  const Ref<LinearModule> gate = Linear(o.embed_dim, gates, {.bias = false});
+  if (*o.gate_per_head) gate->weight.set_rule(init::normal(0.02));
+  return gate;
+}
+
 RotaryAngles angles_of(const char* layer, const AttentionOptions& o, int64_t head_dim) {
   if (o.qk_rope_head_dim) head_dim = *o.qk_rope_head_dim;
   const double share = *o.partial_rotary_factor;
@@ -58,9 +65,8 @@ AttentionModule::AttentionModule(const AttentionOptions& o, const AttentionKind&
   }
   if (*options.use_attention_sink)
     attention_sink.emplace(this, "attention_sink", Shape{options.num_heads}, init::zeros);
-  const int64_t gates = options.num_heads * (*options.gate_per_head ? 1 : value_dim());
   if (*options.use_output_gate)
-    output_gate.emplace(this, "output_gate", Linear(options.embed_dim, gates, {.bias = false}));
+    output_gate.emplace(this, "output_gate", gate_of(options, value_dim()));
   if (*options.use_rope) angles_ = angles_of(kind_.name.c_str(), options, head_dim());
   if (*options.use_alibi) slopes_.emplace(this, "slopes", alibi_slopes(options.num_heads));
 }

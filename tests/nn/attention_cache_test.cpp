@@ -101,6 +101,18 @@ TEST_SUITE("nn/attention_cache") {
     }
   }
 
+  TEST_CASE("bf16 activations meet f32 parameters in a cache") {
+    Generator rng(6);
+    for (const AttentionVariant& v : attention_variants(9)) {
+      INFO(v.name << " " << to_json(v.options).dump());
+      const auto layer = Attention(v.name, v.options);
+      init(layer, {.seed = 4});
+      const Tensor x = raw::cast(randn({2, 9, 12}, rng), bf16);
+      const NoGrad guard;
+      check_close(in_pieces(*layer, x, {4, 1, 1, 2, 1}), layer(x), bf16, 12, "pieces", 0.5);
+    }
+  }
+
   TEST_CASE("a cache of latent attention holds latent vectors and one rotated key") {
     const auto layer = MultiHeadLatentAttention(12, 6, 32, 10, 4, 2, 6, {.q_lora_rank = 5});
     init(layer);

@@ -1,6 +1,8 @@
 // Attention layers against OpenLanguageModel's and DeepSeek-V3's.
 #include <doctest/doctest.h>
 
+#include <cmath>
+
 #include <olm/nn/attention.h>
 #include <tests/support/layer_parity.h>
 
@@ -63,6 +65,12 @@ TEST_SUITE("nn/attention_parity") {
     check_parity("GatedAttention", GatedAttention(features));
     check_parity("GatedAttention.all", GatedAttention(all));
     check_parity("HeadGatedAttention", HeadGatedAttention(sizes(6, 2)));
+    const auto fresh = HeadGatedAttention({.embed_dim = 64, .num_heads = 8, .max_seq_len = 4});
+    init(fresh);
+    double squares = 0;
+    for (const float w : to_host<float>(fresh->parameter("output_gate.weight").tensor()))
+      squares += double(w) * w / (8 * 64);
+    CHECK(std::sqrt(squares) == doctest::Approx(0.02).epsilon(0.1));
   }
 
   TEST_CASE("sinks, partial rotation, ALiBi and documents are OLM's") {

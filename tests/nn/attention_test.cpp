@@ -147,7 +147,7 @@ TEST_SUITE("nn/attention") {
     all.causal = true, all.bias = false, all.qkv_bias = true, all.use_qk_norm = true;
     all.attention_scale = 0.7, all.attn_logit_softcap = 1.5, all.window_size = 5;
     all.use_rope = true, all.partial_rotary_factor = 0.7, all.use_alibi = true;
-    all.use_attention_sink = true;
+    all.use_attention_sink = true, all.use_output_gate = true;
     const Tensor keep =
         raw::cast(from_host<int64_t>({1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 0, 0,
                                       1, 0, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 1},
