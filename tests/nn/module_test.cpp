@@ -334,6 +334,7 @@ TEST_SUITE("nn/fields") {
     const ListOptions usual{.kind = "a", .inner = {.numbers = {1}, .text = "x"}};
     const ListOptions both = over(usual, {.inner = {.numbers = {2, 3}}}, "List");
     CHECK(to_json(both).dump() == R"({"kind":"a","inner":{"numbers":[2.0,3.0],"text":"x"}})");
+    CHECK(over(usual, {.kind = "b"}, "List").inner.numbers == std::vector<double>{1});
     const auto described = [&](ListOptions o, const std::vector<std::string>& listed) {
       JsonWriter writer;
       ChangedFields changed(writer, to_json(o), to_json(usual), listed);

@@ -279,6 +279,18 @@ TEST_SUITE("nn/positions") {
     check_error([&] { RotaryPositionalEmbedding(8, 9)(ones({1, 10, 1, 8})); }, {"10", "9"});
   }
 
+  TEST_CASE("sinusoidal waves are as exact as x") {
+    const auto waves = SinusoidalPositionalEmbedding(2, {.max_seq_len = 9});
+    waves(zeros({1, 9, 2}));  // a table in f32
+    Context ctx{.positions = from_host<int64_t>({8, 3}, {1, 2})};
+    const std::vector<double> y = to_host<double>(waves(zeros({1, 2, 2}, {.dtype = f64}), ctx));
+    for (size_t i = 0; i < 2; ++i) {
+      const double p = i == 0 ? 8 : 3;
+      CHECK(y[2 * i] == doctest::Approx(std::sin(p)).epsilon(1e-14));
+      CHECK(y[2 * i + 1] == doctest::Approx(std::cos(p)).epsilon(1e-14));
+    }
+  }
+
   TEST_CASE("position embeddings are made by name") {
     Generator rng(1);
     for (const std::string& name : positions().names()) {
