@@ -6,10 +6,10 @@ namespace olm::kernels {
 
 /// Gated linear units (Shazeer 2020, arXiv:2002.05202) on packed rows, value first, gate second:
 ///   y[r,c] = x[r,c] · act(x[r, hidden + c])
-/// `activation` is which: `silu` SwiGLU, `gelu` (exact) GeGLU, `relu` ReGLU, `none` LiGLU, the
-/// bilinear unit, `sigmoid` GLU (Dauphin et al. 2016, arXiv:1612.08083).
-/// x: [rows, 2 · hidden], y: [rows, hidden], contiguous, of `dtype`; computed in acc_dtype, to the
-/// accuracy that `dtype` leaves.
+/// `activation` is which: `silu` SwiGLU, `gelu` (exact) and `gelu_tanh` GeGLU, `relu` ReGLU, `none`
+/// LiGLU, the bilinear unit, `sigmoid` GLU (Dauphin et al. 2016, arXiv:1612.08083). x: [rows, 2 ·
+/// hidden], y: [rows, hidden], contiguous, of `dtype`; computed in acc_dtype, to the accuracy that
+/// `dtype` leaves.
 struct GatedForward {
   static constexpr const char* name = "gated unit forward";
   DType dtype = f32;

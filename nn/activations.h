@@ -50,10 +50,11 @@ OLM_API Ref<ElementwiseModule> Identity();
 /// Gated units halve the last axis, which must be even: the first half is the value a, the second
 /// the gate b. Shazeer 2020, arXiv:2002.05202.
 ///   x: [..., 2h]    y: [..., h]
-OLM_API Ref<ElementwiseModule> SwiGLU();  ///< a · silu(b)
-OLM_API Ref<ElementwiseModule> GeGLU();   ///< a · gelu(b), exact
-OLM_API Ref<ElementwiseModule> ReGLU();   ///< a · relu(b)
-OLM_API Ref<ElementwiseModule> LiGLU();   ///< a · b
+OLM_API Ref<ElementwiseModule> SwiGLU();     ///< a · silu(b)
+OLM_API Ref<ElementwiseModule> GeGLU();      ///< a · gelu(b), exact
+OLM_API Ref<ElementwiseModule> GeGLUTanh();  ///< a · gelu(b) by tanh
+OLM_API Ref<ElementwiseModule> ReGLU();      ///< a · relu(b)
+OLM_API Ref<ElementwiseModule> LiGLU();      ///< a · b
 
 struct LeakyReLUOptions {
   double negative_slope = 0.01;

@@ -34,6 +34,7 @@ struct AttentionOptions {
   std::optional<bool> qkv_bias = {};         ///< of q_proj, k_proj, v_proj; bias
   std::optional<bool> use_qk_norm =
       {};  ///< RMSNorm of each head's query and key, before RoPE; false
+  std::optional<bool> qk_norm_all_heads = {};     ///< that norm is over all heads together; false
   std::optional<double> rms_norm_eps = {};        ///< of that norm; 1e-6
   std::optional<double> attention_scale = {};     ///< 1 / sqrt(head_dim)
   std::optional<double> attn_logit_softcap = {};  ///< c: scores become c · tanh(score / c); none
@@ -65,6 +66,7 @@ struct AttentionOptions {
     v("use_bias", use_bias);
     v("qkv_bias", qkv_bias);
     v("use_qk_norm", use_qk_norm);
+    v("qk_norm_all_heads", qk_norm_all_heads);
     v("rms_norm_eps", rms_norm_eps);
     v("attention_scale", attention_scale);
     v("attn_logit_softcap", attn_logit_softcap);
@@ -105,7 +107,8 @@ struct QKV {
 ///   y = out_proj(softmax(q kᵀ · scale) v)      q, k, v = q_proj(x), k_proj(x), v_proj(x) by heads
 /// x: [B,T,D], y: like x. num_heads / num_kv_heads neighbouring query heads share one key and value
 /// head. Keys: q_proj k_proj v_proj out_proj .weight .bias; feature h · d + i of a projection is
-/// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm; attention_sink [H],
+/// element i of head h; q_norm.weight, k_norm.weight [Dh] with use_qk_norm, [H·Dh] and [Hkv·Dh]
+/// with qk_norm_all_heads; attention_sink [H],
 /// from 0, with use_attention_sink. With window_size a cache keeps window_size - 1 tokens, in
 /// memory for a quarter more and the tokens of one call, however long the text is. With
 /// use_output_gate what the heads give is multiplied by sigmoid(output_gate(x)) before out_proj:

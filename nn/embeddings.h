@@ -15,13 +15,15 @@ namespace olm::nn {
 
 struct EmbeddingLayerOptions {
   int64_t vocab_size = 0, embedding_dim = 0;
+  double scale = 1;  ///< of the vectors; Gemma has sqrt(embedding_dim)
   void fields(auto& v) {
     v("vocab_size", vocab_size);
     v("embedding_dim", embedding_dim);
+    v("scale", scale);
   }
 };
 
-/// A vector for each token: y[b,t] = weight[x[b,t]], in ctx.dtype.
+/// A vector for each token: y[b,t] = weight[x[b,t]] · scale, in ctx.dtype.
 ///   x: ids [B,T] of i32 or i64    y: [B,T,D]
 /// Key: embedding.weight [V,D], starting normal with deviation 1. Throws where an id is outside
 /// [0, V).
@@ -31,6 +33,7 @@ class OLM_API EmbeddingModule final : public Layer<EmbeddingLayerOptions> {
   Tensor forward(const Tensor& x, Context& ctx) override;
   double flops_per_token(int64_t) override { return 0; }  // looks rows up
   std::string type_name() const override { return "Embedding"; }
+  void visit_options(FieldVisitor& v) override;
   Parameter weight;
 };
 OLM_API Ref<EmbeddingModule> Embedding(EmbeddingLayerOptions options);

@@ -4,85 +4,9 @@
 #include <functional>
 #include <memory>
 
-#include <olm/nn/blocks.h>
-#include <olm/nn/registry.h>
+#include <olm/nn/decoder.h>
 
 namespace olm::nn {
-
-/// Members that configurations of all families have.
-void decoder_fields(auto& v, auto& c) {
-  v("vocab_size", c.vocab_size, {.min = 1, .help = "ids of the tokenizer"});
-  v("num_layers", c.num_layers, {.min = 1, .max = 10000, .help = "transformer layers"});
-  v("embed_dim", c.embed_dim, {.min = 1, .max = 1000000, .help = "width"});
-  v("num_heads", c.num_heads,
-    {.min = 1, .max = 1000000, .help = "attention heads, which divide embed_dim"});
-  v("max_seq_len", c.max_seq_len,
-    {.min = 2, .max = 10000000, .help = "context in tokens, in training and sampling"});
-  v("dropout", c.dropout, {.min = 0, .max = 0.99, .help = "dropout probability"});
-  v("tie_weights", c.tie_weights, {.help = "the head uses the embedding's matrix"});
-}
-
-struct GPT2Config {
-  static constexpr const char* family = "gpt2";
-  int64_t vocab_size = 50257, embed_dim = 768, num_layers = 12, num_heads = 12, max_seq_len = 1024;
-  std::optional<int64_t> hidden_dim = {};  ///< of the feed-forward layers; 4 · embed_dim if empty
-  double dropout = 0.1;
-  bool tie_weights = true;
-  bool bias = true;        ///< of the linear layers
-  bool gelu_tanh = false;  ///< the GELU that the published weights were trained with
-  void fields(auto& v) {
-    decoder_fields(v, *this);
-    v("hidden_dim", hidden_dim,
-      {.min = 1,
-       .max = 10000000,
-       .help = "width inside the feed-forward layers; 4 times embed_dim where left out"});
-    v("bias", bias, {.help = "biases in linear layers"});
-    v("gelu_tanh", gelu_tanh, {.help = "GELU by tanh, as the published weights want it"});
-  }
-};
-
-/// GPT-2: x + FlashAttention(LayerNorm(x)), x + ClassicFFN(LayerNorm(x)), learned positions.
-///   ids [B,T]    logits [B,T,V]
-/// Layout: {{Embedding, AbsolutePositionalEmbedding}, Repeat, OutputHead}. Throws for a value
-/// outside its range and sizes that do not divide. Radford et al. 2019.
-OLM_API Ref<BlockModule> GPT2Model(const GPT2Config& config);
-
-/// Of Llama 2 and Llama 3.
-struct LlamaConfig {
-  static constexpr const char* family = "llama";
-  int64_t vocab_size = 32000, embed_dim = 4096;
-  /// Of the feed-forward layers; 8/3 · embed_dim, up to a multiple of 64, if empty.
-  std::optional<int64_t> intermediate_size = {};
-  int64_t num_layers = 32, num_heads = 32;
-  std::optional<int64_t> num_kv_heads = {};  ///< num_heads if empty
-  int64_t max_seq_len = 4096;
-  double rope_theta = 10000, dropout = 0;
-  bool tie_weights = true;
-  double rms_norm_eps = 1e-5;
-  void fields(auto& v) {
-    decoder_fields(v, *this);
-    v("intermediate_size", intermediate_size,
-      {.min = 1,
-       .max = 10000000,
-       .help = "width inside the feed-forward layers; 8/3 of embed_dim, up to a multiple of 64, "
-               "where left out"});
-    v("num_kv_heads", num_kv_heads,
-      {.min = 1,
-       .max = 1000000,
-       .help = "key and value heads, which divide num_heads; as many where left out"});
-    v("rope_theta", rope_theta, {.above = 0, .help = "base of the rotary frequencies"});
-    v("rms_norm_eps", rms_norm_eps, {.min = 0, .max = 1, .help = "added to mean squares"});
-  }
-};
-
-/// Llama: x + attention(RMSNorm(x)), x + SwiGLUFFN(RMSNorm(x)), no biases. Attention is
-/// FlashAttentionwithRoPE where num_kv_heads is num_heads, else GroupedQueryAttention.
-///   ids [B,T]    logits [B,T,V]
-/// Layout: {Embedding, Repeat, RMSNorm, OutputHead without norm}. Throws for a value outside its
-/// range and sizes that do not divide. Touvron et al. 2023, arXiv:2307.09288.
-OLM_API Ref<BlockModule> Llama2Model(const LlamaConfig& config);
-/// The same with GroupedQueryAttention throughout. Grattafiori et al. 2024, arXiv:2407.21783.
-OLM_API Ref<BlockModule> Llama3Model(const LlamaConfig& config);
 
 class ModelConfig;
 /// Families by name, as their default configurations. Users add theirs:
@@ -90,10 +14,10 @@ class ModelConfig;
 OLM_API Registry<ModelConfig>& families();
 
 /// What the configuration of a family is: it lists its members, names its family, and has the two
-/// sizes that data decides.
+/// sizes that data decides. given() tells which members are set where it can.
 template <class T>
 concept FamilyConfig = HasFields<T> && requires(T c) {
-  { T::family } -> std::convertible_to<std::string>;
+  { c.family } -> std::convertible_to<std::string>;
   c.vocab_size = int64_t();
   c.max_seq_len = int64_t();
 };
@@ -112,7 +36,7 @@ class OLM_API ModelConfig {
       : held_(std::make_unique<HeldAs<C>>(std::move(defaults), make, init)) {}
   /// A configuration of a registered family.
   template <FamilyConfig C>
-  ModelConfig(C config) : ModelConfig(families().get(C::family)) {
+  ModelConfig(C config) : ModelConfig(families().get(config.family)) {
     as<C>() = std::move(config);
   }
   ModelConfig(const ModelConfig& other) : held_(other.held_->copy()) {}
@@ -121,14 +45,14 @@ class OLM_API ModelConfig {
   ModelConfig& operator=(ModelConfig&&) = default;
 
   std::string family() const { return held_->family(); }
-  /// The same in another family: members of one name keep their value. Throws listing the families.
+  /// The same in another family: what is set and has a key there keeps its value. Throws listing
+  /// the families, and where a size has no key there but would make a difference.
   ModelConfig in_family(const std::string& name) const;
   /// The configuration itself; throws where it is one of another family.
   template <FamilyConfig C>
   C& as() {
     auto* held = dynamic_cast<HeldAs<C>*>(held_.get());
-    require(held != nullptr, "a configuration of ", C::family, " was wanted, this is one of ",
-            family());
+    require(held != nullptr, "the family ", family(), " has configurations of another type");
     return held->config;
   }
   template <FamilyConfig C>
@@ -149,6 +73,7 @@ class OLM_API ModelConfig {
     virtual std::unique_ptr<Held> copy() const = 0;
     virtual std::string family() const = 0;
     virtual void fields(FieldVisitor& v) = 0;
+    virtual Json given() = 0;
     virtual int64_t& vocab_size() = 0;
     virtual int64_t max_seq_len() const = 0;
     virtual Ref<BlockModule> make() const = 0;
@@ -159,8 +84,14 @@ class OLM_API ModelConfig {
     HeldAs(C config, Make<C> maker, Init<C> filler)
         : config(std::move(config)), maker(maker), filler(filler) {}
     std::unique_ptr<Held> copy() const override { return std::make_unique<HeldAs>(*this); }
-    std::string family() const override { return C::family; }
+    std::string family() const override { return config.family; }
     void fields(FieldVisitor& v) override { config.fields(v); }
+    Json given() override {
+      if constexpr (requires { config.given(); })
+        return config.given();
+      else
+        return to_json(config);
+    }
     int64_t& vocab_size() override { return config.vocab_size; }
     int64_t max_seq_len() const override { return config.max_seq_len; }
     Ref<BlockModule> make() const override { return maker(config); }
@@ -187,7 +118,7 @@ OLM_API const ModelConfig& model_preset(const std::string& name);
 /// the family's configuration that differ: {"num_layers": 2}.
 OLM_API Registry<LayerMaker>& models();
 
-// The names of OpenLanguageModel's presets as functions.
+// Presets as functions, under OpenLanguageModel's names as far as it has them.
 inline Ref<BlockModule> GPT2() { return model_preset("GPT2").make(); }
 inline Ref<BlockModule> GPT2Medium() { return model_preset("GPT2Medium").make(); }
 inline Ref<BlockModule> GPT2Large() { return model_preset("GPT2Large").make(); }
@@ -200,5 +131,41 @@ inline Ref<BlockModule> Llama3_1_70B() { return model_preset("Llama3_1_70B").mak
 inline Ref<BlockModule> Llama3_1_405B() { return model_preset("Llama3_1_405B").make(); }
 inline Ref<BlockModule> Llama3_2_1B() { return model_preset("Llama3_2_1B").make(); }
 inline Ref<BlockModule> Llama3_2_3B() { return model_preset("Llama3_2_3B").make(); }
+inline Ref<BlockModule> Qwen2_5_0_5B() { return model_preset("Qwen2_5_0_5B").make(); }
+inline Ref<BlockModule> Qwen2_5_1_5B() { return model_preset("Qwen2_5_1_5B").make(); }
+inline Ref<BlockModule> Qwen2_5_3B() { return model_preset("Qwen2_5_3B").make(); }
+inline Ref<BlockModule> Qwen2_5_7B() { return model_preset("Qwen2_5_7B").make(); }
+inline Ref<BlockModule> Qwen2_5_14B() { return model_preset("Qwen2_5_14B").make(); }
+inline Ref<BlockModule> Qwen2_5_32B() { return model_preset("Qwen2_5_32B").make(); }
+inline Ref<BlockModule> Qwen2_5_72B() { return model_preset("Qwen2_5_72B").make(); }
+inline Ref<BlockModule> Phi3_5_Mini() { return model_preset("Phi3_5_Mini").make(); }
+inline Ref<BlockModule> Phi3_Small() { return model_preset("Phi3_Small").make(); }
+inline Ref<BlockModule> Phi4_14B() { return model_preset("Phi4_14B").make(); }
+inline Ref<BlockModule> Gemma2_2B() { return model_preset("Gemma2_2B").make(); }
+inline Ref<BlockModule> Gemma2_9B() { return model_preset("Gemma2_9B").make(); }
+inline Ref<BlockModule> Gemma2_27B() { return model_preset("Gemma2_27B").make(); }
+inline Ref<BlockModule> OLMo_7B() { return model_preset("OLMo_7B").make(); }
+inline Ref<BlockModule> OPT125M() { return model_preset("OPT125M").make(); }
+inline Ref<BlockModule> Qwen3_0_6B() { return model_preset("Qwen3_0_6B").make(); }
+inline Ref<BlockModule> Qwen3_1_7B() { return model_preset("Qwen3_1_7B").make(); }
+inline Ref<BlockModule> Qwen3_4B() { return model_preset("Qwen3_4B").make(); }
+inline Ref<BlockModule> Qwen3_8B() { return model_preset("Qwen3_8B").make(); }
+inline Ref<BlockModule> Qwen3_14B() { return model_preset("Qwen3_14B").make(); }
+inline Ref<BlockModule> Qwen3_32B() { return model_preset("Qwen3_32B").make(); }
+inline Ref<BlockModule> Gemma3_1B() { return model_preset("Gemma3_1B").make(); }
+inline Ref<BlockModule> Gemma3_4B() { return model_preset("Gemma3_4B").make(); }
+inline Ref<BlockModule> Gemma3_12B() { return model_preset("Gemma3_12B").make(); }
+inline Ref<BlockModule> Gemma3_27B() { return model_preset("Gemma3_27B").make(); }
+inline Ref<BlockModule> OLMo2_1B() { return model_preset("OLMo2_1B").make(); }
+inline Ref<BlockModule> OLMo2_7B() { return model_preset("OLMo2_7B").make(); }
+inline Ref<BlockModule> OLMo2_13B() { return model_preset("OLMo2_13B").make(); }
+inline Ref<BlockModule> OLMo2_32B() { return model_preset("OLMo2_32B").make(); }
+inline Ref<BlockModule> OLMo3_7B() { return model_preset("OLMo3_7B").make(); }
+inline Ref<BlockModule> OLMo3_32B() { return model_preset("OLMo3_32B").make(); }
+inline Ref<BlockModule> Mixtral_8x7B() { return model_preset("Mixtral_8x7B").make(); }
+inline Ref<BlockModule> Qwen3_30B_A3B() { return model_preset("Qwen3_30B_A3B").make(); }
+inline Ref<BlockModule> Qwen3_235B_A22B() { return model_preset("Qwen3_235B_A22B").make(); }
+inline Ref<BlockModule> DeepSeekV3_671B() { return model_preset("DeepSeekV3_671B").make(); }
+inline Ref<BlockModule> Mistral_7B() { return model_preset("Mistral_7B").make(); }
 
 }  // namespace olm::nn

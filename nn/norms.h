@@ -39,22 +39,29 @@ OLM_API Ref<LayerNormModule> LayerNorm(int64_t dim, LayerNormOptions options = {
 struct RMSNormOptions {
   int64_t dim = 0;
   double eps = 1e-5;
+  bool plus_one = false;  ///< multiplies by 1 + weight, which starts at 0
   void fields(auto& v) {
     v("dim", dim);
     v("eps", eps);
+    v("plus_one", plus_one);
   }
 };
 
 /// y = x / sqrt(mean(x²) + eps) · weight over the last axis. See rms_norm().
 ///   x: [..., dim]    y: like x
-/// Key: weight [dim], starting at 1. Zhang & Sennrich 2019, arXiv:1910.07467.
+/// Key: weight [dim], starting at 1. With `plus_one`, as in Gemma, decay draws scales to 1. Zhang &
+/// Sennrich 2019, arXiv:1910.07467.
 class OLM_API RMSNormModule final : public Layer<RMSNormOptions> {
  public:
   explicit RMSNormModule(RMSNormOptions o);
   Tensor forward(const Tensor& x, Context&) override;
   ResidualStream forward_residual(ResidualStream& in, Context& ctx, FusedCall) override;
   std::string type_name() const override { return "RMSNorm"; }
+  void visit_options(FieldVisitor& v) override;
   Parameter weight;
+
+ private:
+  Tensor scales() const;
 };
 OLM_API Ref<RMSNormModule> RMSNorm(RMSNormOptions options);
 OLM_API Ref<RMSNormModule> RMSNorm(int64_t dim, double eps = 1e-5);

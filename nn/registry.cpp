@@ -116,6 +116,7 @@ std::map<std::string, LayerMaker> all_built_in() {
       entry("GeGLU", GeGLU),
       entry<GatedFFNModule>("GatedFFN"),
       {"GeGLUFFN", gated_ffn_maker("GeGLUFFN", "geglu")},
+      entry("GeGLUTanh", GeGLUTanh),
       entry<GeGLUMoEFFNModule>("GeGLUMoEFFN"),
       entry("Identity", Identity),
       entry<LayerNormModule>("LayerNorm"),
@@ -201,6 +202,7 @@ Registry<LayerMaker>& activations() {
   static Registry<LayerMaker> table("activation", renamed({
                                                       {"elu", "ELU"},
                                                       {"geglu", "GeGLU"},
+                                                      {"geglu_tanh", "GeGLUTanh"},
                                                       {"gelu", "GELU"},
                                                       {"gelu_tanh", "GELUTanh"},
                                                       {"glu", "GLU"},

@@ -43,6 +43,7 @@ Tensor gated(const char* op, const Tensor& x_in, Activation activation) {
 
 Tensor swiglu(const Tensor& x) { return gated("swiglu", x, Activation::silu); }
 Tensor geglu(const Tensor& x) { return gated("geglu", x, Activation::gelu); }
+Tensor geglu_tanh(const Tensor& x) { return gated("geglu_tanh", x, Activation::gelu_tanh); }
 Tensor reglu(const Tensor& x) { return gated("reglu", x, Activation::relu); }
 Tensor liglu(const Tensor& x) { return gated("liglu", x, Activation::none); }
 Tensor glu(const Tensor& x) { return gated("glu", x, Activation::sigmoid); }

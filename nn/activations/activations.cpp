@@ -2,6 +2,7 @@
 #include <olm/autograd/ops/cast.h>
 #include <olm/autograd/ops/gated.h>
 #include <olm/autograd/ops/pointwise.h>
+#include <olm/autograd/ops/select.h>
 #include <olm/autograd/ops/softmax.h>
 #include <olm/autograd/ops/view.h>
 #include <olm/nn/activations.h>
@@ -38,6 +39,7 @@ Ref<ElementwiseModule> Sigmoid() { return elementwise("Sigmoid", sigmoid, Activa
 Ref<ElementwiseModule> Identity() { return elementwise("Identity", same); }
 Ref<ElementwiseModule> SwiGLU() { return gated_unit("SwiGLU", swiglu); }
 Ref<ElementwiseModule> GeGLU() { return gated_unit("GeGLU", geglu); }
+Ref<ElementwiseModule> GeGLUTanh() { return gated_unit("GeGLUTanh", geglu_tanh); }
 Ref<ElementwiseModule> ReGLU() { return gated_unit("ReGLU", reglu); }
 Ref<ElementwiseModule> LiGLU() { return gated_unit("LiGLU", liglu); }
 

@@ -56,8 +56,12 @@ AttentionModule::AttentionModule(const AttentionOptions& o, const AttentionKind&
       out_proj(this, "out_proj", projection_back(options, options.num_heads * value_dim())),
       kind_(kind) {
   if (*options.use_qk_norm) {
-    q_norm.emplace(this, "q_norm", RMSNorm(head_dim(), *options.rms_norm_eps));
-    k_norm.emplace(this, "k_norm", RMSNorm(head_dim(), *options.rms_norm_eps));
+    const bool all = *options.qk_norm_all_heads;
+    const auto norm = [&](int64_t heads) {
+      return RMSNorm(all ? heads * head_dim() : head_dim(), *options.rms_norm_eps);
+    };
+    q_norm.emplace(this, "q_norm", norm(options.num_heads));
+    k_norm.emplace(this, "k_norm", norm(kv_heads()));
   }
   if (*options.use_attention_sink)
     attention_sink.emplace(this, "attention_sink", Shape{options.num_heads}, init::zeros);
@@ -88,11 +92,14 @@ Tensors AttentionModule::projections(const Tensor& x, Context& ctx) const {
 QKV AttentionModule::project(const Tensor& x, Context& ctx) {
   const int64_t batch = x.size(0), time = x.size(1);
   const Tensors qkv = projections(x, ctx);
-  Tensor q = view(qkv[0], {batch, time, options.num_heads, head_dim()});
-  Tensor k = view(qkv[1], {batch, time, kv_heads(), head_dim()});
+  const auto by_heads = [&](const Tensor& x, int64_t heads, const auto& norm) {
+    const Shape shape{batch, time, heads, head_dim()};
+    if (!norm) return view(x, shape);
+    return *options.qk_norm_all_heads ? view((*norm)(x, ctx), shape) : (*norm)(view(x, shape), ctx);
+  };
+  Tensor q = by_heads(qkv[0], options.num_heads, q_norm);
+  Tensor k = by_heads(qkv[1], kv_heads(), k_norm);
   const Tensor v = view(qkv[2], {batch, time, kv_heads(), value_dim()});
-  if (q_norm) q = (*q_norm)(q, ctx);
-  if (k_norm) k = (*k_norm)(k, ctx);
   rotate(q, k, ctx);
   return {.q = q, .k = k, .v = v};
 }

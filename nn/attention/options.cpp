@@ -14,6 +14,7 @@ AttentionOptions defaults_of(const AttentionKind& kind, std::optional<bool> bias
                                 .bias = true,
                                 .rope_theta = 10000,
                                 .use_qk_norm = false,
+                                .qk_norm_all_heads = false,
                                 .rms_norm_eps = 1e-6,
                                 .use_rope = false,
                                 .partial_rotary_factor = 1,
@@ -85,6 +86,8 @@ AttentionOptions AttentionModule::completed(const AttentionOptions& given,
           ": wanted attn_logit_softcap above 0, got ", o.attn_logit_softcap.value_or(0));
   require(!o.attention_scale || *o.attention_scale != 0, layer,
           ": wanted attention_scale other than 0");
+  require(!*o.qk_norm_all_heads || *o.use_qk_norm, layer,
+          ": qk_norm_all_heads has no use without use_qk_norm");
   require(!*o.gate_per_head || *o.use_output_gate, layer,
           ": gate_per_head has no use without use_output_gate");
   require(!*o.use_rope || o.max_seq_len, layer, ": RoPE wants a max_seq_len");
@@ -102,7 +105,11 @@ void AttentionModule::visit_default_options(FieldVisitor& v) { defaults_of(kind_
 
 double AttentionModule::flops_per_token(int64_t context) {
   double keys = double(context);
-  if (options.window_size) keys = std::min(keys, double(2 * *options.window_size - 1));
+  // What a window leaves out are two triangles of scores, of context - window_size on each side.
+  if (options.window_size && *options.window_size < context) {
+    const double out = double(context - *options.window_size);
+    keys -= out * (out / keys);
+  }
   if (options.causal.value_or(false)) keys /= 2;
   return 2 * keys * double(options.num_heads * (head_dim() + value_dim()));
 }

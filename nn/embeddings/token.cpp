@@ -1,3 +1,4 @@
+#include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/embedding.h>
 #include <olm/nn/embeddings.h>
 
@@ -11,7 +12,15 @@ EmbeddingModule::EmbeddingModule(EmbeddingLayerOptions o)
 }
 
 Tensor EmbeddingModule::forward(const Tensor& x, Context& ctx) {
-  return embedding(x, weight, {.dtype = ctx.dtype});
+  const Tensor y = embedding(x, weight, {.dtype = ctx.dtype});
+  return options.scale == 1 ? y : y * options.scale;
+}
+
+/// A scale of 1 goes without saying, as in descriptions from before there was one.
+void EmbeddingModule::visit_options(FieldVisitor& v) {
+  if (options.scale == 1) v.skip("scale");
+  options.fields(v);
+  v.skip("");
 }
 
 Ref<EmbeddingModule> Embedding(EmbeddingLayerOptions options) {

@@ -1,5 +1,6 @@
 #include <olm/nn/norms.h>
 
+#include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/norm.h>
 
 namespace olm::nn {
@@ -40,15 +41,28 @@ Ref<LayerNormModule> LayerNorm(int64_t dim, LayerNormOptions options) {
 }
 
 RMSNormModule::RMSNormModule(RMSNormOptions o)
-    : Layer(o), weight(this, "weight", checked_width("RMSNorm", o.dim, o.eps), init::ones) {}
+    : Layer(o),
+      weight(this, "weight", checked_width("RMSNorm", o.dim, o.eps),
+             o.plus_one ? init::zeros : init::ones) {}
+
+/// What is not so goes without saying, as in descriptions from before it could be.
+void RMSNormModule::visit_options(FieldVisitor& v) {
+  if (!options.plus_one) v.skip("plus_one");
+  options.fields(v);
+  v.skip("");
+}
+
+Tensor RMSNormModule::scales() const {
+  return options.plus_one ? weight.tensor() + 1.0 : weight.tensor();
+}
 
 Tensor RMSNormModule::forward(const Tensor& x, Context&) {
-  return rms_norm(x, weight, options.eps);
+  return rms_norm(x, scales(), options.eps);
 }
 
 ResidualStream RMSNormModule::forward_residual(ResidualStream& in, Context& ctx, FusedCall) {
   if (!in.delta.defined()) return forward(in.x, ctx);
-  const SumAndNorm both = add_rms_norm(in.x, in.delta, weight, options.eps);
+  const SumAndNorm both = add_rms_norm(in.x, in.delta, scales(), options.eps);
   in = both.sum;
   return both.y;
 }

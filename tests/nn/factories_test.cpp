@@ -92,7 +92,9 @@ TEST_SUITE("nn/factories") {
     }
     CHECK(LM({.vocab_size = 11, .embed_dim = 8, .num_heads = 2, .num_layers = 1, .max_seq_len = 6})
               ->num_parameters() > 0);
-    CHECK(GPT2Model({.embed_dim = 8, .num_layers = 1, .num_heads = 2})->num_parameters() > 0);
+    CHECK(GPT2Model(
+              {.vocab_size = 5, .embed_dim = 8, .num_layers = 1, .num_heads = 2, .max_seq_len = 4})
+              ->num_parameters() > 0);
   }
 
   TEST_CASE("no layer of the registry that has options is left out") {

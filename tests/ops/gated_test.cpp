@@ -12,7 +12,7 @@ using namespace olm::test;
 namespace {
 
 using Unit = Tensor (*)(const Tensor&);
-constexpr Unit kUnits[] = {swiglu, geglu, reglu, liglu, glu};
+constexpr Unit kUnits[] = {swiglu, geglu, geglu_tanh, reglu, liglu, glu};
 
 }  // namespace
 
@@ -48,7 +48,7 @@ TEST_SUITE("ops/gated") {
   }
 
   TEST_CASE("large gates saturate without NaN; NaN stays") {
-    for (const Unit unit : {swiglu, geglu, glu}) {
+    for (const Unit unit : {swiglu, geglu, geglu_tanh, glu}) {
       const Tensor x = from_host<float>({1, 1, 1, 1, 1000, -1000, 3e38f, -3e38f}, {8});
       set_requires_grad(x);
       const Tensor y = unit(x);

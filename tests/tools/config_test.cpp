@@ -1,4 +1,5 @@
 // The configuration of olm train: sections, flags, presets.
+#include <olm/nn/models.h>
 #include <tests/tools/program.h>
 
 using namespace olm;
@@ -30,15 +31,38 @@ TEST_SUITE("tools/config") {
 
   TEST_CASE("another family keeps the keys that it shares, and what is left out can be so again") {
     const Result r =
-        run_program({"train", "--preset", "llama-20m", "--model.family", "gpt2", "--print-config"});
-    for (const char* part :
-         {"num_layers = 6 ", "embed_dim = 384 ", "# hidden_dim =", "bias = true"})
+        run_program({"train", "--preset", "nano", "--model.family", "gpt2", "--print-config"});
+    for (const char* part : {"num_layers = 3 ", "embed_dim = 96 ",
+                             "# intermediate_size =", "bias = true", "dropout = 0.0"})
       CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
     CHECK(r.out.find("rope_theta") == std::string::npos);
+    const Result qwen2 = run_program(
+        {"train", "--preset", "llama-20m", "--model.family", "qwen2", "--print-config"});
+    for (const char* part : {"num_kv_heads = 2 ", "intermediate_size = 1024 ",
+                             "rope_theta = 1e+06 ", "rms_norm_eps = 1e-06 "})
+      CHECK_MESSAGE(qwen2.out.find(part) != std::string::npos, part);
+    check_refused({"train", "--preset", "llama-20m", "--model.family", "gpt2", "--print-config"},
+                  {"gpt2 has no num_kv_heads", "2", "llama"});
     const Result none = run_program(
         {"train", "--preset", "llama-20m", "--model.num_kv_heads", "none", "--print-config"});
     CHECK(none.out.find("# num_kv_heads =") != std::string::npos);
     CHECK(none.out.find("\nintermediate_size = 1024 ") != std::string::npos);
+  }
+
+  TEST_CASE("the configuration of every family can be read as it is printed") {
+    for (const std::string& family : nn::families().names()) {
+      INFO(family);
+      const TempFolder folder;
+      const Result first =
+          run_program({"train", "--preset", "nano", "--model.family", family, "--print-config"});
+      INFO(first.err);
+      REQUIRE(first.status == 0);
+      write_file(folder / "run.toml", first.out);
+      const Result second =
+          run_program({"train", "--config", folder / "run.toml", "--print-config"});
+      INFO(second.err);
+      CHECK(second.out == first.out);
+    }
   }
 
   TEST_CASE("help names presets, defaults, ranges and what is of one family alone") {
@@ -46,9 +70,10 @@ TEST_SUITE("tools/config") {
     REQUIRE(r.status == 0);
     for (const char* part :
          {"nanogpt-cpu, nanogpt-gpu", "--lr,--optim.lr=0.001",
-          "highest learning rate (0 to 1000000)", "--model.family=\"gpt2\"", "gpt2 or llama",
-          "adamw, lion or sgd", "--model.hidden_dim ",
-          "llama: base of the rotary frequencies (above 0)", "gpt2: biases in linear layers"})
+          "highest learning rate (0 to 1000000)", "--model.family=\"gpt2\"", "gpt2, llama, llama3",
+          "adamw, lion or sgd", "--model.intermediate_size ",
+          "all but gpt2, olmo, opt: base of the rotary frequencies (above 0)",
+          "gpt2: biases in linear layers"})
       CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
   }
 
@@ -85,7 +110,7 @@ TEST_SUITE("tools/config") {
     refuse("[train]\nsteps = = 3\n", {"not valid TOML", "line 2"});
     refuse("[train]\nsteps = 1979-05-27\n", {"steps", "dates"});
     refuse("[model]\nnum_heads = 3\n", {"model: ", "num_heads 3", "128"});
-    refuse("[model]\nfamily = \"bert\"\n", {"[model]: family", "bert", "gpt2 or llama"});
+    refuse("[model]\nfamily = \"bert\"\n", {"[model]: family", "bert", "gpt2, llama, "});
     refuse("[train]\ndtype = \"f17\"\n", {"dtype", "f17"});
     refuse("[train]\ndtype = \"i32\"\n", {"[train]: dtype", "f32 or bf16", "i32"});
     refuse("[optim]\nlr = -1.0\n", {"run.toml: [optim]: lr", "0 to 1000000", "-1"});
@@ -94,16 +119,16 @@ TEST_SUITE("tools/config") {
     refuse("[train]\nthreads = 5000\n", {"[train]: threads", "0 to 4096", "5000"});
     refuse("[model]\nfamily = \"llama\"\nrope_theta = 0.0\n", {"rope_theta", "above 0"});
     refuse("[model]\nfamily = \"llama\"\nrope_theta = inf\n", {"rope_theta", "finite"});
-    refuse("[model]\nrope_theta = 10000.0\n", {"unknown key \"rope_theta\"", "hidden_dim"});
+    refuse("[model]\nrope_theta = 10000.0\n", {"unknown key \"rope_theta\"", "intermediate_size"});
     refuse("[model]\nvocab_size = 99\n", {"unknown key \"vocab_size\""});
     check_refused({"train", "--model.rope_theta", "1e4", "--print-config"},
                   {"--model.rope_theta", "gpt2"});
-    check_refused({"train", "--model.hidden_dim", "0", "--print-config"},
-                  {"--model.hidden_dim", "1 to 10000000", "0"});
+    check_refused({"train", "--model.intermediate_size", "0", "--print-config"},
+                  {"--model.intermediate_size", "1 to 10000000", "0"});
     check_refused({"train", "--model.family", "bert", "--print-config"},
-                  {"--model.family", "gpt2 or llama", "bert"});
-    check_refused({"train", "--model.hidden_dim", "x", "--print-config"},
-                  {"--model.hidden_dim", "an integer or none", "x"});
+                  {"--model.family", "gpt2, llama, ", "bert"});
+    check_refused({"train", "--model.intermediate_size", "x", "--print-config"},
+                  {"--model.intermediate_size", "an integer or none", "x"});
     check_refused({"train", "--optim.beta1", "inf", "--print-config"}, {"--optim.beta1", "finite"});
     refuse("[model]\nmax_seq_len = 1\n", {"[model]: max_seq_len", "2 to"});
     check_refused({"train", "--data", "t\xff", "--print-config"}, {"data.path", "UTF-8", "byte 1"});

@@ -37,7 +37,7 @@ TEST_SUITE("tools/former_runs") {
       // run.toml now has the keys of the family.
       const std::string toml = read_file(former.run + "/run.toml");
       CHECK(toml.find("rope_base") == std::string::npos);
-      CHECK(toml.find(name == "llama" ? "rope_theta = 5000" : "hidden_dim = 24") !=
+      CHECK(toml.find(name == "llama" ? "rope_theta = 5000" : "intermediate_size = 24") !=
             std::string::npos);
       CHECK(run_program({"train", "--resume", former.run, "--steps", "13"}).status == 0);
     }
@@ -67,7 +67,7 @@ TEST_SUITE("tools/former_runs") {
       CHECK_MESSAGE(llama.find(part) != std::string::npos, part);
     const std::string gpt2 =
         config("num_heads = 4\nnum_kv_heads = 4\nhidden_dim = 0\nrope_base = 10000.0\n");
-    CHECK(gpt2.find("# hidden_dim =") != std::string::npos);
+    CHECK(gpt2.find("# intermediate_size =") != std::string::npos);
     const auto refuse = [&](const std::string& model, const std::vector<std::string>& parts) {
       write_file(file, "[model]\n" + model);
       check_refused({"train", "--config", file, "--print-config"}, parts);

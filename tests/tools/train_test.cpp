@@ -178,7 +178,7 @@ TEST_SUITE("tools/train") {
          std::vector<Args>{{"--dtype=bf16", "--lr=0.01"},
                            {"--accumulation=3", "--lr=0.01"},
                            {"--model.family=llama", "--lr=0.01", "--model.num_kv_heads=1"},
-                           {"--model.hidden_dim=24", "--lr=0.01"},
+                           {"--model.intermediate_size=24", "--lr=0.01"},
                            {"--optim.optimizer=lion", "--lr=0.003"},
                            {"--optim.optimizer=sgd", "--lr=0.3", "--optim.schedule=wsd"},
                            {"--tokenizer=byte", "--lr=0.01", "--optim.schedule=linear"},

@@ -11,14 +11,14 @@ namespace olm::tools {
 void add_generate(Cases& cases, const Sizes& shape, DType dtype) {
   const int64_t layers = shape[0], d = shape[1], tokens = shape[2];
   require(d % 128 == 0, "--shape: generate wants a width that is a multiple of 128, got ", d);
-  const nn::LlamaConfig config{.vocab_size = 16 * d,
-                               .embed_dim = d,
-                               .intermediate_size = 11 * d / 4,
-                               .num_layers = layers,
-                               .num_heads = d / 64,
-                               .num_kv_heads = d / 128,
-                               .max_seq_len = tokens + 1,
-                               .tie_weights = false};
+  const nn::DecoderConfig config{.vocab_size = 16 * d,
+                                 .embed_dim = d,
+                                 .intermediate_size = 11 * d / 4,
+                                 .num_layers = layers,
+                                 .num_heads = d / 64,
+                                 .num_kv_heads = d / 128,
+                                 .max_seq_len = tokens + 1,
+                                 .tie_weights = false};
   const int64_t weights = nn::Llama3Model(config)->num_parameters() - config.vocab_size * d;
   const auto prepare = [=] {
     const auto model = nn::Llama3Model(config);

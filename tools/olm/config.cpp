@@ -202,18 +202,36 @@ std::vector<KeyInfo> list_keys(const RunConfig& config) {
   return std::move(lister.keys);
 }
 
+namespace {
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+/// "gpt2, opt: ", "all but gpt2: ", or "" for all.
+std::string of_families(const std::vector<std::string>& have, const std::vector<std::string>& all) {
+  std::vector<std::string> others;
+  for (const std::string& family : all)
+    if (std::find(have.begin(), have.end(), family) == have.end()) others.push_back(family);
+  if (others.empty()) return "";
+  return others.size() < have.size() ? "all but " + joined(others) + ": " : joined(have) + ": ";
+}
+
+}  // namespace
+
 std::vector<KeyInfo> all_keys() {
   const std::vector<std::string> families = nn::families().names();
   std::vector<KeyInfo> all = list_keys({});
-  std::map<std::string, std::string> owners;  // of keys of [model]
+  std::map<std::string, std::vector<std::string>> owners;  // families that have a key of [model]
   for (const std::string& family : families) {
     RunConfig config;
     config.model.config = config.model.config.in_family(family);
     auto at = all.begin();
     for (const KeyInfo& key : list_keys(config)) {
       if (!key.path.starts_with("model.")) break;
-      std::string& owner = owners[key.path];
-      owner = owner.empty() ? family : "all";
+      owners[key.path].push_back(family);
       const auto found = std::find_if(all.begin(), all.end(),
                                       [&](const KeyInfo& k) { return k.path == key.path; });
       at = found != all.end() ? found : all.insert(at, key);
@@ -221,8 +239,8 @@ std::vector<KeyInfo> all_keys() {
     }
   }
   for (KeyInfo& key : all)
-    if (const auto owner = owners.find(key.path); owner != owners.end() && owner->second != "all")
-      key.help = owner->second + ": " + key.help;
+    if (const auto have = owners.find(key.path); have != owners.end())
+      key.help = of_families(have->second, families) + key.help;
   return all;
 }
 

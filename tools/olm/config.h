@@ -13,12 +13,14 @@ namespace olm::tools {
 /// [model]: the family, and the members of its configuration. vocab_size is none of the keys: it
 /// is the tokenizer's.
 struct ModelSection {
-  nn::ModelConfig config = nn::GPT2Config{.embed_dim = 128,
-                                          .num_layers = 4,
-                                          .num_heads = 4,
-                                          .max_seq_len = 64,
-                                          .dropout = 0,
-                                          .bias = false};
+  nn::ModelConfig config = nn::DecoderConfig{.family = "gpt2",
+                                             .vocab_size = 256,
+                                             .embed_dim = 128,
+                                             .num_layers = 4,
+                                             .num_heads = 4,
+                                             .max_seq_len = 64,
+                                             .dropout = 0,
+                                             .bias = false};
   void fields(nn::FieldVisitor& v);
 };
 

@@ -66,7 +66,7 @@ struct FormerKey {
   const char *family, *name, *now;  // `now` is null where the family has no such key
 };
 constexpr FormerKey kFormerKeys[] = {
-    {"gpt2", "hidden_dim", "hidden_dim"},
+    {"gpt2", "hidden_dim", "intermediate_size"},
     {"gpt2", "num_kv_heads", nullptr},
     {"gpt2", "rope_base", nullptr},
     {"llama", "bias", nullptr},

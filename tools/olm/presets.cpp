@@ -11,8 +11,13 @@ namespace {
 /// Small enough for minutes on two cores; reads words after a few hundred steps.
 RunConfig nano() {
   RunConfig c;
-  c.model.config =
-      nn::LlamaConfig{.embed_dim = 96, .num_layers = 3, .num_heads = 3, .max_seq_len = 64};
+  c.model.config = nn::DecoderConfig{.family = "llama",
+                                     .vocab_size = 256,
+                                     .embed_dim = 96,
+                                     .num_layers = 3,
+                                     .num_heads = 3,
+                                     .max_seq_len = 64,
+                                     .dropout = 0};
   c.data.train_fraction = 0.98;
   c.optim = {.lr = 3e-3, .min_lr = 3e-4};
   c.train = {.steps = 2000,
@@ -29,12 +34,14 @@ RunConfig nanogpt_cpu() { return {}; }
 /// nanoGPT's published recipe for one GPU.
 RunConfig nanogpt_gpu() {
   RunConfig c;
-  c.model.config = nn::GPT2Config{.embed_dim = 384,
-                                  .num_layers = 6,
-                                  .num_heads = 6,
-                                  .max_seq_len = 256,
-                                  .dropout = 0.2,
-                                  .bias = false};
+  c.model.config = nn::DecoderConfig{.family = "gpt2",
+                                     .vocab_size = 256,
+                                     .embed_dim = 384,
+                                     .num_layers = 6,
+                                     .num_heads = 6,
+                                     .max_seq_len = 256,
+                                     .dropout = 0.2,
+                                     .bias = false};
   c.train = {.steps = 5000,
              .batch_size = 64,
              .eval_every = 250,
@@ -63,31 +70,37 @@ RunConfig large(int64_t batch, int64_t accumulation, double lr, double min_lr, i
 RunConfig gpt2_124m() {
   RunConfig c = large(16, 32, 6e-4, 6e-5, 19000);
   c.model.config = nn::model_preset("GPT2");
-  c.model.config.as<nn::GPT2Config>().dropout = 0;
+  c.model.config.as<nn::DecoderConfig>().dropout = 0;
   c.data.tokenizer = "bpe:50257";
   return c;
 }
 
 RunConfig llama_20m() {
   RunConfig c = large(16, 4, 1e-3, 1e-4, 5000);
-  c.model.config = nn::LlamaConfig{.embed_dim = 384,
-                                   .intermediate_size = 1024,
-                                   .num_layers = 6,
-                                   .num_heads = 6,
-                                   .num_kv_heads = 2,
-                                   .max_seq_len = 512};
+  c.model.config = nn::DecoderConfig{.family = "llama",
+                                     .vocab_size = 256,
+                                     .embed_dim = 384,
+                                     .intermediate_size = 1024,
+                                     .num_layers = 6,
+                                     .num_heads = 6,
+                                     .num_kv_heads = 2,
+                                     .max_seq_len = 512,
+                                     .dropout = 0};
   c.data.tokenizer = "bpe:24000";
   return c;
 }
 
 RunConfig llama_124m() {
   RunConfig c = large(16, 32, 6e-4, 6e-5, 19000);
-  c.model.config = nn::LlamaConfig{.embed_dim = 768,
-                                   .intermediate_size = 2560,
-                                   .num_layers = 12,
-                                   .num_heads = 12,
-                                   .num_kv_heads = 4,
-                                   .max_seq_len = 1024};
+  c.model.config = nn::DecoderConfig{.family = "llama",
+                                     .vocab_size = 256,
+                                     .embed_dim = 768,
+                                     .intermediate_size = 2560,
+                                     .num_layers = 12,
+                                     .num_heads = 12,
+                                     .num_kv_heads = 4,
+                                     .max_seq_len = 1024,
+                                     .dropout = 0};
   return c;
 }
 

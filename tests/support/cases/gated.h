@@ -36,7 +36,10 @@ inline OpCase gated_case(const std::string& name, Tensor (*unit)(const Tensor&),
 inline OpCase swiglu_case() { return gated_case("swiglu", swiglu, silu); }
 
 inline OpCases gated_cases() {
-  return {swiglu_case(), gated_case("geglu", geglu, gelu), gated_case("reglu", reglu, relu),
+  return {swiglu_case(),
+          gated_case("geglu", geglu, gelu),
+          gated_case("geglu_tanh", geglu_tanh, gelu_tanh),
+          gated_case("reglu", reglu, relu),
           gated_case("liglu", liglu, [](const Tensor& b) { return b; }),
           gated_case("glu", glu, sigmoid)};
 }
