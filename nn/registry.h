@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -49,8 +50,25 @@ class Registry {
 
 /// Children of a description, by slot name ("block", "blocks.0"), in order.
 using DescribedChildren = std::vector<std::pair<std::string, Ref<Module>>>;
-/// Builds a layer from its options and, for layers that describe their children, those.
-using LayerMaker = std::function<Ref<Module>(const Json& options, DescribedChildren children)>;
+/// Builds a layer from its options and, for layers that describe their children, those. Made of any
+/// function that takes both.
+class LayerMaker {
+ public:
+  template <class F>
+  requires(std::is_invocable_r_v<Ref<Module>, F&, const Json&, DescribedChildren> &&
+           !std::is_same_v<std::remove_cvref_t<F>, LayerMaker>)
+      LayerMaker(F make, Json default_options = Json::object())
+      : make_(std::move(make)), defaults_(std::move(default_options)) {}
+  Ref<Module> operator()(const Json& options, DescribedChildren children) const {
+    return make_(options, std::move(children));
+  }
+  /// The options with their defaults, so far as the maker knows them.
+  const Json& default_options() const { return defaults_; }
+
+ private:
+  std::function<Ref<Module>(const Json&, DescribedChildren)> make_;
+  Json defaults_;
+};
 
 /// Layers that model.json may name. Users add theirs: layers().add("GatedResidual", maker).
 OLM_API Registry<LayerMaker>& layers();
@@ -66,11 +84,13 @@ OLM_API Registry<std::function<Ref<Module>(int64_t dim)>>& norms();
 /// The usual maker: options from JSON, then M(options).
 template <class M>
 LayerMaker layer_maker(std::string name) {
-  return [name = std::move(name)](const Json& json, DescribedChildren) -> Ref<Module> {
-    decltype(std::declval<M>().options) options;
-    from_json(json, options, name);
-    return make<M>(std::move(options));
-  };
+  using Options = decltype(std::declval<M>().options);
+  return {[name = std::move(name)](const Json& json, DescribedChildren) -> Ref<Module> {
+            Options options;
+            from_json(json, options, name);
+            return make<M>(std::move(options));
+          },
+          to_json(Options())};
 }
 
 }  // namespace olm::nn
