@@ -111,7 +111,7 @@ class Builder {
           else
             layer.children.emplace_back(child, &given);
       } else if (value.is_array() && value.size() == 0 &&
-                 layer.make.default_options().size() == 0) {
+                 !layer.make.default_options().contains(name)) {
         continue;  // a list without children
       } else {
         add_member(layer, name, value);

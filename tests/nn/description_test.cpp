@@ -161,6 +161,23 @@ TEST_SUITE("nn/description") {
                   {"$: "});
   }
 
+  TEST_CASE("whatever a file holds is a model, or refused, at once") {
+    const std::string folder = OLM_FIXTURES "/../fuzz/corpus/model_json";
+    int models = 0, refused = 0;
+    for (const auto& file : std::filesystem::directory_iterator(folder)) {
+      INFO(file.path().string());
+      try {
+        const Ref<Module> model = load_architecture(file.path().string(), {.vocab_size = 3});
+        CHECK(describe(*build(shortened(describe(*model)))) == describe(*model));
+        ++models;
+      } catch (const FileError&) {
+        ++refused;
+      }
+    }
+    CHECK(models == 6);
+    CHECK(refused == 6);
+  }
+
   TEST_CASE("shapes are told layer by layer, and what does not fit by its place") {
     const Ref<Module> model = build(Json::parse(kShort), {.vocab_size = 11});
     const std::vector<TracedLayer> rows = trace(*model, 2, 5);

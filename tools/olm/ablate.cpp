@@ -81,9 +81,9 @@ void prepare(Variant& v, const Variant* first, Progress& progress) {
   if (!run.resumed) require_no_run(run.folder);
   if (run.resumed) run.lock = RunLock(run.folder);
   load_data(run, first ? &first->run : nullptr);
-  require(!first || run.context == first->run.context, "ablate: ", v.name, " has a context of ",
-          run.context, " tokens, ", first ? first->name : "", " one of ",
-          first ? first->run.context : 0, "; with --context they read the same batches");
+  require(!first || run.context == first->run.context, v.name, " has a context of ", run.context,
+          " tokens, ", first ? first->name : "", " one of ", first ? first->run.context : 0,
+          "; with --context they read the same batches");
   load_model(run);
   if (!run.resumed) take_folder(run);
   v.trainer =
@@ -95,7 +95,7 @@ void prepare(Variant& v, const Variant* first, Progress& progress) {
 
 /// Variants as they were named, each with all that they share.
 Variants new_variants(const AblateArgs& args, const std::string& folder) {
-  require(args.variants.size() >= 2, "ablate: at least two variants were wanted, got ",
+  require(args.variants.size() >= 2, "at least two variants were wanted, got ",
           args.variants.size());
   Variants variants;
   for (const std::string& given : args.variants) {
@@ -107,7 +107,7 @@ Variants new_variants(const AblateArgs& args, const std::string& folder) {
     Run& run = variants.back()->run;
     run.config = assemble(one);
     require(run.config.train.init_from.empty(),
-            "ablate: every variant begins at random; --init-from has no use");
+            "every variant begins at random; --init-from has no use");
     run.folder = run.config.train.out = folder + "/" + name;
   }
   return variants;
@@ -164,8 +164,11 @@ int compare(const AblateArgs& args, const std::string& folder, Variants& variant
              first.tokenizer->name(), first.tokenizer->vocab_size());
   catch_signals();
   Comparison comparison{.folder = folder};
+  int64_t slice = args.slice;
   for (auto& v : variants) {
     const Plan p = plan(v->run, *v->trainer);
+    if (slice == 0)
+      slice = std::max<int64_t>(1, int64_t(5 * double(p.steps_left) / std::max(p.seconds, 1e-6)));
     take_turn(*v, 0);
     comparison.entries.push_back(entry_of(*v));
     fmt::print("{}: {} parameters, {} steps in about {}\n", v->name, grouped(p.parameters),
@@ -175,7 +178,7 @@ int compare(const AblateArgs& args, const std::string& folder, Variants& variant
   comparison.write();  // from here on it can be resumed
   while (!all_done(variants) && stop_signal() == 0)
     for (auto& v : variants)
-      if (!v->done && stop_signal() == 0) take_turn(*v, args.slice);
+      if (!v->done && stop_signal() == 0) take_turn(*v, slice);
   progress.clear();
   for (auto& v : variants) write_results(v->run);
   comparison.write();
@@ -189,7 +192,7 @@ int compare(const AblateArgs& args, const std::string& folder, Variants& variant
 }  // namespace
 
 int ablate(const AblateArgs& args) {
-  require(args.slice >= 1, "--slice: at least one step was wanted, got ", args.slice);
+  require(args.slice >= 0, "--slice: a number of steps was wanted, got ", args.slice);
   std::string folder = args.resume;
   if (folder.empty())
     for (const auto& [key, value] : args.train.flags)

@@ -40,7 +40,7 @@ struct AblateArgs {
   std::vector<std::string> variants = {};
   TrainArgs train = {};  // what all variants share
   std::string resume = {};
-  int64_t slice = 50;
+  int64_t slice = 0;  // steps of a turn; 0 is about five seconds of them
 };
 int ablate(const AblateArgs& args);
 

@@ -139,7 +139,10 @@ void add_ablate(CLI::App& app, Job& job, AblateArgs& args) {
   ablate_app->add_option("--config", args.train.config, "TOML file with what they share");
   ablate_app->add_option("--preset", args.train.preset, "what they share: " + preset_names());
   ablate_app->add_option("--resume", args.resume, "go on with the comparison in this folder");
-  ablate_app->add_option("--slice", args.slice, "steps of a variant before the next one's turn")
+  ablate_app
+      ->add_option("--slice", args.slice,
+                   "steps of a variant before the next one's turn, which ends with a "
+                   "checkpoint; 0 is about five seconds of them")
       ->capture_default_str();
   add_config_flags(*ablate_app, args.train.flags);
   ablate_app->callback([&] {
