@@ -2,12 +2,14 @@
 // ones are cut from big segments (huge pages where the system has them), best fit, and merge with
 // their neighbours when freed. Nothing goes back to the system before empty_cache.
 #include <olm/engine/allocator.h>
+#include <olm/engine/meta_memory.h>
 #include <olm/kernels/base/math.h>
 
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <map>
 #include <mutex>
@@ -220,8 +222,23 @@ Allocator& allocator_of(Device device) {
   return allocator;
 }
 
-MemoryStats memory_stats(Device device) { return allocator_of(device).stats(); }
-void reset_peak_memory(Device device) { allocator_of(device).reset_peak(); }
+namespace {
+std::atomic<ptrdiff_t> meta_in_use{0}, meta_peak{0};
+}  // namespace
+
+void count_on_meta(ptrdiff_t bytes) noexcept {
+  const ptrdiff_t now = meta_in_use.fetch_add(bytes) + bytes;
+  for (ptrdiff_t peak = meta_peak; now > peak && !meta_peak.compare_exchange_weak(peak, now);) {}
+}
+
+MemoryStats memory_stats(Device device) {
+  if (device.kind != DeviceKind::meta) return allocator_of(device).stats();
+  return {.in_use = size_t(meta_in_use), .peak = size_t(meta_peak)};
+}
+void reset_peak_memory(Device device) {
+  if (device.kind != DeviceKind::meta) return allocator_of(device).reset_peak();
+  meta_peak.store(meta_in_use);
+}
 void empty_cache(Device device) { allocator_of(device).empty_cache(); }
 
 }  // namespace olm

@@ -1,11 +1,16 @@
 #include <olm/engine/storage.h>
 
+#include <olm/engine/meta_memory.h>
+
 #include <utility>
 
 namespace olm {
 
 Storage::Storage(size_t bytes, Device device) : bytes_(bytes), device_(device) {
-  if (device.kind == DeviceKind::meta) return;
+  if (device.kind == DeviceKind::meta) {
+    count_on_meta(ptrdiff_t(bytes));
+    return;
+  }
   allocator_ = &allocator_of(device);
   data_ = allocator_->take(bytes);
 }
@@ -15,6 +20,7 @@ Storage::Storage(void* data, size_t bytes, Device device, std::function<void()> 
 
 Storage::~Storage() {
   if (allocator_) allocator_->give_back(data_);
+  if (device_.kind == DeviceKind::meta) count_on_meta(-ptrdiff_t(bytes_));
   if (release_) release_();
 }
 

@@ -11,19 +11,6 @@ namespace olm::nn {
 namespace {
 
 constexpr const char* kFormat = "libolm model";
-constexpr int kMaxDepth = 64;  // of nested modules in a file
-
-/// True where something below was replaced, so that the module's options do not say all of it.
-bool is_changed(Module& module) {
-  for (const auto& [name, slot] : module.children())
-    if (slot->replaced() || is_changed(*slot->module())) return true;
-  return false;
-}
-
-/// True where a description of `owner` has to hold this child.
-bool is_described(Module& owner, const ChildSlot& slot) {
-  return owner.describes_children() || slot.replaced() || is_changed(*slot.module());
-}
 
 /// Throws unless every module that build() would have to make is in the registry.
 void require_rebuildable(Module& module, const std::string& path) {
@@ -40,52 +27,7 @@ void require_rebuildable(Module& module, const std::string& path) {
       require_rebuildable(*slot->module(), path.empty() ? name : path + "." + name);
 }
 
-Ref<Module> build_at(const Json& json, const std::string& where, int depth) {
-  require(depth < kMaxDepth, where, ": modules nest deeper than ", kMaxDepth);
-  require(json.is_object(), where, ": wanted an object, got ", json.kind());
-  for (const auto& [key, value] : json.members())
-    require(key == "type" || key == "options" || key == "children", where, ": unknown key \"", key,
-            "\"; known are type, options, children");
-  const Json* type = json.find("type");
-  require(type && type->is_string(), where, ": wanted a \"type\" with the name of a layer");
-  const Json* options = json.find("options");
-  const Json* described = json.find("children");
-  DescribedChildren children;
-  if (described) {
-    require(described->is_object(), where, ".children: wanted an object, got ", described->kind());
-    for (const auto& [name, child] : described->members())
-      children.emplace_back(name, build_at(child, where + "." + name, depth + 1));
-  }
-  const Json none = Json::object();
-  const LayerMaker maker = layer_maker(type->as_string());
-  Ref<Module> module;
-  try {
-    module = maker(options ? *options : none, children);
-  } catch (const Error& error) {
-    throw Error(where, ": ", error.what());
-  }
-  if (!module->describes_children())
-    for (auto& [name, child] : children) module->replace(name, child);
-  return module;
-}
-
 }  // namespace
-
-Json describe(Module& module) {
-  Json json = Json::object();
-  json["type"] = module.type_name();
-  const Json options = module.options_json();
-  if (options.size()) json["options"] = options;
-  Json children = Json::object();
-  for (const auto& [name, slot] : module.children())
-    if (is_described(module, *slot)) children[name] = describe(*slot->module());
-  if (children.size()) json["children"] = children;
-  return json;
-}
-
-Ref<Module> build(const Json& description, const std::string& where) {
-  return build_at(description, where, 0);
-}
 
 void save_weights(Module& model, const std::string& path) {
   std::vector<NamedTensor> stored;
@@ -163,8 +105,8 @@ Json architecture(Module& model) {
   require_rebuildable(model, "");
   Json json = Json::object();
   json["format"] = kFormat;
-  json["version"] = 1;
-  json["model"] = describe(model);
+  json["version"] = 2;
+  json["model"] = shortened(describe(model));
   if (const Json tied = ties_of(model); tied.size()) json["tied"] = tied;
   Json frozen = Json::array();
   model.for_each_parameter([&](const std::string& key, Parameter& p) {
@@ -174,24 +116,62 @@ Json architecture(Module& model) {
   return json;
 }
 
-/// Builds the model of a model.json with its ties, has it filled, and freezes what is to be frozen.
-Ref<Module> read_model(const std::string& path, const std::function<void(Module&)>& fill) {
+/// Throws for a file that is something else, and for what a later version wrote.
+void check_head(const Json& json) {
+  require(json.is_object(), "wanted an object, got ", json.kind());
+  for (const auto& [key, value] : json.members()) {
+    const bool known =
+        key == "format" || key == "version" || key == "model" || key == "tied" || key == "frozen";
+    require(known, "unknown key \"", key, "\" beside \"model\"; known are format, version, model, ",
+            "tied, frozen");
+  }
+  const Json *format = json.find("format"), *version = json.find("version");
+  require(json.contains("model") && (!format || *format == Json(kFormat)), "is not a ", kFormat,
+          " file");
+  require(!version || *version == Json(1) || *version == Json(2), "has version ",
+          version ? version->dump() : "", "; this library reads versions 1 and 2");
+}
+
+/// Does `act` with each member of json[name], whose errors then say where it stands.
+template <class Act>
+void for_each_key(const Json& json, const char* name, const Act& act) {
+  const Json* list = json.find(name);
+  if (!list) return;
+  try {
+    act(*list);
+  } catch (const Error& error) {
+    throw Error("$.", name, ": ", error.what());
+  }
+}
+
+/// The model of a file with its ties, filled by `fill`, with what is to be frozen frozen.
+Ref<Module> model_of(const Json& json, const BuildOptions& options,
+                     const std::function<void(Module&)>& fill) {
+  if (json.is_object() && json.contains("type")) {
+    const Ref<Module> model = build(json, options);
+    fill(*model);
+    return model;
+  }
+  check_head(json);
+  BuildOptions below = options;
+  below.where += ".model";
+  Ref<Module> model = build(json.at("model"), below);
+  for_each_key(json, "tied", [&](const Json& tied) {
+    for (const auto& [key, first] : tied.members())
+      model->parameter(key) = model->parameter(first.as_string());
+  });
+  fill(*model);
+  for_each_key(json, "frozen", [&](const Json& frozen) {
+    for (const Json& key : frozen.items()) model->parameter(key.as_string()).set_trainable(false);
+  });
+  return model;
+}
+
+Ref<Module> read_model(const std::string& path, const BuildOptions& options,
+                       const std::function<void(Module&)>& fill) {
   const Json json = read_json(path);
   try {
-    require(json.is_object(), "wanted an object, got ", json.kind());
-    const Json* format = json.find("format");
-    require(format && *format == Json(kFormat), "is not a ", kFormat, " file");
-    require(json.at("version") == Json(1), "has version ", json.at("version").dump(),
-            "; this library reads version 1");
-    Ref<Module> model = build(json.at("model"), "model");
-    if (const Json* tied = json.find("tied"))
-      for (const auto& [key, first] : tied->members())
-        model->parameter(key) = model->parameter(first.as_string());
-    fill(*model);
-    if (const Json* frozen = json.find("frozen"))
-      for (const Json& key : frozen->items())
-        model->parameter(key.as_string()).set_trainable(false);
-    return model;
+    return model_of(json, options, fill);
   } catch (const FileError&) {
     throw;
   } catch (const Error& error) {
@@ -205,9 +185,15 @@ void save_architecture(Module& model, const std::string& path) {
   write_json(path, architecture(model));
 }
 
-Ref<Module> load_architecture(const std::string& path) {
-  return read_model(path, [](Module&) {});
+Ref<Module> load_architecture(const std::string& path, const BuildOptions& options) {
+  return read_model(path, options, [](Module&) {});
 }
+
+Ref<Module> build_architecture(const Json& file, const BuildOptions& options) {
+  return model_of(file, options, [](Module&) {});
+}
+
+Ref<Module> unfilled_copy(Module& model) { return build_architecture(architecture(model)); }
 
 void save(Module& model, const std::string& folder) {
   const Json json = architecture(model);
@@ -218,7 +204,7 @@ void save(Module& model, const std::string& folder) {
 
 Ref<Module> load(const std::string& folder) {
   const std::string weights = folder + "/model.safetensors";
-  return read_model(folder + "/model.json", [&](Module& model) {
+  return read_model(folder + "/model.json", {}, [&](Module& model) {
     tie_as_stored(model, weights);
     load_weights(model, weights);
   });

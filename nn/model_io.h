@@ -2,14 +2,10 @@
 // Models as folders: model.json (architecture) and model.safetensors (weights).
 #include <string>
 
+#include <olm/nn/description.h>
 #include <olm/nn/module.h>
 
 namespace olm::nn {
-
-/// {"type", "options", "children"} of a model; throws where a part cannot describe itself.
-OLM_API Json describe(Module& model);
-/// The model of a description, not filled. `where` names the source in errors.
-OLM_API Ref<Module> build(const Json& description, const std::string& where = "model.json");
 
 /// Writes model.json and model.safetensors into `folder`, which is made; each file appears whole
 /// or not at all. Ties and frozen parameters come back as they were.
@@ -17,9 +13,15 @@ OLM_API void save(Module& model, const std::string& folder);
 /// Architecture and weights back from what save() wrote.
 OLM_API Ref<Module> load(const std::string& folder);
 
-/// model.json alone; the model that comes back is not filled.
+/// model.json alone; the model that comes back is not filled. What is read is
+///   {"model": description, "tied": {key: key whose parameter it shares}, "frozen": [key, …]}
+/// of which the last two may be missing, or a description alone; see build().
 OLM_API void save_architecture(Module& model, const std::string& path);
-OLM_API Ref<Module> load_architecture(const std::string& path);
+OLM_API Ref<Module> load_architecture(const std::string& path, const BuildOptions& options = {});
+/// The same of what stands in such a file.
+OLM_API Ref<Module> build_architecture(const Json& file, const BuildOptions& options = {});
+/// Another model of the same architecture, ties and frozen parameters, not filled.
+OLM_API Ref<Module> unfilled_copy(Module& model);
 
 /// Weights alone. Tied parameters are stored once, their other keys in the metadata. Loading fills
 /// by key and leaves the model's own ties as they are: parameters that are tied in the file alone

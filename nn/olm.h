@@ -11,7 +11,9 @@
 #include <olm/nn/activations.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
+#include <olm/nn/cost.h>
 #include <olm/nn/data.h>
+#include <olm/nn/description.h>
 #include <olm/nn/embeddings.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/generate.h>

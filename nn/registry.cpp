@@ -32,9 +32,10 @@ Ref<Module> only_block(const char* type, const DescribedChildren& children) {
 }
 
 Merge merge_by_name(const std::string& name) {
+  if (name == "concat") return merge::cat();
   for (Merge merge : {merge::sum(), merge::mean(), merge::cat()})
     if (merge.name == name) return merge;
-  fail("Parallel: unknown merge \"", name, "\"; known are sum, mean, cat");
+  fail("Parallel: unknown merge \"", name, "\"; known are sum, mean, cat (or concat)");
 }
 
 Ref<Module> make_parallel(const Json& json, DescribedChildren children) {
@@ -76,7 +77,7 @@ std::map<std::string, LayerMaker> structures() {
                       [](const DescribedChildren& children) -> Ref<Module> {
                         return Block(modules_of("Block", "blocks", children));
                       }),
-      {"Parallel", make_parallel},
+      {"Parallel", {make_parallel, to_json(ParallelOptions())}},
       without_options("Recompute",
                       [](const DescribedChildren& children) -> Ref<Module> {
                         return Recompute(only_block("Recompute", children));

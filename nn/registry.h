@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -58,9 +59,10 @@ class LayerMaker {
  public:
   using Function = std::function<Ref<Module>(const Json& options, DescribedChildren children)>;
   template <class F>
-  requires(std::is_invocable_r_v<Ref<Module>, F&, const Json&, DescribedChildren>)
-      LayerMaker(F make)
-      : make_(std::move(make)) {}
+  requires(std::is_invocable_r_v<Ref<Module>, F&, const Json&, DescribedChildren> &&
+           !std::is_same_v<std::remove_cvref_t<F>, LayerMaker>)
+      LayerMaker(F make, Json default_options = Json::object())
+      : make_(std::move(make)), defaults_(std::move(default_options)) {}
   /// Of what has no options.
   template <class F>
   requires(std::is_invocable_r_v<Ref<Module>, F&>) LayerMaker(F make)
@@ -69,14 +71,18 @@ class LayerMaker {
           require(options.size() == 0, module->type_name(), ": takes no options, got ",
                   options.dump());
           return module;
-        }) {}
+        }),
+        defaults_(Json::object()) {}
   Ref<Module> operator()(const Json& options = Json::object(),
                          DescribedChildren children = {}) const {
     return make_(options, std::move(children));
   }
+  /// The options with their defaults, so far as the maker knows them.
+  const Json& default_options() const { return defaults_; }
 
  private:
   Function make_;
+  Json defaults_;
 };
 
 /// Layers that model.json may name. Users add theirs: layers().add("GatedResidual", maker).
@@ -105,11 +111,13 @@ OLM_API Ref<Module> Norm(const std::string& name, int64_t dim, Json options = Js
 /// The usual maker: options from JSON, then M(options).
 template <class M>
 LayerMaker layer_maker(std::string name) {
-  return [name = std::move(name)](const Json& json, DescribedChildren) -> Ref<Module> {
-    decltype(std::declval<M>().options) options;
-    from_json(json, options, name);
-    return make<M>(std::move(options));
-  };
+  using Options = decltype(std::declval<M>().options);
+  return {[name = std::move(name)](const Json& json, DescribedChildren) -> Ref<Module> {
+            Options options;
+            from_json(json, options, name);
+            return make<M>(std::move(options));
+          },
+          to_json(Options())};
 }
 
 }  // namespace olm::nn

@@ -220,7 +220,8 @@ TEST_SUITE("nn/attention_layers") {
     const std::string before = OLM_FIXTURES "/attention_model.json";
     const Ref<Module> model = load_architecture(before);
     save_architecture(*model, folder / "model.json");
-    CHECK(read_json(folder / "model.json").dump() == read_json(before).dump());
+    const Ref<Module> again = load_architecture(folder / "model.json");
+    CHECK(describe(*again).dump() == read_json(before).at("model").dump());
     init(*model);
     CHECK(model->num_parameters() == 9036);
   }

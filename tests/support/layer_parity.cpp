@@ -41,21 +41,20 @@ double norm(const std::vector<double>& values) {
   return std::sqrt(sum);
 }
 
-/// Gradients that cancel to zero (a key's bias under softmax) are held against 0.1.
-void check_equal(const Tensor& got, const Tensor& wanted, const std::string& what) {
-  INFO(what);
+/// Relative L2; gradients that cancel to zero (a key's bias under softmax) are held against 0.1.
+double error_of(const Tensor& got, const Tensor& wanted) {
   REQUIRE(got.defined());
   REQUIRE(got.shape() == wanted.shape());
   std::vector<double> difference = to_host<double>(got);
   const std::vector<double> reference = to_host<double>(wanted);
   for (size_t i = 0; i < difference.size(); ++i) difference[i] -= reference[i];
-  CHECK(norm(difference) <= 1e-5 * std::max(norm(reference), 0.1));
+  return norm(difference) / std::max(norm(reference), 0.1);
 }
 
-}  // namespace
-
-void check_layer_parity(const std::string& name, nn::Module& layer, const std::string& file) {
-  INFO(name);
+/// Runs a layer as its fixture says, and tells `visit` what each comparison is of and its error.
+template <class Visit>
+void for_each_error(const std::string& name, nn::Module& layer, const std::string& file,
+                    const Visit& visit) {
   const Named tensors = tensors_of(name, file);
   layer.load_state_dict(below(tensors, "param/"));
   nn::Context ctx;
@@ -65,15 +64,33 @@ void check_layer_parity(const std::string& name, nn::Module& layer, const std::s
   const Tensor x = tensors.at("x");
   if (is_float(x.dtype())) set_requires_grad(x);
   const Tensor y = layer.forward(x, ctx);
-  check_equal(y, tensors.at("y"), name + " y");
+  visit(name + " y", error_of(y, tensors.at("y")));
   if (!requires_grad(y)) return;
   backward(y, {.gradient = tensors.at("dy")});
-  if (tensors.count("dx")) check_equal(grad(x), tensors.at("dx"), name + " dx");
+  if (tensors.count("dx")) visit(name + " dx", error_of(grad(x), tensors.at("dx")));
   for (const auto& [key, wanted] : below(tensors, "grad/"))
-    check_equal(grad(layer.parameter(key).tensor()), wanted, name + " gradient of " + key);
+    visit(name + " gradient of " + key, error_of(grad(layer.parameter(key).tensor()), wanted));
   for (const auto& [key, parameter] : layer.named_parameters())
     if (!tensors.count("grad/" + key))
       CHECK_MESSAGE(!grad(parameter).defined(), name << " has a gradient of " << key);
+}
+
+}  // namespace
+
+void check_layer_parity(const std::string& name, nn::Module& layer, const std::string& file) {
+  INFO(name);
+  for_each_error(name, layer, file, [](const std::string& what, double error) {
+    INFO(what);
+    CHECK(error <= 1e-5);
+  });
+}
+
+double layer_parity_error(const std::string& name, nn::Module& layer, const std::string& file) {
+  double largest = 0;
+  for_each_error(name, layer, file, [&](const std::string&, double error) {
+    largest = error <= largest ? largest : error;  // NaN counts
+  });
+  return largest;
 }
 
 }  // namespace olm::test

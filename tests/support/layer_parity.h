@@ -12,6 +12,9 @@ namespace olm::test {
 /// without a gradient in the fixture must have none.
 void check_layer_parity(const std::string& name, nn::Module& layer,
                         const std::string& file = "layers.safetensors");
+/// The largest relative L2 error among them.
+double layer_parity_error(const std::string& name, nn::Module& layer,
+                          const std::string& file = "layers.safetensors");
 template <class M>
 void check_layer_parity(const std::string& name, const nn::Ref<M>& layer,
                         const std::string& file = "layers.safetensors") {

@@ -35,16 +35,23 @@ void say_what_is_left_out(const std::string& file, const TrainArgs& args, const 
   fmt::print(stderr, "olm train: {} leaves out keys, which take their defaults: {}\n", file, names);
 }
 
+/// The description of a run's model lies in its folder.
+void place_description(const std::string& folder, RunConfig& config) {
+  if (config.model.is_described()) config.model.description = folder + "/model.json";
+}
+
 RunConfig assemble_resumed(const TrainArgs& args) {
   const std::string file = args.resume + "/run.toml";
   if (!file_exists(file)) throw FileError(args.resume, ": is no run folder, run.toml is missing");
-  require(args.config.empty() && args.preset.empty(), "--resume: takes the configuration from ",
-          file, "; --config and --preset have no use");
+  require(args.config.empty() && args.preset.empty() && args.model.empty(),
+          "--resume: takes the configuration from ", file,
+          "; --config, --preset and --model have no use");
   for (const auto& [key, text] : args.flags)
     require(key != "train.minutes" && key != "train.out", "--resume: a run that goes on keeps its ",
             key == "train.out" ? "folder; --out has" : "number of steps; --minutes has", " no use");
   RunConfig config;
   read_config(file, config);
+  place_description(args.resume, config);
   say_what_is_left_out(file, args, config);
   const std::vector<KeyInfo> before = list_keys(config);
   read_flags(args.flags, config);
@@ -77,6 +84,7 @@ void read_origin(const std::string& folder, RunConfig& config) {
     throw FileError(folder, ": --init-from wants a run folder with run.toml and model.safetensors");
   RunConfig origin;
   read_config(folder + "/run.toml", origin);
+  place_description(folder, origin);
   config.model = origin.model;
   config.data.tokenizer = folder + "/tokenizer.json";
 }
@@ -92,6 +100,7 @@ RunConfig assemble(const TrainArgs& args) {
     if (const std::string origin = early_init_from(args); !origin.empty())
       read_origin(origin, config);
     if (!args.config.empty()) read_config(args.config, config);
+    if (!args.model.empty()) config.model = find_model(args.model, config.model);
     read_flags(args.flags, config);
   }
   check(config);

@@ -9,7 +9,7 @@
 namespace olm::tools {
 
 struct TrainArgs {
-  std::string config = {}, preset = {}, resume = {};
+  std::string config = {}, preset = {}, resume = {}, model = {};
   FlagValues flags = {};
   bool print_config = false, print_presets = false;
 };
@@ -30,10 +30,21 @@ struct EvalArgs {
 int eval(const EvalArgs& args);
 
 struct InspectArgs {
-  std::string path = {};
-  bool models = false;
+  std::string path = {}, model = {}, dtype = "f32";
+  int64_t batch = 1, context = 0, vocab_size = 50257;
+  bool models = false, json = false;
 };
 int inspect(const InspectArgs& args);
+/// What a model is and takes: --model.
+int inspect_model(const InspectArgs& args);
+
+struct AblateArgs {
+  std::vector<std::string> variants = {};
+  TrainArgs train = {};  // what all variants share
+  std::string resume = {};
+  int64_t slice = 0;  // steps of a turn; 0 is about five seconds of them
+};
+int ablate(const AblateArgs& args);
 
 struct TokenizerArgs {
   std::string data = {}, kind = "bpe:4096", out = "tokenizer.json";  // train

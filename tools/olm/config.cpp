@@ -118,9 +118,9 @@ class FlagReader final : public nn::PathVisitor {
     require(!find(name), "--", path(name), ": can be set in a file only");
   }
   /// Throws for a flag that no member answered to.
-  void require_all_used(const std::string& family) const {
+  void require_all_used(const ModelSection& model) const {
     for (const auto& [key, text] : texts_)
-      require(used_.count(key), "--", key, ": the model family ", family, " has no such key");
+      require(used_.count(key), "--", key, ": ", model.name(), " has no such key");
   }
 
  private:
@@ -180,15 +180,6 @@ class TextChecker final : public nn::PathVisitor {
 };
 
 }  // namespace
-
-void ModelSection::fields(nn::FieldVisitor& v) {
-  std::string family = config.family();
-  v("family", family, {.one_of = nn::families().names(), .help = "kind of model"});
-  if (family != config.family()) config = config.in_family(family);
-  v.skip("vocab_size");
-  config.fields(v);
-  v.skip("");
-}
 
 DType activation_dtype(const std::string& text) {
   nn::check_value("--dtype", activation_dtypes(), text);
@@ -269,7 +260,7 @@ const std::vector<std::pair<std::string, std::string>>& aliases() {
 void read_flags(const FlagValues& flags, RunConfig& config) {
   FlagReader reader(flags);
   config.fields(reader);
-  reader.require_all_used(config.model.config.family());
+  reader.require_all_used(config.model);
 }
 
 std::string to_toml(const RunConfig& config) {
@@ -295,7 +286,11 @@ void check_texts(const RunConfig& config) {
 
 void check(const RunConfig& config) {
   try {
-    config.model.config.make();
+    // Any vocabulary does here: the tokenizer comes with the data.
+    if (config.model.is_described())
+      config.model.context();
+    else
+      config.model.config.make();
   } catch (const Error& e) {
     fail("model: ", e.what());
   }

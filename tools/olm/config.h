@@ -10,8 +10,8 @@
 
 namespace olm::tools {
 
-/// [model]: the family, and the members of its configuration. vocab_size is none of the keys: it
-/// is the tokenizer's.
+/// [model]: the family, and the members of its configuration; or a model of one's own, layer by
+/// layer. vocab_size is none of the keys: it is the tokenizer's.
 struct ModelSection {
   nn::ModelConfig config = nn::DecoderConfig{.family = "gpt2",
                                              .vocab_size = 256,
@@ -21,7 +21,19 @@ struct ModelSection {
                                              .max_seq_len = 64,
                                              .dropout = 0,
                                              .bias = false};
+  std::string description = {};             ///< path of a model.json, in place of `config`
+  std::optional<int64_t> max_seq_len = {};  ///< of a description; what its layers take if empty
   void fields(nn::FieldVisitor& v);
+
+  bool is_described() const { return !description.empty(); }
+  /// For messages: "the model family gpt2", "the model arch.json".
+  std::string name() const;
+  /// Not filled. Throws where a description has another vocabulary, or layers that do not fit.
+  nn::Ref<nn::Module> make(int64_t vocab_size) const;
+  /// Fills by the family's rule; what is described, by GPT-2's.
+  void init(nn::Module& model, const nn::InitOptions& options) const;
+  /// Tokens of a training sequence.
+  int64_t context() const;
 };
 
 /// Of activations, in training as in use.

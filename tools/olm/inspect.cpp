@@ -123,6 +123,7 @@ int inspect(const InspectArgs& args) {
     fmt::print("{}", models_table());
     return 0;
   }
+  if (!args.model.empty()) return inspect_model(args);
   const std::string& path = args.path;
   if (folder_exists(path)) {
     show_folder(path);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <olm/engine/file.h>
+
 #include "tools/olm/machine.h"
 
 namespace olm::tools {
@@ -132,6 +134,32 @@ const Preset& find_preset(const std::string& name) {
     known += (known.empty() ? "" : ", ") + preset.name;
   }
   fail("--preset: unknown preset \"", name, "\"; known are ", known);
+}
+
+ModelSection find_model(const std::string& name, const ModelSection& usual) {
+  ModelSection model = usual;
+  model.description.clear();
+  model.max_seq_len.reset();
+  const bool folder = folder_exists(name);
+  if (folder || name.ends_with(".json")) {
+    model.description = folder ? name + "/model.json" : name;
+    if (!file_exists(model.description))
+      throw FileError(name, folder ? ": holds no model.json" : ": there is no such file");
+    return model;
+  }
+  std::string known;
+  const auto is = [&](const std::string& other) {
+    known += (known.empty() ? "" : ", ") + other;
+    return name == other;
+  };
+  for (const Preset& preset : presets())
+    if (is(preset.name)) return preset.config.model;
+  for (const nn::ModelPreset& preset : nn::model_presets())
+    if (is(preset.name)) return {.config = preset.config};
+  for (const std::string& family : nn::families().names())
+    if (is(family)) return {.config = model.config.in_family(family)};
+  fail("--model: \"", name,
+       "\" is no .json file, no run folder, and no name of a model; known are ", known);
 }
 
 std::string presets_table() {

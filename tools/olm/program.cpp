@@ -84,6 +84,8 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
   train_app->add_option("--config", args.config, "TOML file with the configuration");
   train_app->add_option("--preset", args.preset,
                         "named configuration to begin with: " + preset_names());
+  train_app->add_option("--model", args.model,
+                        "model.json of a model of one's own, run folder, or name of a model");
   train_app->add_option("--resume", args.resume, "go on with the run in this folder");
   train_app->add_flag("--print-config", args.print_config, "print the configuration and stop");
   train_app->add_flag("--print-presets", args.print_presets, "print a table of presets and stop");
@@ -127,9 +129,45 @@ void add_inspect(CLI::App& app, Job& job, InspectArgs& args) {
   CLI::App* inspect_app = app.add_subcommand("inspect", "Show what is in a run or a file");
   inspect_app->add_option("path", args.path, "run folder, safetensors or JSON file");
   inspect_app->add_flag("--models", args.models, "print a table of the library's models and stop");
+  inspect_app->add_option("--model", args.model,
+                          "what a model is and takes: model.json, run folder, preset, model or "
+                          "family by name; nothing is allocated");
+  inspect_app->add_option("--batch", args.batch, "with --model: sequences")->capture_default_str();
+  inspect_app
+      ->add_option("--context", args.context,
+                   "with --model: tokens of a sequence; 0 is all that it takes")
+      ->capture_default_str();
+  inspect_app
+      ->add_option("--vocab-size", args.vocab_size,
+                   "with --model: ids, where it leaves them to the tokenizer")
+      ->capture_default_str();
+  add_dtype(*inspect_app, args.dtype);
+  inspect_app->add_flag("--json", args.json, "with --model: the figures as JSON");
   inspect_app->callback([&] {
-    if (args.path.empty() && !args.models) throw CLI::RequiredError("path or --models");
+    if (args.path.empty() && args.model.empty() && !args.models)
+      throw CLI::RequiredError("path, --model or --models");
     job = {"olm inspect", [&] { return inspect(args); }};
+  });
+}
+
+void add_ablate(CLI::App& app, Job& job, AblateArgs& args) {
+  CLI::App* ablate_app =
+      app.add_subcommand("ablate", "Train variants of a model by turns and compare them");
+  ablate_app->add_option("variants", args.variants,
+                         "each a model.json, or a preset, model or family by name");
+  ablate_app->add_option("--config", args.train.config, "TOML file with what they share");
+  ablate_app->add_option("--preset", args.train.preset, "what they share: " + preset_names());
+  ablate_app->add_option("--resume", args.resume, "go on with the comparison in this folder");
+  ablate_app
+      ->add_option("--slice", args.slice,
+                   "steps of a variant before the next one's turn, which ends with a "
+                   "checkpoint; 0 is about five seconds of them")
+      ->capture_default_str();
+  add_config_flags(*ablate_app, args.train.flags);
+  ablate_app->callback([&] {
+    if (args.variants.empty() && args.resume.empty())
+      throw CLI::RequiredError("two variants, or --resume");
+    job = {"olm ablate", [&] { return ablate(args); }};
   });
 }
 
@@ -264,12 +302,14 @@ int run(int argc, char** argv) {
   SampleArgs sample_args;
   EvalArgs eval_args;
   InspectArgs inspect_args;
+  AblateArgs ablate_args;
   TokenizerArgs tokenizer_args;
   AllBenchArgs bench_args;
   add_train(app, job, train_args);
   add_sample(app, job, sample_args);
   add_eval(app, job, eval_args);
   add_inspect(app, job, inspect_args);
+  add_ablate(app, job, ablate_args);
   add_tokenizer(app, job, tokenizer_args);
   add_bench(app, job, bench_args);
   app.add_subcommand("doctor", "Show what this machine and this build are")->callback([&] {
