@@ -63,6 +63,7 @@ void run(Cpu, const MoESort& k) {
 
 void run(Cpu, const MoEPermute& k) {
   check_indices(k.name, i32, k.rows, k.pairs, k.pairs);
+  if (k.pairs * k.cols == 0) return;
   const int64_t bytes = k.cols * int64_t(size_of(k.dtype));
   parallel_for(k.pairs, rows_per_range(k.cols), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)

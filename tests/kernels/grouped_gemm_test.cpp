@@ -172,6 +172,35 @@ TEST_SUITE("kernels/grouped_gemm") {
     set_threads(before);
   }
 
+  TEST_CASE("gradients that are large together have the bits of each alone") {
+    const int64_t rows = 80, n = 1024, k = 512, size = k * n;  // 2 MiB each, 8 together
+    const int32_t offsets[] = {0, 30, 31, 60, 80};
+    Generator rng(1);
+    const Tensor a = randn({rows, k}, rng), b = randn({rows, n}, rng);
+    const Tensor together = zeros({kGroups, k, n}), alone = zeros({kGroups, k, n});
+    std::vector<void*> list;
+    for (int64_t g = 0; g < kGroups; ++g) {
+      list.push_back(together.mutable_data<float>() + g * size);
+      run(Cpu{}, Gemm{.a = a.data<float>() + offsets[g] * k,
+                      .b = b.data<float>() + offsets[g] * n,
+                      .c = alone.mutable_data<float>() + g * size,
+                      .transpose_a = true,
+                      .m = k,
+                      .n = n,
+                      .k = offsets[g + 1] - offsets[g]});
+    }
+    run(Cpu{}, GroupedGemm{.a = a.data(),
+                           .b = b.data(),
+                           .c_list = list.data(),
+                           .by_depth = true,
+                           .offsets = offsets,
+                           .groups = kGroups,
+                           .rows = rows,
+                           .n = n,
+                           .k = k});
+    check_same_bits(together, alone, "gradients");
+  }
+
   TEST_CASE("sums of biases follow the groups") {
     const int32_t offsets[] = {1, 3, 3, 5, 9};
     const int64_t cols = 7, rows = 11;

@@ -72,7 +72,9 @@ TEST_SUITE("tools/bench") {
           Tiny{"swiglu", "3x8", 4}, Tiny{"gelu", "3x8", 8}, Tiny{"softmax", "3x8", 4},
           Tiny{"cross_entropy", "3x8", 4}, Tiny{"linear_cross_entropy", "3x8x4", 4},
           Tiny{"embedding", "3x8x4", 4}, Tiny{"rope", "1x2x3x4", 4}, Tiny{"adamw", "2x3x4", 2},
-          Tiny{"generate", "1x128x2", 2}}) {
+          Tiny{"generate", "1x128x2", 2}, Tiny{"moe_route", "3x8", 4},
+          Tiny{"moe_permute", "3x8", 4}, Tiny{"grouped_gemm", "6x5x4x2", 4},
+          Tiny{"moe_combine", "3x8", 4}, Tiny{"moe", "6x4x8x3", 4}}) {
       INFO(t.name);
       const Json j = printed_json({"bench", t.name, "--shape", t.shape, "--threads", "2", "--reps",
                                    "1", "--budget", "0", "--no-roofs", "--json", "-"});
@@ -87,6 +89,8 @@ TEST_SUITE("tools/bench") {
         // Bytes are whole; a small rate cut to few digits would not give them back.
         CHECK(bytes == doctest::Approx(std::round(bytes)).epsilon(1e-5));
         CHECK_FALSE(c.contains("roof"));
+        CHECK(c.contains("ratio") == (t.name == std::string("moe")));
+        if (c.contains("ratio")) CHECK(c.at("ratio").as_double() > 0);
       }
     }
   }

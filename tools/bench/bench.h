@@ -38,6 +38,12 @@ void put_json(const std::string& path, const Json& json);
 /// Prints a line for readers: on stdout, unless JSON goes there.
 void put_text(const std::string& json_path, const std::string& text);
 
+/// A call that a case is compared with: both are timed by turns.
+struct Beside {
+  std::string name = {};
+  std::function<std::function<Tensors()>()> prepare = {};
+};
+
 /// One measured call.
 struct Case {
   std::string name = {};   ///< "gemm NT"
@@ -52,6 +58,7 @@ struct Case {
   /// row_step-th row alone. Empty where there is no such thing.
   std::function<Tensors()> exact = {};
   int64_t row_step = 1;
+  Beside beside = {};
 };
 using Cases = std::vector<Case>;
 using Sizes = std::vector<int64_t>;
@@ -88,6 +95,11 @@ void add_embedding(Cases&, const Sizes&, DType);
 void add_rope(Cases&, const Sizes&, DType);
 void add_adamw(Cases&, const Sizes&, DType);
 void add_generate(Cases&, const Sizes&, DType);
+void add_moe_route(Cases&, const Sizes&, DType);
+void add_moe_permute(Cases&, const Sizes&, DType);
+void add_grouped_gemm(Cases&, const Sizes&, DType);
+void add_moe_combine(Cases&, const Sizes&, DType);
+void add_moe(Cases&, const Sizes&, DType);
 
 /// Adds a case's forward without recording, and its forward with the gradients of its inputs, which
 /// come first among the results. `shape` is what the case calls so. In f64 the op gets inputs of

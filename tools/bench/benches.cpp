@@ -26,6 +26,16 @@ double elements_of_parameters(const Sizes& s) {
   const auto tensors = double(s[0]), rows = double(s[1]), cols = double(s[2]);
   return 4 * tensors * (rows * cols + 100);
 }
+/// Rows of inputs and results, and the groups' matrices.
+double elements_of_groups(const Sizes& s) {
+  const auto rows = double(s[0]), out = double(s[1]), in = double(s[2]), groups = double(s[3]);
+  return 2 * rows * (out + in) + 2 * groups * out * in;
+}
+/// Rows of each token's two experts, the experts of half the width, and the dense network beside.
+double elements_of_moe(const Sizes& s) {
+  const auto rows = double(s[0]), d = double(s[1]), hidden = double(s[2]), experts = double(s[3]);
+  return rows * (14 * d + 14 * hidden) + 3 * (experts + 2) * d * hidden;
+}
 /// The layers' weights, table and head, and the cache.
 double elements_of_generate(const Sizes& s) {
   const auto layers = double(s[0]), d = double(s[1]), tokens = double(s[2]);
@@ -46,6 +56,7 @@ const std::vector<Bench>& benches() {
                                    {130, 131, 2}, {97, 200, 1111}, {40, 50257, 64}};
   static const Shapes odd_rows{{1, 3},    {3, 8},      {7, 33},   {130, 768},
                                {5, 4099}, {257, 2048}, {3, 50257}};
+  static const Shapes odd_routes{{1, 2}, {3, 8}, {257, 33}, {70, 256}};
   static const Shapes attention{{4, 8, 512, 64}, {4, 8, 2048, 64}};
   static const Shapes odd_attention{{1, 1, 1, 2}, {1, 2, 31, 16}, {2, 3, 130, 64}, {1, 2, 257, 80}};
   static const Shapes heads{{1024, 50257, 768}, {4096, 8192, 512}};
@@ -84,6 +95,21 @@ const std::vector<Bench>& benches() {
        {{8, 768, 3072}},
        {{3, 7, 33}, {8, 100, 300}},
        add_adamw},
+      {"moe_route", "TOKENSxEXPERTS", tensors_of<5, 2>, {{4096, 64}}, odd_routes, add_moe_route},
+      {"moe_permute", "TOKENSxD", tensors_of<6, 2>, {{4096, 512}}, odd_rows, add_moe_permute},
+      {"grouped_gemm",
+       "ROWSxOUTxINxGROUPS",
+       elements_of_groups,
+       {{8192, 1408, 512, 8}, {8192, 1408, 512, 64}},
+       {{2, 3, 5, 2}, {65, 33, 31, 3}, {300, 130, 70, 7}},
+       add_grouped_gemm},
+      {"moe_combine", "TOKENSxD", tensors_of<8, 2>, {{4096, 512}}, odd_rows, add_moe_combine},
+      {"moe",
+       "TOKENSxDxHIDDENxEXPERTS",
+       elements_of_moe,
+       {{4096, 512, 1408, 8}, {4096, 512, 1408, 64}},
+       {{1, 3, 4, 2}, {33, 65, 30, 5}, {300, 64, 128, 16}},
+       add_moe},
       {"generate",
        "LAYERSxDxTOKENS",
        elements_of_generate,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <optional>
 
 #include <olm/engine/allocator.h>
 #include <olm/kernels/base/instruction_set.h>
@@ -85,33 +86,64 @@ Cases gather_cases(const BenchArgs& args) {
   return cases;
 }
 
-/// Microseconds of one call. With `copies` operands above 1 the calls take them in turn.
-Kept<double> time_calls(const Case& c, Gate& gate, const Series& how, int64_t copies) {
-  using Clock = std::chrono::steady_clock;
-  std::vector<std::function<Tensors()>> calls;
-  for (int64_t i = 0; i < copies; ++i) calls.push_back(c.prepare());
-  std::vector<Tensors> results(static_cast<size_t>(copies));
-  size_t next = 0;
-  const auto run_many = [&](int64_t n) {
+/// Operands of a call, and the seconds that it takes upon them.
+class Timed {
+ public:
+  /// With `copies` operands above 1 the calls take them in turn.
+  Timed(const std::function<std::function<Tensors()>()>& prepare, int64_t copies)
+      : results_(static_cast<size_t>(copies)) {
+    for (int64_t i = 0; i < copies; ++i) calls_.push_back(prepare());
+    run_many(copies);
+    const double once = run_many(copies) / double(copies);
+    inner_ = int64_t(std::clamp(std::ceil(0.01 / std::max(once, 1e-9)), 1.0, 1e6));
+  }
+  /// Microseconds of one call.
+  double sample() {
+    run_many(1);  // wakes the threads, which slept through the canary
+    return 1e6 * run_many(inner_) / double(inner_);
+  }
+
+ private:
+  double run_many(int64_t n) {
+    using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
-    for (int64_t i = 0; i < n; ++i, next = (next + 1) % calls.size()) {
-      Tensors result = calls[next]();
-      if (copies > 1) results[next].swap(result);
+    for (int64_t i = 0; i < n; ++i, next_ = (next_ + 1) % calls_.size()) {
+      Tensors result = calls_[next_]();
+      if (calls_.size() > 1) results_[next_].swap(result);
     }
     return std::chrono::duration<double>(Clock::now() - start).count();
-  };
-  run_many(copies);
-  const double once = run_many(copies) / double(copies);
-  const auto inner = int64_t(std::clamp(std::ceil(0.01 / std::max(once, 1e-9)), 1.0, 1e6));
-  return sample_series(gate, how, [&] {
-    run_many(1);  // wakes the threads, which slept through the canary
-    return 1e6 * run_many(inner) / double(inner);
+  }
+
+  std::vector<std::function<Tensors()>> calls_;
+  std::vector<Tensors> results_;
+  size_t next_ = 0;
+  int64_t inner_ = 1;
+};
+
+/// Of one call, and, where there is one, of that beside it.
+struct Times {
+  double us = 0, beside_us = 0;
+};
+
+Kept<Times> time_calls(const Case& c, Gate& gate, const Series& how, int64_t copies) {
+  Timed own(c.prepare, copies);
+  std::optional<Timed> beside;
+  if (c.beside.prepare) beside.emplace(c.beside.prepare, copies);
+  return sample_series(gate, how, [&]() -> Times {
+    return {.us = own.sample(), .beside_us = beside ? beside->sample() : 0};
   });
+}
+
+Spread spread_over(const std::vector<Times>& times, double (*value)(const Times&)) {
+  std::vector<double> values;
+  for (const Times& t : times) values.push_back(value(t));
+  return spread_of(std::move(values));
 }
 
 /// What a case is held against.
 struct Measured {
-  Spread us;
+  Spread us = {};
+  Spread beside_us = {}, ratio = {};  ///< ratio: of each pair's own time by that beside it
   int64_t kept = 0, taken = 0;
   bool cold = false;
   Roof roof = {};
@@ -119,15 +151,17 @@ struct Measured {
 };
 
 Measured measure(const Case& c, const BenchArgs& args, const Roofs& roofs, Gate& gate) {
-  Measured m{.us = {}, .cold = args.cold && !c.cost.products};
+  Measured m{.cold = args.cold && !c.cost.products};
   int64_t copies = 1;
   if (m.cold)
     copies = std::clamp(int64_t(2 * double(last_level_cache()) / c.cost.bytes) + 1, int64_t(2),
                         int64_t(1024));
-  const Kept<double> kept =
+  const Kept<Times> kept =
       time_calls(c, gate, {.least = args.reps, .budget = args.budget, .patience = 5}, copies);
   empty_cache();
-  m.us = spread_of(kept.values);
+  m.us = spread_over(kept.values, [](const Times& t) { return t.us; });
+  m.beside_us = spread_over(kept.values, [](const Times& t) { return t.beside_us; });
+  m.ratio = spread_over(kept.values, [](const Times& t) { return t.us / t.beside_us; });
   m.kept = kept.kept;
   m.taken = kept.taken;
   if (roofs.f32_fma == 0) return m;
@@ -155,6 +189,11 @@ Json json_of(const Case& c, const Measured& m, int threads) {
   j["gflops"] = rounded(c.cost.flop / m.us.median / 1e3);
   j["gbps"] = rounded(c.cost.bytes / m.us.median / 1e3);
   if (c.cost.tokens > 0) j["tokens_per_s"] = rounded(c.cost.tokens / m.us.median * 1e6);
+  if (c.beside.prepare) {
+    j["beside"] = c.beside.name;
+    j["beside_us"] = rounded(m.beside_us.median);
+    j["ratio"] = rounded(m.ratio.median);
+  }
   if (m.roof.rate > 0) {
     j["roof"] = m.roof.name;
     j["percent_of_roof"] = rounded(m.percent);
@@ -171,6 +210,9 @@ std::string line_of(const Case& c, const Measured& m) {
   if (c.cost.flop > 0) s += fmt::format("  {:.1f} GFLOP/s", c.cost.flop / m.us.median / 1e3);
   s += fmt::format("  {:.2f} GB/s", c.cost.bytes / m.us.median / 1e3);
   if (c.cost.tokens > 0) s += fmt::format("  {:.1f} tokens/s", c.cost.tokens / m.us.median * 1e6);
+  if (c.beside.prepare)
+    s += fmt::format("  {:.3f} times {} ({:.3f} to {:.3f})", m.ratio.median, c.beside.name,
+                     m.ratio.min, m.ratio.max);
   if (m.roof.rate > 0) s += fmt::format("  {:.0f} % of {}", m.percent, m.roof.name);
   if (m.kept < 3) s += "  (noisy)";
   return s;

@@ -32,7 +32,7 @@ void check(const GroupedGemm& g) {
 /// The rows of group i, times its matrix; `bias` is in acc_dtype of C.
 Problem rows_of(const GroupedGemm& g, int64_t i, const void* bias) {
   const int64_t first = g.offsets[i], end = g.offsets[i + 1];
-  Problem p{.m = end - first, .n = g.n, .k = g.k};
+  Problem p{.m = end - first, .n = g.n, .k = g.k, .c_total = g.rows * g.n};
   p.a = {advance(g.a, first * g.k, g.a_dtype), g.a_dtype, g.k, false};
   p.b = {g.b_list[i], g.b_dtype, g.transpose_b ? g.k : g.n, g.transpose_b};
   p.epilogue = {.dtype = g.c_dtype,
@@ -50,7 +50,7 @@ Problem depth_of(const GroupedGemm& g, int64_t i) {
   const int64_t first = g.offsets[i], end = g.offsets[i + 1];
   const bool adds = g.accumulate && g.accumulate[i];
   if (g.c_list[i] == nullptr || (adds && first == end)) return {};
-  Problem p{.m = g.k, .n = g.n, .k = end - first};
+  Problem p{.m = g.k, .n = g.n, .k = end - first, .c_total = g.groups * g.k * g.n};
   p.a = {advance(g.a, first * g.k, g.a_dtype), g.a_dtype, g.k, true};
   p.b = {advance(g.b, first * g.n, g.b_dtype), g.b_dtype, g.n, false};
   p.epilogue = {.dtype = g.c_dtype, .c = g.c_list[i], .ldc = g.n, .accumulate = adds};

@@ -54,7 +54,8 @@ bool wants_non_temporal(const Problem& p) {
   const auto on_line = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 64 == 0; };
   const bool whole_lines =
       on_line(e.c) && on_line(e.preactivation) && e.ldc * int64_t(size_of(e.dtype)) % 64 == 0;
-  return whole_lines && !e.accumulate && uses_non_temporal_stores(e.dtype, p.m * p.n);
+  return whole_lines && !e.accumulate &&
+         uses_non_temporal_stores(e.dtype, std::max(p.m * p.n, p.c_total));
 }
 
 /// True where there is nothing to transpose, convert or fill up in A, and its rows do not compete

@@ -26,6 +26,7 @@ struct Problem {
   int64_t m = 0, n = 0, k = 0;
   double alpha = 1;
   Epilogue epilogue = {};  ///< with C itself
+  int64_t c_total = 0;  ///< elements of all C written side by side, where that is more than m · n
 };
 
 }  // namespace olm::kernels::gemm
