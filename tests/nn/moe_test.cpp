@@ -161,21 +161,22 @@ TEST_SUITE("nn/moe") {
   }
 
   TEST_CASE("experts that differ are not computed as if they were alike") {
-    int made = 0;
-    const MoEOptions sizes{.embed_dim = 6, .num_experts = 3, .top_k = 3};
-    const auto expert = [&] {
-      const ClassicFFNOptions kinds[] = {
-          {.hidden_dim = 5}, {.hidden_dim = 5, .activation = "relu"}, {.hidden_dim = 4}};
-      return ClassicFFN(6, kinds[made++ % 3]);
-    };
-    const auto mixed = MoEFeedForward(sizes, expert);
-    init(mixed, {.seed = 3});
-    const Tensor x = tokens_of(1, {5, 6});
-    const Tensor weights = (*mixed->router.typed())(x);
-    Tensor wanted = zeros({5, 6});
-    for (int64_t e = 0; e < 3; ++e)
-      wanted = wanted + mixed->get("experts." + std::to_string(e))(x) * slice(weights, 1, e, e + 1);
-    check_close(mixed(x), wanted, f32, 16, "mixed");
+    const ClassicFFNOptions usual{.hidden_dim = 5};
+    for (const ClassicFFNOptions& other :
+         {ClassicFFNOptions{.hidden_dim = 5, .activation = "relu"},
+          ClassicFFNOptions{.hidden_dim = 4}, ClassicFFNOptions{.hidden_dim = 5, .bias = false}}) {
+      int made = 0;
+      const auto mixed = MoEFeedForward({.embed_dim = 6, .num_experts = 3, .top_k = 3},
+                                        [&] { return ClassicFFN(6, made++ == 1 ? other : usual); });
+      init(mixed, {.seed = 3});
+      const Tensor x = tokens_of(1, {5, 6});
+      const Tensor weights = (*mixed->router.typed())(x);
+      Tensor wanted = zeros({5, 6});
+      for (int64_t e = 0; e < 3; ++e)
+        wanted =
+            wanted + mixed->get("experts." + std::to_string(e))(x) * slice(weights, 1, e, e + 1);
+      check_close(mixed(x), wanted, f32, 16, "mixed");
+    }
   }
 
   TEST_CASE("an expert that was replaced is run by itself, and model.json tells of it") {
