@@ -96,12 +96,12 @@ TEST_SUITE("nn/documents") {
   }
 
   TEST_CASE("a model with learned or rotary positions gives documents the logits they have alone") {
-    const LlamaConfig llama{.vocab_size = kEnd + 1,
-                            .embed_dim = 8,
-                            .num_layers = 2,
-                            .num_heads = 2,
-                            .num_kv_heads = 1,
-                            .max_seq_len = 10};
+    const DecoderConfig llama{.vocab_size = kEnd + 1,
+                              .embed_dim = 8,
+                              .num_layers = 2,
+                              .num_heads = 2,
+                              .num_kv_heads = 1,
+                              .max_seq_len = 10};
     for (const Ref<BlockModule>& model : {small_model(), Llama3Model(llama)}) {
       init(model, {.seed = 3});
       const NoGrad guard;

@@ -192,8 +192,13 @@ void check_gradients(Module& model, const Named& wanted) {
   for (const auto& [key, tensor] : wanted) all = std::hypot(all, norm(to_host<double>(tensor)));
   REQUIRE(wanted.size() == model.named_parameters().size());
   for (const auto& [key, reference] : wanted) {
-    std::vector<double> got = to_host<double>(grad(model.parameter(key).tensor()));
     const std::vector<double> exact = to_host<double>(reference);
+    const Tensor gradient = grad(model.parameter(key).tensor());
+    if (!gradient.defined()) {  // of an expert that no token chose
+      CHECK_MESSAGE(norm(exact) == 0, key);
+      continue;
+    }
+    std::vector<double> got = to_host<double>(gradient);
     REQUIRE(got.size() == exact.size());
     for (size_t i = 0; i < got.size(); ++i) got[i] -= exact[i];
     const double relative = norm(got) / std::max(norm(exact), 1e-3 * all);
@@ -328,7 +333,7 @@ TEST_SUITE("nn/families") {
   }
 
   TEST_CASE("a token costs what the experts that it is sent to cost") {
-    DecoderConfig c = grouped("deepseek_v3");
+    DecoderConfig c = small("deepseek_v3");
     c.num_experts = 8;
     const auto flops = [&] { return forward_flops_per_token(*DecoderModel(c), 16); };
     const double before = flops();
