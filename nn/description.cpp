@@ -238,7 +238,8 @@ Json describe(Module& module) {
   if (options.size()) json["options"] = options;
   Json children = Json::object();
   for (const auto& [name, slot] : module.children())
-    if (module.describes_children() || slot->replaced()) children[name] = describe(*slot->module());
+    if (module.describes_children() || slot->replaced())
+      children.append(name, describe(*slot->module()));
   if (children.size()) json["children"] = children;
   return json;
 }
