@@ -250,7 +250,7 @@ Json describe(Module& module) {
   if (options.size()) json["options"] = options;
   Json children = Json::object();
   for (const auto& [name, slot] : module.children())
-    if (is_described(module, *slot)) children[name] = describe(*slot->module());
+    if (is_described(module, *slot)) children.append(name, describe(*slot->module()));
   if (children.size()) json["children"] = children;
   return json;
 }

@@ -1,4 +1,5 @@
 #include <cmath>
+#include <unordered_set>
 
 #include <olm/engine/raw.h>
 #include <olm/nn/module.h>
@@ -37,11 +38,9 @@ using RuleOf = std::function<InitRule(const std::string& key, const Parameter&)>
 void fill(Module& model, const InitOptions& options, const RuleOf& rule_of) {
   require_device(options.device);
   require(is_float(options.dtype), "init: wanted a float dtype, got ", options.dtype);
-  std::vector<const Tensor*> done;
+  std::unordered_set<const TensorImpl*> done;
   model.for_each_parameter([&](const std::string& key, Parameter& p) {
-    for (const Tensor* handle : done)
-      if (handle->is_same(p.handle())) return;  // tied: its first key filled it
-    done.push_back(&p.handle());
+    if (!done.insert(&p.handle().impl()).second) return;  // tied: its first key filled it
     if (options.device.kind == DeviceKind::meta)
       return p.assign(empty(p.shape(), {options.dtype, meta}));
     Generator rng(derive_seed(options.seed, key));

@@ -1,6 +1,8 @@
 // Models of one's own: trained from a description, inspected, and compared.
 #include <tests/tools/program.h>
 
+#include <algorithm>
+
 #include <olm/engine/json.h>
 
 using namespace olm;
@@ -189,6 +191,9 @@ TEST_SUITE("tools/architecture") {
     INFO(r.err);
     REQUIRE(r.status == 0);
     CHECK(losses(f / "cmp/base").size() == 25 + 4);
+    // What is due where a turn ends is made in that turn, and stands beside its step.
+    const std::string log = read_file(f / "cmp/base/metrics.jsonl");
+    CHECK(std::count(log.begin(), log.end(), '\n') == 1 + 25);
     CHECK(losses(f / "cmp/base") == losses(f / "cmp/copy"));
     CHECK(losses(f / "cmp/base") != losses(f / "cmp/layer,norm"));
     CHECK(r.out.find("at step 25") != std::string::npos);
