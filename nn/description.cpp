@@ -236,12 +236,11 @@ bool is_changed(Module& module) {
   return false;
 }
 
-/// True where a description of `owner` has to hold this child.
+}  // namespace
+
 bool is_described(Module& owner, const ChildSlot& slot) {
   return owner.describes_children() || slot.replaced() || is_changed(*slot.module());
 }
-
-}  // namespace
 
 Json describe(Module& module) {
   Json json = Json::object();

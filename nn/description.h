@@ -8,6 +8,9 @@
 
 namespace olm::nn {
 
+/// True where a description of `owner` holds this child: it is not what the options make.
+OLM_API bool is_described(Module& owner, const ChildSlot& slot);
+
 /// A model and everything below it as {"type", "options", "children"}, where children go by the
 /// names of their slots ("blocks.0", "block"). Equal for equal architectures. Throws where a part
 /// cannot describe itself.

@@ -200,12 +200,13 @@ TEST_SUITE("nn/description") {
   }
 
   TEST_CASE("costs are those of a real step") {
-    GPT2Config config{.vocab_size = 50,
-                      .embed_dim = 32,
-                      .num_layers = 2,
-                      .num_heads = 4,
-                      .max_seq_len = 24,
-                      .dropout = 0};
+    DecoderConfig config{.family = "gpt2",
+                         .vocab_size = 50,
+                         .embed_dim = 32,
+                         .num_layers = 2,
+                         .num_heads = 4,
+                         .max_seq_len = 24,
+                         .dropout = 0};
     const Ref<BlockModule> model = GPT2Model(config);
     const CostOptions options{.batch = 3, .context = 24};
     const Cost cost = cost_of(*model, options);

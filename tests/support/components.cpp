@@ -10,7 +10,9 @@
 #include <olm/nn/activations.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
+#include <olm/nn/embeddings.h>
 #include <olm/nn/feedforward.h>
+#include <olm/nn/moe.h>
 #include <olm/nn/registry.h>
 #include <tests/support/layer_parity.h>
 #include <tests/support/sequence.h>
@@ -43,8 +45,9 @@ struct Component {
   std::string name;
   Shape width = {};
   std::function<Ref<Module>()> make = {};
-  std::string fixture = {};  ///< a layer in layers.safetensors; none if empty
+  std::string fixture = {};                         ///< a layer in `file`; none if empty
   std::function<Ref<Module>()> fixture_layer = {};  ///< what that is; `make` if empty
+  std::string file = "layers.safetensors";
 };
 
 /// x + block(x), to stand for combinators of one's own.
@@ -54,6 +57,13 @@ class Added final : public BaseCombinator {
   Tensor forward(const Tensor& x, Context& ctx) override { return x + block(x, ctx); }
   std::string type_name() const override { return "Added"; }
   Child<> block;
+};
+
+/// tanh(x), to stand for activations of one's own.
+class OwnTanh final : public ActivationBase {
+ public:
+  Tensor forward(const Tensor& x, Context&) override { return tanh(x); }
+  std::string type_name() const override { return "OwnTanh"; }
 };
 
 const AttentionOptions kCausal{.embed_dim = 12, .num_heads = 3, .causal = true};
@@ -67,6 +77,17 @@ Component activation(const char* component, const char* name) {
 }
 Ref<Module> layer() { return TransformerBlock(8, 2, 6); }
 Ref<Module> network() { return Block({LayerNorm(8), SwiGLUFFN(8)}); }
+Ref<Module> mixture() {
+  return MoEFeedForward({.embed_dim = 6, .num_experts = 4},
+                        [] { return ClassicFFN(6, {.hidden_dim = 5}); });
+}
+/// TransformerBlock, whose additions are a combinator of one's own.
+Ref<Module> added_layer() {
+  return Block(
+      {make<Added>(Block({LayerNorm(8), FlashAttentionwithRoPE(8, 2, 6, {.causal = true})})),
+       make<Added>(network())});
+}
+Ref<Module> branches() { return Parallel({network(), Block({RMSNorm(8), GeGLUFFN(8)})}); }
 Ref<Module> small_lm() {
   return LM({.vocab_size = 11, .embed_dim = 8, .num_heads = 2, .num_layers = 2, .max_seq_len = 6});
 }
@@ -91,6 +112,21 @@ std::vector<Component> components() {
        {3, 10},
        [] { return PartialRotaryPositionalEmbedding(10, {.max_seq_len = 8}); },
        "PartialRotaryPositionalEmbedding"},
+      {"ALiBiPositionalBias",
+       {12},
+       [] { return MultiHeadAttentionwithALiBi(12, 4); },
+       "MultiHeadAttentionwithALiBi",
+       {},
+       "attention_layers.safetensors"},
+      {"ScaledRotaryPositionalEmbedding",
+       {3, 12},
+       [] {
+         return ScaledRotaryPositionalEmbedding(12, 96, 10000,
+                                                {.scaling_type = "linear", .scaling_factor = 4});
+       },
+       "olm.linear",
+       {},
+       "positions.safetensors"},
       {"AttentionBase",
        {12},
        [] { return make<AttentionBase>(kCausal); },
@@ -122,12 +158,38 @@ std::vector<Component> components() {
              {.embed_dim = 12, .num_heads = 6, .num_kv_heads = 2, .max_seq_len = 8});
        },
        "GroupedQueryAttention"},
-      {"MultiHeadAttentionwithALiBi", {12}, [] { return MultiHeadAttentionwithALiBi(12, 3); }},
+      {"MultiHeadAttentionwithALiBi",
+       {12},
+       [] { return MultiHeadAttentionwithALiBi(12, 4); },
+       "MultiHeadAttentionwithALiBi",
+       {},
+       "attention_layers.safetensors"},
       {"LayerNorm", {6}, [] { return LayerNorm(6); }, "LayerNorm"},
       {"RMSNorm", {6}, [] { return RMSNorm(6); }, "RMSNorm"},
       {"ClassicFFN", {6}, [] { return ClassicFFN(6); }, "ClassicFFN"},
       {"SwiGLUFFN", {6}, [] { return SwiGLUFFN(6); }, "SwiGLUFFN"},
       {"GeGLUFFN", {6}, [] { return GeGLUFFN(6); }, "GeGLUFFN"},
+      {"ClassicMoEFFN",
+       {6},
+       [] { return ClassicMoEFFN(6, {.num_experts = 4, .hidden_dim = 5}); },
+       "ClassicMoEFFN",
+       {},
+       "moe.safetensors"},
+      {"SwiGLUMoEFFN",
+       {6},
+       [] { return SwiGLUMoEFFN(6, {.num_experts = 4, .hidden_dim = 5}); },
+       "SwiGLUMoEFFN",
+       {},
+       "moe.safetensors"},
+      {"GeGLUMoEFFN",
+       {6},
+       [] { return GeGLUMoEFFN(6, {.num_experts = 4, .hidden_dim = 5}); },
+       "GeGLUMoEFFN",
+       {},
+       "moe.safetensors"},
+      {"MoEFeedForwardBase", {6}, mixture, "ClassicMoEFFN", mixture, "moe.safetensors"},
+      {"MoERouter", {6}, [] { return MoERouter(6, 5); }, "MoERouter", {}, "moe.safetensors"},
+      {"ActivationBase", {8}, [] { return make<OwnTanh>(); }, "activation.tanh"},
       activation("ReLU", "relu"),
       activation("LeakyReLU", "leaky_relu"),
       activation("ELU", "elu"),
@@ -147,14 +209,14 @@ std::vector<Component> components() {
       activation("LiGLU", "liglu"),
       activation("GLU", "glu"),
       {"Block", {8}, network, "TransformerBlock", layer},
-      {"BaseCombinator", {8}, [] { return make<Added>(network()); }},
+      {"BaseCombinator",
+       {8},
+       [] { return make<Added>(network()); },
+       "TransformerBlock",
+       added_layer},
       {"Residual", {8}, [] { return Residual(network()); }, "TransformerBlock", layer},
       {"Repeat", {8}, [] { return Repeat(layer, 2); }, "LM", small_lm},
-      {"Parallel",
-       {8},
-       [] {
-         return Parallel({network(), layer()});
-       }},
+      {"Parallel", {8}, branches, "Parallel", {}, "structures.safetensors"},
       {"TransformerBlock", {8}, layer, "TransformerBlock"},
       {"OutputHead", {6}, [] { return OutputHead(6, kVocab); }, "OutputHead"},
   };
@@ -252,7 +314,7 @@ void compare(const Component& c, ComponentFacts& facts) {
   facts.fixture = "none";
   if (c.fixture.empty()) return;
   const Ref<Module> compared = c.fixture_layer ? c.fixture_layer() : c.make();
-  facts.fixture_error = layer_parity_error(c.fixture, *compared);
+  facts.fixture_error = layer_parity_error(c.fixture, *compared, c.file);
   char text[32];
   std::snprintf(text, sizeof text, "%.0e", facts.fixture_error);
   facts.fixture = facts.fixture_error == 0 ? "0" : text;

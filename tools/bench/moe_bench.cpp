@@ -62,8 +62,8 @@ void add_moe(Cases& cases, const Sizes& shape, DType dtype) {
     const double flop = 2.0 * double(rows * hidden) * double(3 * d);
     const double weights = 3.0 * double(active * d * hidden) * sizeof(float);
     const double bytes = 2 * double(x.numel()) * double(size_of(t)) + weights;
-    return test::Costs{.forward = {.flop = flop, .bytes = bytes, .products = true},
-                       .both = {.flop = 3 * flop, .bytes = 3 * bytes, .products = true}};
+    return test::Costs{.forward = {.flop = flop, .bytes = bytes, .gemm = true},
+                       .both = {.flop = 3 * flop, .bytes = 3 * bytes, .gemm = true}};
   };
   test::OpCase dense = dense_case(d, hidden);
   moe.cost = [=](const Shape& x, DType t) { return cost_with(experts / kTopK, x, t); };

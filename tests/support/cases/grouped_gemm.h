@@ -61,8 +61,8 @@ inline OpCase grouped_linear_case(int64_t groups, int64_t out, bool biased, Acti
                 const double flop = 2.0 * double(s.numel()) * double(out);
                 const double rows = double(s[0] * (s[1] + out)) * double(size_of(dtype));
                 const double bytes = rows + double(groups * s[1] * out) * sizeof(float);
-                return Costs{.forward = {.flop = flop, .bytes = bytes, .products = true},
-                             .both = {.flop = 3 * flop, .bytes = 3 * bytes, .products = true}};
+                return Costs{.forward = {.flop = flop, .bytes = bytes, .gemm = true},
+                             .both = {.flop = 3 * flop, .bytes = 3 * bytes, .gemm = true}};
               }};
 }
 
