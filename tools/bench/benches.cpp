@@ -42,10 +42,42 @@ double elements_of_generate(const Sizes& s) {
   return layers * (11 * d * d + tokens * d) + 32 * d * d;
 }
 
+using Shapes = std::vector<Sizes>;
+
+/// What a layer of experts is made of, and the whole of it.
+std::vector<Bench> benches_of_mixtures(const Shapes& odd_rows) {
+  return {
+      {"moe_route",
+       "TOKENSxEXPERTS",
+       tensors_of<5, 2>,
+       {{4096, 64}},
+       {{1, 2}, {3, 8}, {257, 33}, {70, 256}},
+       add_moe_route},
+      {"moe_permute", "TOKENSxD", tensors_of<6, 2>, {{4096, 512}}, odd_rows, add_moe_permute},
+      {"grouped_gemm",
+       "ROWSxOUTxINxGROUPS",
+       elements_of_groups,
+       {{8192, 1408, 512, 8}, {8192, 1408, 512, 64}},
+       {{2, 3, 5, 2}, {65, 33, 31, 3}, {300, 130, 70, 7}},
+       add_grouped_gemm},
+      {"moe_combine", "TOKENSxD", tensors_of<8, 2>, {{4096, 512}}, odd_rows, add_moe_combine},
+      {"moe",
+       "TOKENSxDxHIDDENxEXPERTS",
+       elements_of_moe,
+       {{4096, 512, 1408, 8}, {4096, 512, 1408, 64}},
+       {{1, 3, 4, 2}, {33, 65, 30, 5}, {300, 64, 128, 16}},
+       add_moe},
+  };
+}
+
+std::vector<Bench> joined(std::vector<Bench> all, const std::vector<Bench>& more) {
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
 }  // namespace
 
 const std::vector<Bench>& benches() {
-  using Shapes = std::vector<Sizes>;
   static const Shapes gemms{
       {4096, 2304, 768}, {4096, 768, 768},  {4096, 3072, 768}, {4096, 768, 3072},
       {4096, 256, 256},  {4096, 1024, 256}, {3072, 1152, 384}, {3072, 1536, 384},
@@ -56,11 +88,10 @@ const std::vector<Bench>& benches() {
                                 {130, 131, 2}, {97, 200, 1111}, {40, 50257, 64}};
   static const Shapes odd_rows{{1, 3},    {3, 8},      {7, 33},   {130, 768},
                                {5, 4099}, {257, 2048}, {3, 50257}};
-  static const Shapes odd_routes{{1, 2}, {3, 8}, {257, 33}, {70, 256}};
   static const Shapes attention{{4, 8, 512, 64}, {4, 8, 2048, 64}};
   static const Shapes odd_attention{{1, 1, 1, 2}, {1, 2, 31, 16}, {2, 3, 130, 64}, {1, 2, 257, 80}};
   static const Shapes heads{{1024, 50257, 768}, {4096, 8192, 512}};
-  static const std::vector<Bench> table{
+  static const std::vector<Bench> others{
       {"gemm", "MxNxK", elements_of_gemm, gemms, odd_gemms, add_gemm},
       {"flash_attention", "BxHxTxD", tensors_of<12, 4>, attention, odd_attention,
        add_flash_attention},
@@ -95,21 +126,6 @@ const std::vector<Bench>& benches() {
        {{8, 768, 3072}},
        {{3, 7, 33}, {8, 100, 300}},
        add_adamw},
-      {"moe_route", "TOKENSxEXPERTS", tensors_of<5, 2>, {{4096, 64}}, odd_routes, add_moe_route},
-      {"moe_permute", "TOKENSxD", tensors_of<6, 2>, {{4096, 512}}, odd_rows, add_moe_permute},
-      {"grouped_gemm",
-       "ROWSxOUTxINxGROUPS",
-       elements_of_groups,
-       {{8192, 1408, 512, 8}, {8192, 1408, 512, 64}},
-       {{2, 3, 5, 2}, {65, 33, 31, 3}, {300, 130, 70, 7}},
-       add_grouped_gemm},
-      {"moe_combine", "TOKENSxD", tensors_of<8, 2>, {{4096, 512}}, odd_rows, add_moe_combine},
-      {"moe",
-       "TOKENSxDxHIDDENxEXPERTS",
-       elements_of_moe,
-       {{4096, 512, 1408, 8}, {4096, 512, 1408, 64}},
-       {{1, 3, 4, 2}, {33, 65, 30, 5}, {300, 64, 128, 16}},
-       add_moe},
       {"generate",
        "LAYERSxDxTOKENS",
        elements_of_generate,
@@ -117,6 +133,7 @@ const std::vector<Bench>& benches() {
        {{1, 128, 2}},
        add_generate},
   };
+  static const std::vector<Bench> table = joined(others, benches_of_mixtures(odd_rows));
   return table;
 }
 
