@@ -157,8 +157,8 @@ inline Ref<BlockModule> DeepSeekV3Model(const DecoderConfig& c) {
 }
 /// Norms behind attention and feed-forward layers alone, RMSNorm of all queries and of all keys of
 /// a token. OLMo Team 2025, arXiv:2501.00656.
-inline Ref<BlockModule> OLMo2Model(const DecoderConfig& c) { return DecoderModel("olmo2", c); }
+inline Ref<BlockModule> Olmo2Model(const DecoderConfig& c) { return DecoderModel("olmo2", c); }
 /// The same with the norm of queries and keys by heads, and windows in three layers of four.
-inline Ref<BlockModule> OLMo3Model(const DecoderConfig& c) { return DecoderModel("olmo3", c); }
+inline Ref<BlockModule> Olmo3Model(const DecoderConfig& c) { return DecoderModel("olmo3", c); }
 
 }  // namespace olm::nn

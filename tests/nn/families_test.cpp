@@ -131,6 +131,19 @@ void published_deepseek(DecoderConfig& c) {
 
 std::vector<Case> vendor_cases() {
   return {
+      {"hf_llama3",
+       with(grouped("llama3"),
+            [](DecoderConfig& c) {
+              c.rope_theta = 500;
+              c.rms_norm_eps = 1e-6;
+              c.rope_pairing = "halves";
+              c.rope_scaling = {.scaling_type = "llama3",
+                                .scaling_factor = 4,
+                                .original_max_seq_len = 8,
+                                .low_freq_factor = 1,
+                                .high_freq_factor = 4};
+            }),
+       false},
       {"hf_mistral",
        with(grouped("mistral", false),
             [](DecoderConfig& c) {

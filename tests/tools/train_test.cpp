@@ -172,12 +172,14 @@ TEST_SUITE("tools/train") {
     CHECK_FALSE(folder_exists(out / "run"));
   }
 
-  TEST_CASE("bf16, accumulation, the Llama family and other optimizers train") {
+  TEST_CASE("bf16, accumulation, other families and other optimizers train") {
     const Corpus c;
     for (const Args& more :
          std::vector<Args>{{"--dtype=bf16", "--lr=0.01"},
                            {"--accumulation=3", "--lr=0.01"},
                            {"--model.family=llama", "--lr=0.01", "--model.num_kv_heads=1"},
+                           {"--model.family=gemma3", "--lr=0.01", "--model.sliding_window=4"},
+                           {"--model.family=deepseek_v3", "--lr=0.01", "--model.num_layers=2"},
                            {"--model.intermediate_size=24", "--lr=0.01"},
                            {"--optim.optimizer=lion", "--lr=0.003"},
                            {"--optim.optimizer=sgd", "--lr=0.3", "--optim.schedule=wsd"},
