@@ -228,8 +228,8 @@ std::atomic<ptrdiff_t> meta_in_use{0}, meta_peak{0};
 
 void count_on_meta(ptrdiff_t bytes) noexcept {
   const ptrdiff_t now = meta_in_use.fetch_add(bytes) + bytes;
-  for (ptrdiff_t peak = meta_peak; now > peak && !meta_peak.compare_exchange_weak(peak, now);) {
-  }
+  ptrdiff_t peak = meta_peak;
+  while (now > peak && !meta_peak.compare_exchange_weak(peak, now)) continue;
 }
 
 MemoryStats memory_stats(Device device) {
