@@ -31,8 +31,8 @@ struct Cost {
   double forward_flops_per_token = 0;   ///< at this context
   double training_flops_per_token = 0;  ///< of forward and backward, three times as much
   /// Bytes. `activations` is the most that forward and backward of one batch hold beside weights
-  /// and gradients; `kv_cache` is what generating keeps of `batch` full contexts, 0 for models that
-  /// keep nothing.
+  /// and gradients, without what kernels borrow during a call; `kv_cache` is what generating keeps
+  /// of `batch` full contexts, 0 for models that keep nothing.
   double weights = 0, gradients = 0, moments = 0, activations = 0, kv_cache = 0;
   double training_bytes() const { return weights + gradients + moments + activations; }
   double generating_bytes() const { return weights + kv_cache; }
