@@ -266,7 +266,7 @@ TEST_SUITE("tools/bad_input") {
   TEST_CASE("sampling and measuring what is not there") {
     const TempFolder f;
     check_refused({"sample", f / "none"}, {"none"});
-    check_refused({"sample", f.path}, {"model.json"});
+    check_refused({"sample", f.path()}, {"model.json"});
     check_refused({"sample", trained().run, "--prompt", "QZ"}, {"character"});
     check_refused({"sample", trained().run, "--prompt", ""}, {"--prompt"});
     check_refused({"sample", trained().run, "--prompt", "ba", "--prompt", "QZ"},
@@ -297,7 +297,7 @@ TEST_SUITE("tools/bad_input") {
     write_file(broken + "/model.safetensors", weights);
     check_refused({"eval", broken, "--data", trained().data}, {broken, "loss", "nan"});
     check_refused({"inspect", f / "none"}, {"none"});
-    check_refused({"inspect", f.path}, {"holds no"});
+    check_refused({"inspect", f.path()}, {"holds no"});
     write_file(f / "model.json",
                "{\"format\": \"libolm model\", \"version\": 1, "
                "\"model\": {\"type\": \"Warp\", \"options\": {}}}");

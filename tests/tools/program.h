@@ -16,26 +16,12 @@
 #include <vector>
 
 #include <olm/engine/file.h>
+#include <tests/support/temp_folder.h>
 
 namespace olm::test {
 
 namespace fs = std::filesystem;
 using Args = std::vector<std::string>;
-
-/// A folder that is gone when the test ends.
-struct TempFolder {
-  std::string path;
-  TempFolder() {
-    std::string name = (fs::temp_directory_path() / "olm-test-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-  std::string operator/(const std::string& name) const { return path + "/" + name; }
-};
 
 struct Result {
   int status = -1;  ///< exit status; 128 + signal where one ended the program

@@ -183,7 +183,7 @@ TEST_SUITE("tools/use") {
     CHECK(file.out.find(key) != std::string::npos);
     const TempFolder bare;
     fs::copy_file(trained().run + "/model.safetensors", bare / "model.safetensors");
-    CHECK(run_program({"inspect", bare.path}).out.find(key) != std::string::npos);
+    CHECK(run_program({"inspect", bare.path()}).out.find(key) != std::string::npos);
     CHECK(run_program({"inspect", trained().run + "/model.json"}).status == 0);
     CHECK(run_program({"inspect", trained().run + "/tokenizer.json"}).status == 0);
   }
