@@ -23,6 +23,7 @@ constexpr const char* kColors[] = {"#2563eb", "#e0660a", "#0f8a6d", "#7c3aed",
 struct Measured {
   Comparison::Entry entry = {};
   std::vector<Point> by_step = {}, by_time = {}, training = {};
+  std::vector<Point> balance = {};  ///< entropy of the loads of experts; of mixtures alone
   double steps = 0, seconds = 0, tokens_per_second = 0;
 };
 
@@ -37,6 +38,8 @@ Measured measured(const Comparison::Entry& entry, const std::string& folder) {
   Measured m{.entry = entry};
   const std::vector<Point> raw = points(lines, "loss");
   m.training = smoothed(raw, std::max(1.0, double(raw.size()) / 100));
+  const std::vector<Point> entropy = points(lines, "expert_entropy");
+  m.balance = smoothed(entropy, std::max(1.0, double(entropy.size()) / 100));
   m.by_step = points(lines, "val_loss");
   m.by_time = points(lines, "val_loss", "train_seconds");
   if (!m.by_step.empty() && m.by_step[0].x == 0) m.by_time.insert(m.by_time.begin(), m.by_step[0]);
@@ -108,6 +111,7 @@ Json row_of(const Measured& m, const Results& r) {
   row["final_loss"] = number(last(m.by_step));
   row["loss_at_equal_steps"] = number(at(m.by_step, r.steps));
   row["loss_at_equal_time"] = number(at(m.by_time, r.seconds));
+  row["expert_entropy"] = number(last(m.balance));
   return row;
 }
 
@@ -154,21 +158,26 @@ std::string csv(const Json& rows) {
   return out;
 }
 
-std::string chart_of(const Results& r, const char* title, const char* x,
+/// The curves of the runs that have one; nothing where none has.
+std::string chart_of(const Results& r, const char* title, const char* x, const char* y,
                      std::vector<Point> Measured::*curve, bool markers) {
-  Chart chart{
-      .title = title, .x_label = x, .y_label = "nats per token", .width = 1132, .height = 380};
+  Chart chart{.title = title, .x_label = x, .y_label = y, .width = 1132, .height = 380};
   for (size_t i = 0; i < r.runs.size(); ++i)
-    chart.series.push_back(
-        {r.runs[i].entry.name, kColors[i % std::size(kColors)], 2, 1, markers, r.runs[i].*curve});
-  return card(chart, "wide");
+    if (const Measured& m = r.runs[i]; !(m.*curve).empty())
+      chart.series.push_back(
+          {m.entry.name, kColors[i % std::size(kColors)], 2, 1, markers, m.*curve});
+  return chart.series.empty() ? "" : card(chart, "wide");
 }
 
 std::string page_of(const Comparison& comparison, const Results& r) {
   std::string body = table(cells(r));
-  body += chart_of(r, "Validation loss by steps", "step", &Measured::by_step, true);
-  body += chart_of(r, "Validation loss by time", "seconds of training", &Measured::by_time, true);
-  body += chart_of(r, "Training loss", "step", &Measured::training, false);
+  const char* nats = "nats per token";
+  body += chart_of(r, "Validation loss by steps", "step", nats, &Measured::by_step, true);
+  body +=
+      chart_of(r, "Validation loss by time", "seconds of training", nats, &Measured::by_time, true);
+  body += chart_of(r, "Training loss", "step", nats, &Measured::training, false);
+  body += chart_of(r, "Expert balance", "step", "entropy of the load, 1 is even",
+                   &Measured::balance, false);
   for (const Comparison::Entry& entry : comparison.entries) {
     const std::string model = comparison.folder + "/" + entry.name + "/model.json";
     if (!file_exists(model)) continue;
