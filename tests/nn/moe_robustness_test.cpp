@@ -193,15 +193,20 @@ TEST_SUITE("nn/moe_robustness") {
     const auto router =
         MoERouter(4, 4, {.top_k = 2, .routing = {.use_expert_bias = true, .bias_update_rate = 1}});
     init(router, {.seed = 1});
-    router->expert_bias->assign(from_host<float>({-INFINITY, 0, INFINITY, -INFINITY}, {4}));
-    const Tensor x = tokens_of(1, {9, 4});
+    router->expert_bias->assign(from_host<float>({-INFINITY, 0, INFINITY, 0}, {4}));
     Metrics metrics;
     Context ctx{.metrics = &metrics};
+    const Tensor x = tokens_of(1, {9, 4});
     for (const float w : to_host<float>(router(x, ctx))) CHECK(std::isfinite(w));
-    CHECK(expert_loads(*router, metrics)[0].tokens == std::vector<int64_t>{0, 9, 9, 0});
+    const std::vector<int64_t> tokens = expert_loads(*router, metrics)[0].tokens;
+    CHECK(tokens[0] == 0);
+    CHECK(tokens[2] == 9);
+    CHECK(tokens[1] + tokens[3] == 9);
     update_expert_biases(*router, metrics);
-    CHECK(to_host<float>(*router->expert_bias) ==
-          std::vector<float>{-INFINITY, -1, INFINITY, -INFINITY});
+    const std::vector<float> bias = to_host<float>(*router->expert_bias);
+    CHECK(bias[0] == -INFINITY);
+    CHECK(bias[2] == INFINITY);
+    CHECK((std::isfinite(bias[1]) && std::isfinite(bias[3])));
     router->expert_bias->assign(full({4}, NAN));
     CHECK(router(x).shape() == Shape{9, 4});
   }
