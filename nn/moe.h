@@ -84,9 +84,11 @@ struct RoutedTokens {
 class OLM_API MoERouterModule final : public Layer<MoERouterOptions> {
  public:
   explicit MoERouterModule(const MoERouterOptions& o);
-  /// The weights as rows over all experts, 0 for those that were not chosen: [..., E].
+  /// The weights as rows over all experts, 0 for those that were not chosen: [..., E], of x's
+  /// dtype.
   Tensor forward(const Tensor& x, Context& ctx) override;
   /// Routes, adds balance losses to ctx.aux_losses while training, and reports to ctx.metrics.
+  /// Scores and weights stay in acc_dtype(x).
   RoutedTokens route(const Tensor& x, Context& ctx);
   std::string type_name() const override { return "MoERouter"; }
   Child<LinearModule> gate;

@@ -10,6 +10,10 @@ namespace olm::nn {
 
 namespace {
 
+bool same_matrix(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && a.dtype() == b.dtype();
+}
+
 /// A network dropout(down(act(up(x)))) whose projections are plain ones.
 struct Parts {
   const LinearModule *up = nullptr, *down = nullptr;
@@ -28,8 +32,8 @@ struct Parts {
     return (act == other.act || equal_act()) && dropout == other.dropout &&
            up->bias.has_value() == other.up->bias.has_value() &&
            down->bias.has_value() == other.down->bias.has_value() &&
-           up->weight.shape() == other.up->weight.shape() &&
-           down->weight.shape() == other.down->weight.shape();
+           same_matrix(up->weight, other.up->weight) &&
+           same_matrix(down->weight, other.down->weight);
   }
 };
 

@@ -12,6 +12,8 @@ namespace olm::nn {
 
 namespace {
 
+constexpr double kEpsilon = 1e-20;  // keeps shares finite where all scores are 0, as moe_route()'s
+
 const MoERouterOptions& checked(const MoERouterOptions& o) {
   check_fields(o, "MoERouter");
   const MoERoutingOptions& r = o.routing;
@@ -71,7 +73,8 @@ void MoERouterModule::report(const Tensor& logits, const RoutedTokens& routed, C
 
 Tensor MoERouterModule::forward(const Tensor& x, Context& ctx) {
   const MoERouting routing = route(x, ctx).routing;
-  return scatter_add(zeros_like(routing.scores), -1, routing.experts, routing.weights);
+  return cast(scatter_add(zeros_like(routing.scores), -1, routing.experts, routing.weights),
+              x.dtype());
 }
 
 Tensor load_balancing_loss(const MoERouting& routing, const MoEPermutation& permutation) {
@@ -81,7 +84,7 @@ Tensor load_balancing_loss(const MoERouting& routing, const MoEPermutation& perm
   const Tensor shares =
       cast(counts, routing.scores.dtype()) * (1 / double(routing.experts.numel()));
   const Tensor scores = reshape(routing.scores, {-1, experts});
-  const Tensor p = mean(scores / sum(scores, -1, {.keepdim = true}), 0);
+  const Tensor p = mean(scores / (sum(scores, -1, {.keepdim = true}) + kEpsilon), 0);
   return sum(shares * p) * double(experts);
 }
 

@@ -49,6 +49,18 @@ TEST_SUITE("nn/moe_balance") {
     check("router_z_loss", 1, router_z_loss);
   }
 
+  TEST_CASE("a token without any score leaves the balance loss finite, and the others' as it is") {
+    const Tensor logits = from_host<float>({-200, -200, -200, 1, 0, -1}, {2, 3});
+    set_requires_grad(logits);
+    const MoERouting routing = moe_route(logits, {.top_k = 1, .scoring = MoEScoring::sigmoid});
+    const Tensor loss = load_balancing_loss(routing, moe_sort(routing.experts, 3));
+    // Both choose the first expert: f = (1, 0, 0), p_0 = (0 + s_0 / Σ s) / 2.
+    const auto s = [](double v) { return 1 / (1 + std::exp(-v)); };
+    CHECK(loss.item<double>() == doctest::Approx(1.5 * s(1) / (s(1) + s(0) + s(-1))));
+    backward(loss);
+    for (const float g : to_host<float>(grad(logits))) CHECK(std::isfinite(g));
+  }
+
   TEST_CASE("aux losses are added while training alone, and say what they are") {
     const auto layer =
         SwiGLUMoEFFN({.embed_dim = 4,

@@ -281,6 +281,9 @@ TEST_SUITE("nn/moe") {
     const MoERouting high = router.route(raw::cast(x, f32), ctx).routing;
     CHECK(low.scores.dtype() == f32);
     check_same_bits(low.scores, high.scores, "scores");
+    const Tensor rows = router(x);
+    CHECK(rows.dtype() == bf16);
+    check_same_bits(rows, raw::cast(router(raw::cast(x, f32)), bf16), "rows");
     const Tensor y = layer(x);
     CHECK(y.dtype() == bf16);
     check_close(y, layer(raw::cast(x, f32)), bf16, 40, "bf16");

@@ -206,6 +206,18 @@ TEST_SUITE("tools/bench") {
     INFO(ops.err);
     CHECK(ops.status == 0);
     CHECK(ops.out.find("softmax 3x8 f32 forward+backward") != std::string::npos);
+    CHECK(ops.out.find("dense twin") == std::string::npos);
+    say(R"({"version": "1", "cases": [{"name": "moe", "shape": "4x8x8x2", "pass": "forward", "us": 9, )"
+        R"("ratio": 2.5}, {"name": "moe", "shape": "4x8x8x2", "pass": "forward+backward", )"
+        R"("us": 9, "ratio": 3.5}]})");
+    const Result moe =
+        run_program({"ops", "moe", "--shape", "4x8x8x2", "--reps", "1", "--budget", "0", "--rounds",
+                     "1", "--olm", OLM_PROGRAM, "--python", stub, "--gate", "0"},
+                    script);
+    INFO(moe.err);
+    CHECK(moe.status == 0);
+    CHECK(moe.out.find("times its dense twin: olm ") != std::string::npos);
+    CHECK(moe.out.find("torch 3.50 (3.50 to 3.50)") != std::string::npos);
   }
 
   TEST_CASE("wrong flags of kernels are refused") {

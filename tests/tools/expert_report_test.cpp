@@ -55,4 +55,43 @@ TEST_SUITE("tools/expert_report") {
     CHECK(count_of(report, "1.00 of the even share") == 4);
     CHECK(count_of(report, "4.00 of the even share") == 1);
   }
+
+  TEST_CASE("a mixture trains from the program, says how its experts fared, and is compared") {
+    const TempFolder folder;
+    write_file(folder / "text.txt", small_text());
+    const auto train = [&](const char* name, const Args& more) {
+      Args args = tiny_training(folder / "text.txt", folder / name, {"--steps=10"});
+      args.insert(args.end(), more.begin(), more.end());
+      const Result r = run_program(args);
+      INFO(r.err);
+      REQUIRE(r.status == 0);
+      return r.out;
+    };
+    const std::string dense = train("dense", {"--model.family=llama"});
+    const std::string even =
+        train("even", {"--model.family=mixtral", "--model.num_experts=4", "--model.top_k=4"});
+    const std::string idle = train("idle", {"--model.family=mixtral", "--model.num_experts=90",
+                                            "--model.top_k=1", "--model.moe_intermediate_size=4"});
+    CHECK(dense.find("experts") == std::string::npos);
+    CHECK(even.find("entropy of the load 1.00 (1 is even), 0 of 4 idle at the last step\n") !=
+          std::string::npos);
+    CHECK(idle.find("of 90 idle at the last step; load_balancing_coefficient") !=
+          std::string::npos);
+    CHECK(read_file(folder / "idle/report.html").find("<h2>Experts</h2>") != std::string::npos);
+    const Result r = run_program({"ablate", folder / "dense", folder / "even", folder / "idle",
+                                  "--data", folder / "text.txt", "--steps=4", "--batch-size=4",
+                                  "--sample-every=0", "--out", folder / "compared"});
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    const std::string report = read_file(folder / "compared/report.html");
+    const std::string balance =
+        report.substr(std::min(report.find("Expert balance"), report.size()));
+    CHECK(balance.find("even</text>") < balance.find("</svg>"));
+    CHECK(balance.find("idle</text>") < balance.find("</svg>"));
+    CHECK(balance.find("dense</text>") > balance.find("</svg>"));
+    const Json variants = read_json(folder / "compared/results.json").at("variants");
+    CHECK(variants.at(0).at("expert_entropy").is_null());
+    CHECK(variants.at(1).at("expert_entropy").as_double() == doctest::Approx(1));
+    CHECK(variants.at(2).at("expert_entropy").as_double() < 1);
+  }
 }

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """PyTorch peers of `olm bench KERNEL`: the same names, shapes and passes; one JSON object.
 
-bf16 means operands and parameters in bf16. What PyTorch fuses in newer versions is used where it is there.
+bf16 means operands and parameters in bf16; those of moe are f32, as in libolm, under autocast. What PyTorch fuses in
+newer versions is used where it is there. moe is the layer of OpenLanguageModel (pip install openlanguagemodel), a loop
+over experts, and beside it the dense network of as many operations.
 """
 import argparse
 import json
+import statistics
 
 import torch_peer
 
@@ -25,20 +28,29 @@ canary = torch_peer.load_canary(args.canary, args.threads)
 cases = []
 
 
-def report(name, shape, what, call):
-    median, low, high, kept, taken = torch_peer.time_call(call, canary, args.gate, args.reps, args.budget)
-    cases.append(dict(name=name, shape="x".join(map(str, shape)), dtype=args.dtype, us=round(median, 3),
-                      min_us=round(low, 3), max_us=round(high, 3), kept=kept, samples=taken, **{"pass": what}))
+def report(name, shape, what, call, beside=None):
+    """Of a call; with `beside`, another, also the ratio of their times by turns."""
+    samples, kept, taken = torch_peer.time_calls([call] + ([beside] if beside else []), canary, args.gate, args.reps,
+                                                 args.budget)
+    us = [times[0] for times in samples]
+    case = dict(name=name, shape="x".join(map(str, shape)), dtype=args.dtype, us=round(statistics.median(us), 3),
+                min_us=round(min(us), 3), max_us=round(max(us), 3), kept=kept, samples=taken, **{"pass": what})
+    if beside:
+        case.update(beside_us=round(statistics.median(times[1] for times in samples), 3),
+                    ratio=round(statistics.median(times[0] / times[1] for times in samples), 4))
+    cases.append(case)
 
 
 def leaf(*shape):
     return torch.randn(*shape, dtype=DTYPE).requires_grad_()
 
 
-def op(name, shape, leaves, call):
+def passes(leaves, call):
     """Forward without recording, and forward with the gradients of all leaves."""
-    with torch.no_grad():
-        report(name, shape, "forward", lambda: call(*leaves))
+    def forward():
+        with torch.no_grad():
+            call(*leaves)
+
     results = call(*leaves)
     results = results if isinstance(results, tuple) else (results,)
     gradients = [torch.randn_like(y) if y.dim() else torch.ones_like(y) for y in results]
@@ -46,9 +58,14 @@ def op(name, shape, leaves, call):
 
     def both():
         ys = call(*leaves)
-        torch.autograd.grad(ys if isinstance(ys, tuple) else (ys,), leaves, gradients)
+        torch.autograd.grad(ys if isinstance(ys, tuple) else (ys,), leaves, gradients, allow_unused=True)
 
-    report(name, shape, "forward+backward", both)
+    return {"forward": forward, "forward+backward": both}
+
+
+def op(name, shape, leaves, call):
+    for what, run in passes(leaves, call).items():
+        report(name, shape, what, run)
 
 
 def gemm(m, n, k):
@@ -164,6 +181,24 @@ def generate(layers, d, tokens):
     report("generate", (layers, d, tokens), "forward", call)
 
 
+def moe(rows, d, hidden, experts):
+    from olm.nn.feedforward import SwiGLUFFN
+    from olm.nn.feedforward.swiglu_moe import SwiGLUMoEFFN
+
+    def prepare(module):
+        def call(x, *_):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
+                return module(x)
+
+        return passes([leaf(1, rows, d), *module.parameters()], call)
+
+    top_k = 2
+    mixture = prepare(SwiGLUMoEFFN(d, num_experts=experts, top_k=top_k, hidden_dim=hidden // top_k, bias=False))
+    dense = prepare(SwiGLUFFN(d, hidden_dim=hidden, bias=False))
+    for what in mixture:
+        report("moe", (rows, d, hidden, experts), what, mixture[what], dense[what])
+
+
 KERNELS = dict(
     gemm=gemm, flash_attention=flash_attention, add_norm=add_norm, swiglu=swiglu, gelu=gelu,
     rms_norm=lambda r, c: op("rms_norm", (r, c), [leaf(r, c), leaf(c)], rms_norm),
@@ -171,7 +206,7 @@ KERNELS = dict(
                                lambda x, w, b: F.layer_norm(x, (c,), w, b)),
     softmax=lambda r, c: op("softmax", (r, c), [leaf(r, c)], lambda x: x.softmax(-1)),
     cross_entropy=cross_entropy, linear_cross_entropy=linear_cross_entropy, embedding=embedding, rope=rope,
-    adamw=adamw, generate=generate)
+    adamw=adamw, generate=generate, moe=moe)
 for text in args.shape:
     KERNELS[args.kernel](*map(int, text.split("x")))
 print(json.dumps(dict(what="torch_bench", version=torch.__version__, threads=args.threads, cases=cases)))

@@ -1,7 +1,6 @@
 """What the PyTorch peers share: flags, and samples between canaries as tools/bench/canary.h takes them."""
 import ctypes
 import os
-import statistics
 import time
 
 
@@ -48,19 +47,23 @@ def sample_series(take, canary, gate, least, budget, patience=1):
             return (kept if len(kept) >= 3 else [value for value, _ in samples]), len(kept), len(samples)
 
 
-def time_call(call, canary, gate, least, budget):
-    """Microseconds of one call: median, minimum, maximum; and the counts of sample_series."""
-    call()
-    start = time.perf_counter()
-    call()
-    inner = max(1, -int(-0.01 // max(time.perf_counter() - start, 1e-9)))
+def time_calls(calls, canary, gate, least, budget):
+    """Samples that hold microseconds of each call, made by turns; and the counts of sample_series."""
+    inner = []
+    for call in calls:
+        call()
+        start = time.perf_counter()
+        call()
+        inner.append(max(1, -int(-0.01 // max(time.perf_counter() - start, 1e-9))))
 
     def take():
-        call()  # wakes the threads, which slept through the canary
-        begin = time.perf_counter()
-        for _ in range(inner):
-            call()
-        return 1e6 * (time.perf_counter() - begin) / inner
+        times = []
+        for call, count in zip(calls, inner):
+            call()  # wakes the threads, which slept through the canary
+            begin = time.perf_counter()
+            for _ in range(count):
+                call()
+            times.append(1e6 * (time.perf_counter() - begin) / count)
+        return times
 
-    values, kept, taken = sample_series(take, canary, gate, least, budget, patience=5)
-    return statistics.median(values), min(values), max(values), kept, taken
+    return sample_series(take, canary, gate, least, budget, patience=5)

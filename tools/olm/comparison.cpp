@@ -23,7 +23,7 @@ constexpr const char* kColors[] = {"#2563eb", "#e0660a", "#0f8a6d", "#7c3aed",
 struct Measured {
   Comparison::Entry entry = {};
   std::vector<Point> by_step = {}, by_time = {}, training = {};
-  std::vector<Point> balance = {};  // entropy of the load of experts; none without experts
+  std::vector<Point> balance = {};  ///< entropy of the loads of experts; of mixtures alone
   double steps = 0, seconds = 0, tokens_per_second = 0;
 };
 
@@ -111,6 +111,7 @@ Json row_of(const Measured& m, const Results& r) {
   row["final_loss"] = number(last(m.by_step));
   row["loss_at_equal_steps"] = number(at(m.by_step, r.steps));
   row["loss_at_equal_time"] = number(at(m.by_time, r.seconds));
+  row["expert_entropy"] = number(last(m.balance));
   return row;
 }
 
@@ -157,24 +158,24 @@ std::string csv(const Json& rows) {
   return out;
 }
 
-/// A run's curve in each, in one color throughout; empty where no run has it.
+/// The curves of the runs that have one; nothing where none has.
 std::string chart_of(const Results& r, const char* title, const char* x, const char* y,
                      std::vector<Point> Measured::*curve, bool markers) {
   Chart chart{.title = title, .x_label = x, .y_label = y, .width = 1132, .height = 380};
   for (size_t i = 0; i < r.runs.size(); ++i)
-    if (const std::vector<Point>& points = r.runs[i].*curve; !points.empty())
+    if (const Measured& m = r.runs[i]; !(m.*curve).empty())
       chart.series.push_back(
-          {r.runs[i].entry.name, kColors[i % std::size(kColors)], 2, 1, markers, points});
+          {m.entry.name, kColors[i % std::size(kColors)], 2, 1, markers, m.*curve});
   return chart.series.empty() ? "" : card(chart, "wide");
 }
 
 std::string page_of(const Comparison& comparison, const Results& r) {
   std::string body = table(cells(r));
-  const char* loss = "nats per token";
-  body += chart_of(r, "Validation loss by steps", "step", loss, &Measured::by_step, true);
+  const char* nats = "nats per token";
+  body += chart_of(r, "Validation loss by steps", "step", nats, &Measured::by_step, true);
   body +=
-      chart_of(r, "Validation loss by time", "seconds of training", loss, &Measured::by_time, true);
-  body += chart_of(r, "Training loss", "step", loss, &Measured::training, false);
+      chart_of(r, "Validation loss by time", "seconds of training", nats, &Measured::by_time, true);
+  body += chart_of(r, "Training loss", "step", nats, &Measured::training, false);
   body += chart_of(r, "Expert balance", "step", "entropy of the load, 1 is even",
                    &Measured::balance, false);
   for (const Comparison::Entry& entry : comparison.entries) {

@@ -7,7 +7,7 @@
 #include <map>
 #include <set>
 
-#include "tools/olm/chart.h"
+#include "tools/olm/page.h"
 
 namespace olm::tools {
 
@@ -69,10 +69,6 @@ std::vector<Series> balance_series(const History& history) {
   return {mean, least};
 }
 
-std::string card(const std::string& svg, const char* extra = "") {
-  return fmt::format("<div class='card {}'>\n{}</div>\n", extra, svg);
-}
-
 /// A cell of the map: none in red, else the bluer the more than the even share it got.
 std::string cell(double x, double y, double width, double height, double load, int64_t tokens) {
   const std::string fill = tokens == 0 ? "fill='#dc2626' fill-opacity='0.55'"
@@ -106,7 +102,8 @@ std::string load_map(const Json& experts) {
   }
   return fmt::format(
       "<svg viewBox='0 0 {:.0f} {:.0f}' role='img' aria-label='Load of experts'>\n"
-      "<text class='title' x='16' y='23'>Load of each expert at the end, red: none</text>\n{}"
+      "<text class='title' x='16' y='23'>Load of each expert at the end, the bluer the more, red: "
+      "none</text>\n{}"
       "</svg>\n",
       kWidth, y + 12, cells);
 }
@@ -116,11 +113,11 @@ std::string load_map(const Json& experts) {
 std::string expert_section(const std::vector<Json>& metrics) {
   const History history = history_of(metrics);
   if (!history.last) return "";
-  std::string out = "<h2>Experts</h2>\n" + card(load_map(*history.last), "wide") +
-                    "<div class='charts'>\n" +
-                    card(svg({.title = "Expert balance",
-                              .y_label = "entropy of the load, 1 is even",
-                              .series = balance_series(history)}));
+  std::string out = "<h2>Experts</h2>\n<div class='card wide'>\n" + load_map(*history.last) +
+                    "</div>\n<div class='charts'>\n" +
+                    card({.title = "Expert balance",
+                          .y_label = "entropy of the load, 1 is even",
+                          .series = balance_series(history)});
   size_t color = 2;
   Chart losses{.title = "Auxiliary losses", .y_label = "sum over layers", .from_zero = true};
   for (const auto& [name, points] : history.losses)
@@ -128,7 +125,7 @@ std::string expert_section(const std::vector<Json>& metrics) {
                              .color = kColors[color++ % std::size(kColors)],
                              .width = 1.6,
                              .points = points});
-  if (!losses.series.empty()) out += card(svg(losses));
+  if (!losses.series.empty()) out += card(losses);
   return out + "</div>\n";
 }
 

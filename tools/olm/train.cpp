@@ -16,11 +16,28 @@ namespace olm::tools {
 
 namespace {
 
-nn::TrainerCallbacks callbacks(const Run& run, Progress& progress) {
+/// How the last step used experts, for readers; empty for models without.
+std::string experts_text(const nn::StepReport& last) {
+  if (last.loads.empty()) return "";
+  size_t all = 0;
+  int64_t idle = 0;
+  for (const nn::ExpertLoad& load : last.loads) {
+    all += load.tokens.size();
+    idle += load.idle_experts();
+  }
+  return fmt::format(
+      "experts: entropy of the load {:.2f} (1 is even), {} of {} idle at the last step{}\n",
+      last.metrics.at("expert_entropy"), idle, all,
+      idle > 0 ? "; load_balancing_coefficient of the routers evens them" : "");
+}
+
+/// `last` is kept at the newest step.
+nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::StepReport& last) {
   double pace = 0;  // seconds per step, averaged
   double before = 0;
   return {.on_step =
-              [&progress, pace, before](const nn::StepReport& r) mutable {
+              [&progress, &last, pace, before](const nn::StepReport& r) mutable {
+                last = r;
                 const double seconds = before > 0 ? r.train_seconds - before : 0;
                 before = r.train_seconds;
                 if (seconds > 0) pace = pace == 0 ? seconds : 0.95 * pace + 0.05 * seconds;
@@ -63,11 +80,12 @@ void introduce(const Run& run) {
 
 int train_run(Run& run) {
   Progress progress;
+  nn::StepReport last;
   const TrainConfig& t = run.config.train;
   const nn::TrainerOptions options = trainer_options(run);
   if (!run.resumed) take_folder(run);
   nn::Trainer trainer(run.model, *run.optimizer, loader_of(run), run.validation, options,
-                      callbacks(run, progress), run.tokenizer);
+                      callbacks(run, progress, last), run.tokenizer);
   if (run.resumed) {
     resume(run, trainer);
     require(!run.steps_given || t.steps >= trainer.step(), "--steps: ", t.steps,
@@ -93,8 +111,8 @@ int train_run(Run& run) {
                trainer.step());
   else
     fmt::print("done: {} steps\n", trainer.step());
-  fmt::print("report: {}/report.html\nsample: olm sample {} --prompt '...'\n", run.folder,
-             shell_word(run.folder));
+  fmt::print("{}report: {}/report.html\nsample: olm sample {} --prompt '...'\n", experts_text(last),
+             run.folder, shell_word(run.folder));
   return 0;
 }
 
