@@ -213,7 +213,9 @@ class OLM_API AttentionwithRoPEBase : public AttentionBase {
 ///   q = [q_nope | R q_rope]        by heads of q_proj(x), or of q_b_proj(RMSNorm(q_a_proj(x)))
 ///   [c | k_rope] = kv_a_proj_with_mqa(x)      [k_nope | v] by heads of kv_b_proj(RMSNorm(c))
 ///   y = out_proj(softmax(q [k_nope | R k_rope]ᵀ · scale) v)
-/// where R rotates by the position and scale is 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim).
+/// where R rotates by the position and scale is 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim), in
+/// yarn with mscale_all_dim times m(s, mscale_all_dim)², see RopeScalingOptions; attention_scale
+/// takes the place of both.
 /// value_dim (v_head_dim elsewhere) is 128 by default, as is qk_nope_head_dim. Keys: q_proj, or
 /// with q_lora_rank q_a_proj, q_a_layernorm, q_b_proj; kv_a_proj_with_mqa, kv_a_layernorm,
 /// kv_b_proj, out_proj; no biases by default.

@@ -50,6 +50,14 @@ class OLM_API KVCache {
   std::vector<Slot> slots_;
 };
 
+/// What a layer throws where the keys in ctx.cache no longer hold: the new tokens change how those
+/// before them are computed. Clear the cache and pass all tokens again, as generate() does; a pass
+/// that begins with an empty cache never throws it.
+class OLM_API StaleCacheError : public Error {
+ public:
+  using Error::Error;
+};
+
 class Module;
 
 /// What the router of a mixture of experts did in one forward pass. See expert_loads().

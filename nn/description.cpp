@@ -14,10 +14,12 @@ constexpr double kMaxParameters = 1e15;      // in all
 constexpr double kMaxBufferBytes = 1 << 30;  // tables that layers compute when they are made
 
 bool is_layer(const Json& json) { return json.is_object() && json.contains("type"); }
+/// Also a list in which something else stands among layers, so that it is named by its place.
 bool is_list_of_layers(const Json& json) {
-  return json.is_array() && json.size() > 0 &&
-         std::all_of(json.items().begin(), json.items().end(),
-                     [](const Json& item) { return item.is_object(); });
+  if (!json.is_array() || json.size() == 0) return false;
+  const auto is_object = [](const Json& item) { return item.is_object(); };
+  return std::any_of(json.items().begin(), json.items().end(), is_layer) ||
+         std::all_of(json.items().begin(), json.items().end(), is_object);
 }
 /// Options that a layer may have under such a name or with such a value are kept apart from
 /// children.

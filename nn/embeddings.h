@@ -139,7 +139,9 @@ struct RopeScalingOptions {
   /// s > 1, else 1; of yarn m(s, mscale) / m(s, mscale_all_dim) where both are given, else m(s, 1),
   /// where m(s, a) = 0.1 · a · ln(s) + 1 for s > 1, else 1.
   std::optional<double> attention_factor = {};
-  std::optional<double> mscale = {}, mscale_all_dim = {};  ///< of yarn, see attention_factor
+  /// Of yarn, see attention_factor. Scores of MultiHeadLatentAttention grow by m(s,
+  /// mscale_all_dim)² besides.
+  std::optional<double> mscale = {}, mscale_all_dim = {};
   std::optional<bool> truncate = {};  ///< the ramp of yarn begins and ends at whole pairs; true
   void fields(auto& v) {
     v("scaling_type", scaling_type,
@@ -164,7 +166,8 @@ struct RopeScalingOptions {
     v("attention_factor", attention_factor,
       {.above = 0, .help = "of cosines and sines, in yarn and longrope; by scaling_factor"});
     v("mscale", mscale, {.above = 0, .help = "of yarn's attention_factor"});
-    v("mscale_all_dim", mscale_all_dim, {.above = 0, .help = "of yarn's attention_factor"});
+    v("mscale_all_dim", mscale_all_dim,
+      {.above = 0, .help = "of yarn's attention_factor, and of scores of latent attention"});
     v("truncate", truncate, {.help = "the ramp of yarn begins and ends at whole pairs; true"});
   }
 };
@@ -188,10 +191,11 @@ enum class RotarySide : uint8_t { query, key };
 /// threads.
 ///
 /// dynamic_ntk and longrope turn all tokens of a call by its length in use. Keys in a cache stay as
-/// they were turned, so a call that would turn them otherwise throws: a cache goes with them while
-/// the length in use stays within original_max_seq_len (what is decoded with and without it is then
-/// the same), in longrope also for a first call beyond it and those that follow, and never with
-/// ctx.positions where max_seq_len is above original_max_seq_len.
+/// they were turned, so a call that would turn them otherwise throws a StaleCacheError: a cache
+/// goes with them while the length in use stays within original_max_seq_len, in longrope also for a
+/// first call beyond it and those that follow, and never with ctx.positions where max_seq_len is
+/// above original_max_seq_len. generate() then passes all tokens again: in longrope once, in
+/// dynamic_ntk for each token beyond original_max_seq_len, as it does without a cache.
 class OLM_API RotaryAngles {
  public:
   /// Of `dim` rotated dimensions. Throws for an odd dim, and for options outside their range or
@@ -213,6 +217,9 @@ class OLM_API RotaryAngles {
   RopeTables tables(const char* layer, int64_t length, const Tensor& x,
                     RotarySide side = RotarySide::query) const;
   int64_t max_seq_len() const;
+  /// What latent attention multiplies its scores by: m(s, mscale_all_dim)² in yarn, else 1. See
+  /// RopeScalingOptions.
+  double latent_score_factor() const;
 
  private:
   struct Made;

@@ -24,8 +24,10 @@ struct GenerateOptions {
   /// Tokens that the model can take at once; 0 is without limit. Where more come, the model goes on
   /// with the last half of them.
   int64_t context = 0;
-  bool use_cache = true;  ///< keep keys and values of earlier tokens; the result is the same
-  DType dtype = f32;      ///< of activations
+  /// Keep keys and values of earlier tokens; the result is the same. Where a layer throws a
+  /// StaleCacheError all tokens pass again.
+  bool use_cache = true;
+  DType dtype = f32;               ///< of activations
   std::vector<int32_t> stop = {};  ///< ids that end the text; they are not part of it
   /// Strings that end the new text, which stands before the first of them; in UTF-8. They may begin
   /// and end within tokens. They want a tokenizer.

@@ -9,13 +9,35 @@ namespace olm::nn {
 
 namespace {
 
-/// Throws where a tensor does not fit its key, before anything is changed.
-void check_entry(const std::string& key, const Shape& wanted, const Tensor& got) {
-  require(got.shape() == wanted, "load_state_dict: ", key, " wants shape ", wanted, ", got ",
-          got.shape());
-  require(is_float(got.dtype()), "load_state_dict: ", key, " wants a float dtype, got ",
-          got.dtype());
-}
+/// What does not fit, gathered so that one message lists all of it before anything is changed.
+class Misfits {
+ public:
+  template <class... Parts>
+  void add(const Parts&... parts) {
+    text_ += (text_.empty() ? "" : "; ") + detail::concat(parts...);
+  }
+  /// False, and noted, where a tensor does not fit its key.
+  bool fits(const std::string& key, const Shape& wanted, const Tensor& got) {
+    if (got.shape() != wanted)
+      add(key, " wants shape ", wanted, ", got ", got.shape());
+    else if (!is_float(got.dtype()))
+      add(key, " wants a float dtype, got ", got.dtype());
+    else
+      return true;
+    return false;
+  }
+  bool fits(const std::string& key, const TensorOptions& wanted, const Shape& shape,
+            const Tensor& got) {
+    const bool same = got.shape() == shape && got.dtype() == wanted.dtype;
+    if (!same)
+      add(key, " wants ", wanted.dtype, " ", shape, ", got ", got.dtype(), " ", got.shape());
+    return same;
+  }
+  void throw_if_any() const { require(text_.empty(), "load_state_dict: ", text_); }
+
+ private:
+  std::string text_;
+};
 
 /// Likewise where its values cannot be brought to what is filled already.
 void check_place(const std::string& key, const Tensor& held, const Tensor& got) {
@@ -49,18 +71,21 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
   std::unordered_set<std::string> used;
   std::unordered_map<const TensorImpl*, std::pair<std::string, Tensor>> given;
   std::vector<std::pair<std::string, const TensorImpl*>> missing;
+  Misfits misfits;
   // Values are held by aliases: those given may be the module's own, which filling gives new
   // memory.
   for_each_parameter([&](const std::string& key, Parameter& p) {
     const auto found = tensors.find(key);
     if (found == tensors.end()) return missing.emplace_back(key, &p.handle().impl()), void();
-    check_entry(key, p.shape(), found->second);
-    if (p.filled()) check_place(key, p.handle(), found->second);
     used.insert(key);
+    if (!misfits.fits(key, p.shape(), found->second))
+      return given.try_emplace(&p.handle().impl(), key, Tensor()), void();
+    if (p.filled()) check_place(key, p.handle(), found->second);
     const auto [first, fresh] = given.try_emplace(&p.handle().impl(), key, found->second);
     if (fresh) return fill.emplace_back(&p, raw::alias(found->second)), void();
     const auto& [first_key, values] = first->second;
-    require(same_values(values, found->second, (p.filled() ? p.handle() : values).dtype()),
+    require(!values.defined() ||
+                same_values(values, found->second, (p.filled() ? p.handle() : values).dtype()),
             "load_state_dict: ", first_key, " and ", key,
             " are one tensor in the model, but their values differ; untie them, or give one of "
             "them");
@@ -70,18 +95,18 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     const auto found = tensors.find(key);
     if (found == tensors.end()) return missing.emplace_back(key, nullptr), void();
     const Tensor &held = b.tensor(), &got = found->second;
-    require(got.shape() == held.shape() && got.dtype() == held.dtype(), "load_state_dict: ", key,
-            " wants ", held.dtype(), " ", held.shape(), ", got ", got.dtype(), " ", got.shape());
-    check_place(key, held, got);
     used.insert(key);
+    if (!misfits.fits(key, options_of(held), held.shape(), got)) return;
+    check_place(key, held, got);
     buffers.emplace_back(&b, found->second);
   });
   if (options.strict) {
     for (const auto& [key, impl] : missing)
-      require(impl && given.count(impl), "load_state_dict: key ", key, " is missing");
+      if (!impl || !given.count(impl)) misfits.add("key ", key, " is missing");
     for (const auto& [key, tensor] : tensors)
-      require(used.count(key), "load_state_dict: key ", key, " belongs to no parameter");
+      if (!used.count(key)) misfits.add("key ", key, " belongs to no parameter");
   }
+  misfits.throw_if_any();
   for (const auto& [p, tensor] : fill) {
     const Tensor& like = p->filled() ? p->handle() : tensor;
     p->assign(raw::clone(raw::to(raw::cast(tensor, like.dtype()), like.device())));

@@ -54,14 +54,18 @@ std::vector<std::pair<std::string, std::string>> tied_keys(const SafetensorsFile
   if (found == file.metadata().end()) return result;
   const Json aliases = Json::parse(found->second, "metadata \"tied\"");
   require(aliases.is_object(), "metadata \"tied\" is no object");
-  const std::vector<std::string> names = file.names();
   for (const auto& [key, first] : aliases.members()) {
-    const bool known = first.is_string() &&
-                       std::find(names.begin(), names.end(), first.as_string()) != names.end();
-    require(known, "tied key ", key, " refers to ", first.dump(), ", which is not there");
+    require(first.is_string(), "tied key ", key, " refers to ", first.dump(),
+            ", which is not there");
     result.emplace_back(key, first.as_string());
   }
   return result;
+}
+
+bool has_parameter(Module& model, const std::string& key) {
+  bool found = false;
+  model.for_each_parameter([&](const std::string& own, Parameter&) { found |= own == key; });
+  return found;
 }
 
 }  // namespace
@@ -71,7 +75,13 @@ void load_weights(Module& model, const std::string& path, LoadOptions options) {
   std::map<std::string, Tensor> tensors;
   for (const std::string& name : file.names()) tensors[name] = file.tensor(name);
   try {
-    for (const auto& [key, first] : tied_keys(file)) tensors.emplace(key, tensors.at(first));
+    for (const auto& [key, first] : tied_keys(file)) {
+      const auto found = tensors.find(first);
+      if (found != tensors.end()) tensors.emplace(key, found->second);
+      // Of a key that the model has, load_state_dict says that it is missing.
+      require(found != tensors.end() || has_parameter(model, first), "tied key ", key,
+              " refers to \"", first, "\", which is not there");
+    }
     model.load_state_dict(tensors, options);
   } catch (const Error& error) {
     throw FileError(path, ": ", error.what());

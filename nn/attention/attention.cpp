@@ -77,7 +77,9 @@ int64_t AttentionModule::head_dim() const {
 }
 
 double AttentionModule::scale() const {
-  return options.attention_scale.value_or(1 / std::sqrt(double(head_dim())));
+  if (options.attention_scale) return *options.attention_scale;
+  const double factor = options.kv_lora_rank && angles_ ? angles_->latent_score_factor() : 1;
+  return factor / std::sqrt(double(head_dim()));
 }
 
 Tensors AttentionModule::projections(const Tensor& x, Context& ctx) const {

@@ -149,6 +149,11 @@ double Rotation::attention_factor() const {
   return mscale(s, 1);
 }
 
+double Rotation::latent_score_factor() const {
+  if (!is("yarn") || !scaling.mscale_all_dim) return 1;
+  return std::pow(mscale(stretch(), *scaling.mscale_all_dim), 2);
+}
+
 double Rotation::decay(int64_t position, int64_t pair) const {
   if (!is("xpos")) return 1;
   const double z = (2 * double(pair) + 0.4 * double(dim)) / (1.4 * double(dim));

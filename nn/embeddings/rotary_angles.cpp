@@ -51,10 +51,10 @@ void check_cache(const char* layer, const Rotation& r, int64_t length, const Con
   const std::string type = r.scaling.scaling_type.value_or("none");
   require(!ctx.positions.defined(), layer, ": ", type, " takes no positions beside a cache");
   const int64_t held = first_position(ctx);
-  require(held == 0 || r.variant(held) == r.variant(length), layer, ": ", type, " turns ", length,
-          " tokens otherwise than the ", held,
-          " whose keys are in the cache (original_max_seq_len is ", r.original(),
-          "); go on without a cache");
+  if (held == 0 || r.variant(held) == r.variant(length)) return;
+  throw StaleCacheError(layer, ": ", type, " turns ", length, " tokens otherwise than the ", held,
+                        " whose keys are in the cache (original_max_seq_len is ", r.original(),
+                        "); clear the cache and pass all tokens again");
 }
 }  // namespace
 
@@ -98,6 +98,8 @@ RotaryAngles::RotaryAngles(int64_t dim, double base, int64_t max_seq_len,
 }
 
 int64_t RotaryAngles::max_seq_len() const { return made_->rotation.max_seq_len; }
+
+double RotaryAngles::latent_score_factor() const { return made_->rotation.latent_score_factor(); }
 
 RopeTables RotaryAngles::tables(const char* layer, int64_t length, const Tensor& x,
                                 RotarySide side) const {

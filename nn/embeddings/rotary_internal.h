@@ -31,6 +31,8 @@ struct Rotation {
   std::vector<float> frequencies(int64_t length) const;
   /// What cosines and sines are multiplied by.
   double attention_factor() const;
+  /// What latent attention multiplies its scores by.
+  double latent_score_factor() const;
   /// What xpos multiplies pair j of a query at a position by; a key's by one over it.
   double decay(int64_t position, int64_t pair) const;
 };

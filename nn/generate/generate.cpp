@@ -28,12 +28,26 @@ class Stepper {
   /// ids were given before.
   std::vector<float> logits(const std::vector<std::span<const int32_t>>& texts, size_t begin,
                             size_t fresh) {
+    if (!cache_) return pass(texts, begin);
+    const size_t first_fresh = texts[0].size() - fresh;
+    if (first_fresh > begin) {
+      try {
+        return pass(texts, first_fresh);
+      } catch (const StaleCacheError&) {
+        // The new tokens change how layers compute the ones in the cache.
+      }
+    }
+    cache_->clear();
+    return pass(texts, begin);
+  }
+
+ private:
+  /// The logits behind what the cache holds and the ids from `begin` on.
+  std::vector<float> pass(const std::vector<std::span<const int32_t>>& texts, size_t begin) {
     Context ctx{.dtype = options_.dtype};
     if (cache_) {
-      if (fresh == texts[0].size() - begin) cache_->clear();
       cache_->begin();
       ctx.cache = &*cache_;
-      begin = texts[0].size() - fresh;
     }
     std::vector<int64_t> ids;
     for (const auto text : texts) ids.insert(ids.end(), text.begin() + int64_t(begin), text.end());
@@ -45,7 +59,6 @@ class Stepper {
     return to_host<float>(raw::select(y, 1, count - 1));
   }
 
- private:
   Module& model_;
   const GenerateOptions& options_;
   std::optional<KVCache> cache_;

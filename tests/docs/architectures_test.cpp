@@ -3,10 +3,12 @@
 
 #include <olm/autograd/ops.h>
 #include <olm/engine/file.h>
+#include <olm/nn/activations.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/model_io.h>
+#include <olm/nn/moe.h>
 #include <olm/nn/registry.h>
 
 using namespace olm;
@@ -15,6 +17,53 @@ using namespace olm::nn;
 namespace {
 
 // clang-format off
+// [flash_attention]
+Ref<AttentionModule> flash_attention_layer() {
+  return FlashAttentionwithRoPE(
+      {.embed_dim = 768, .num_heads = 12, .max_seq_len = 2048, .causal = true});
+}
+// [/flash_attention]
+
+// [grouped_query]
+Ref<AttentionModule> grouped_query() {
+  return GroupedQueryAttention(
+      {.embed_dim = 4096, .num_heads = 32, .num_kv_heads = 8, .max_seq_len = 8192});
+}
+// [/grouped_query]
+
+// [feed_forward]
+Ref<GatedFFNModule> feed_forward() { return SwiGLUFFN({.embed_dim = 768}); }
+// [/feed_forward]
+
+// [experts]
+Ref<SwiGLUMoEFFNModule> experts() {
+  return SwiGLUMoEFFN({.embed_dim = 768, .num_experts = 8, .top_k = 2});
+}
+// [/experts]
+
+// [activation]
+Ref<Module> activation() { return activations().get("gelu")(); }
+// [/activation]
+
+// [attention_block]
+Ref<BlockModule> attention_block() {
+  return Block({
+      LayerNorm(512),
+      MultiHeadAttentionwithRoPE(512, 8, 1024, {.causal = true}),
+  });
+}
+// [/attention_block]
+
+// [small_model]
+Ref<BlockModule> small_model(int64_t vocab) {
+  return Block({
+      Embedding(vocab, 512),
+      attention_block(),  // a block can contain other blocks
+      OutputHead(512, vocab),
+  });
+}
+// [/small_model]
+
 // [transformer_block]
 Ref<BlockModule> transformer_block(int64_t d_model = 512, int64_t n_heads = 8,
                                    int64_t max_seq_len = 1024) {
@@ -156,14 +205,27 @@ std::map<std::string, std::string> listings(const std::string& kind) {
 /// The same models by the C++ listings.
 const std::map<std::string, std::function<Ref<Module>()>>& twins() {
   static const std::map<std::string, std::function<Ref<Module>()>> table = {
+      {"activation", [] { return activation(); }},
+      {"attention_block", [] { return attention_block(); }},
       {"branches", [] { return branches(); }},
       {"custom_layer", [] { return custom_layer(); }},
+      {"experts", [] { return experts(); }},
+      {"feed_forward", [] { return feed_forward(); }},
+      {"flash_attention", [] { return flash_attention_layer(); }},
       {"full_model", [] { return full_model(kVocab); }},
+      {"grouped_query", [] { return grouped_query(); }},
       {"modern_layer", [] { return modern_layer(); }},
+      {"small_model", [] { return small_model(kVocab); }},
       {"tied_model", [] { return tied_model(kVocab); }},
       {"transformer_block", [] { return transformer_block(); }},
   };
   return table;
+}
+
+/// The width of a listing's input.
+int64_t width_of(const std::string& name) {
+  if (name == "grouped_query") return 4096;
+  return name == "flash_attention" || name == "feed_forward" || name == "experts" ? 768 : 512;
 }
 
 /// Runs a model on ids, or a layer on vectors, forward and backward, on meta.
@@ -171,13 +233,14 @@ void check_runs(Module& module, const std::string& name) {
   INFO(name);
   init(module, {.device = meta});
   module.to(meta);
-  const bool is_model = name == "full_model" || name == "tied_model";
-  const Tensor x = is_model ? empty({1, 4}, {i64, meta}) : empty({1, 4, 512}, {f32, meta});
+  const bool is_model = name.ends_with("_model");
+  const int64_t width = width_of(name);
+  const Tensor x = is_model ? empty({1, 4}, {i64, meta}) : empty({1, 4, width}, {f32, meta});
   Context ctx;
   const Tensor y = module.forward(x, ctx);
   const bool narrow = name == "largest_of_branches";
-  CHECK(y.shape() == Shape{1, 4, is_model ? kVocab : narrow ? 64 : 512});
-  backward(y, {.gradient = empty_like(y)});
+  CHECK(y.shape() == Shape{1, 4, is_model ? kVocab : narrow ? 64 : width});
+  if (module.num_parameters() > 0) backward(y, {.gradient = empty_like(y)});
   for (const Tensor& p : module.parameters()) CHECK(grad(p).defined());
 }
 

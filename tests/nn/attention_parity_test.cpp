@@ -55,6 +55,14 @@ TEST_SUITE("nn/attention_parity") {
     check_parity("MultiHeadLatentAttention.mask", latent({.q_lora_rank = 3}));
     check_parity("MultiHeadLatentAttention.documents", latent({}));
     check_parity("DeepseekV3Attention", latent({.q_lora_rank = 8}));
+    const RopeScalingOptions yarn{.scaling_type = "yarn",
+                                  .scaling_factor = 4,
+                                  .original_max_seq_len = 4,
+                                  .yarn_beta = 2,
+                                  .mscale = 0.7,
+                                  .mscale_all_dim = 3};
+    check_parity("DeepseekV3Attention.yarn",
+                 latent({.rope_theta = 100, .rope_scaling = yarn, .q_lora_rank = 8}));
   }
 
   TEST_CASE("gates are OLM's") {

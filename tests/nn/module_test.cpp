@@ -199,6 +199,18 @@ TEST_SUITE("nn/module") {
     auto extra = state(2, 3);
     extra["other"] = zeros({1});
     check_error([&] { model->load_state_dict(extra); }, {"other"});
+    auto all = extra;
+    all.erase("blocks.1.weight");
+    all["blocks.0.weight"] = zeros({7});
+    all["blocks.0.steps"] = zeros({2});
+    all["another"] = zeros({1});
+    check_error([&] { model->load_state_dict(all); },
+                {"blocks.0.weight wants shape [2], got [7]; ", "blocks.0.steps wants f32 [1]",
+                 "key blocks.1.weight is missing; ", "key another belongs to no parameter; ",
+                 "key other belongs to no parameter"});
+    check_error([&] { model->load_state_dict(all, {.strict = false}); },
+                {"blocks.0.weight wants shape [2], got [7]; ", "blocks.0.steps"});
+    CHECK(model->parameters()[0].data<float>()[0] == 1);
     model->load_state_dict(extra, {.strict = false});
     CHECK(model->parameters()[0].data<float>()[0] == 5);
     CHECK(model->get<ScaleModule>("blocks.1")->steps.tensor().item<float>() == 9);

@@ -6,6 +6,7 @@
 #include <olm/nn/blocks.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/model_io.h>
+#include <tests/support/attention_variants.h>
 #include <tests/support/checks.h>
 #include <tests/support/layer_parity.h>
 #include <tests/support/rope_scalings.h>
@@ -88,16 +89,19 @@ TEST_SUITE("nn/rope_scaling") {
     std::vector<RopeScalingOptions> all = one_of_each(4, 4);
     all.push_back({.scaling_type = "xpos"});
     const NoGrad guard;
-    for (const char* name :
-         {"FlashAttentionwithRoPE", "GroupedQueryAttention", "MultiHeadAttentionwithRoPE"}) {
+    for (const std::string& name : attentions().names()) {
       AttentionOptions o{.embed_dim = 24,
                          .num_heads = 4,
                          .max_seq_len = 32,
                          .causal = true,
                          .rope_theta = 100,
-                         .partial_rotary_factor = 0.7,
                          .rope_pairing = "halves"};
+      if (is_latent(name))
+        o.qk_rope_head_dim = 4;
+      else
+        o.head_dim = 6, o.partial_rotary_factor = 0.7;
       const auto plain = Attention(name, o);
+      if (!*plain->options.use_rope) continue;
       init(plain, {.seed = 5});
       for (const RopeScalingOptions& scaling : all) {
         INFO(name << " " << *scaling.scaling_type);
@@ -164,6 +168,7 @@ TEST_SUITE("nn/rope_scaling") {
       INFO(type);
       const bool varies = type == "dynamic_ntk" || type == "longrope";
       const auto layer = scaled_attention(scaling);
+      if (varies) CHECK_THROWS_AS(in_pieces(*layer, x, {8, 1, 11}), StaleCacheError);
       const Tensor start = tokens(x, 0, 8);
       check_close(in_pieces(*layer, start, {3, 1, 4}), layer(start), f32, 24, "up to 8");
       if (!varies)
@@ -184,29 +189,34 @@ TEST_SUITE("nn/rope_scaling") {
     }
   }
 
-  TEST_CASE("text is the same with and without a cache") {
-    const auto model = [](const RopeScalingOptions& scaling) {
-      const auto layer = [&] { return Residual(scaled_attention(scaling, 24)); };
-      const auto result = Block({Embedding(17, 24), Repeat(layer, 2), OutputHead(24, 17)});
-      init(result, {.seed = 4});
-      return result;
-    };
-    const std::vector<int32_t> prompt{3, 5, 1, 16};
+  TEST_CASE("text is the same with and without a cache, beyond the trained positions too") {
     std::vector<RopeScalingOptions> all = one_of_each(3, 6);
     all.push_back({.scaling_type = "xpos"});
     for (const RopeScalingOptions& scaling : all) {
-      const std::string type = *scaling.scaling_type;
-      INFO(type);
-      const bool varies = type == "dynamic_ntk" || type == "longrope";
-      const auto m = model(scaling);
-      GenerateOptions o{.tokens = varies ? 5 : 20, .temperature = 0};
-      const std::vector<int32_t> with = generate(m, prompt, o);
-      o.use_cache = false;
-      CHECK(with == generate(m, prompt, o));
-      o.tokens = 20;
-      CHECK(generate(m, prompt, o).size() == 20);
-      o.use_cache = true;
-      if (varies) check_error([&] { generate(m, prompt, o); }, {type, "go on without a cache"});
+      // The first layer has no RoPE, two others have windows: on either side of the border.
+      int64_t made = 0;
+      const auto layer = [&] {
+        AttentionOptions o{.causal = true, .rope_theta = 100, .rope_scaling = scaling};
+        if (made == 0) o = {.causal = true, .use_rope = false};
+        if (made % 2 == 1) o.window_size = made == 1 ? 3 : 11;
+        ++made;
+        return Residual(FlashAttentionwithRoPE(24, 4, 24, o));
+      };
+      const auto model = Block({Embedding(17, 24), Repeat(layer, 4), OutputHead(24, 17)});
+      init(model, {.seed = 4});
+      const std::vector<int32_t> longer{3, 5, 1, 16, 2, 2, 9, 0, 11, 4};
+      for (const size_t length : {4, 8, 9, 10}) {
+        INFO(*scaling.scaling_type << " from " << length);
+        const std::vector<int32_t> prompt(longer.begin(), longer.begin() + long(length));
+        GenerateOptions o{.tokens = 40, .temperature = 0, .context = 24};
+        const std::vector<int32_t> with = generate(model, prompt, o);
+        CHECK(with.size() == 40);
+        o.use_cache = false;
+        CHECK(with == generate(model, prompt, o));
+        o.use_cache = true;
+        for (const Generated& each : generate_batch(model, {prompt, prompt}, o))
+          CHECK(each.ids == with);
+      }
     }
   }
 }

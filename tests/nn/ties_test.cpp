@@ -102,6 +102,20 @@ TEST_SUITE("nn/ties") {
     CHECK(values(*head, kHead) == values(*source, kTable));
   }
 
+  TEST_CASE("a file without the tied tensor lacks all of its keys, among what else does not fit") {
+    const TempFolder folder;
+    const auto model = model_with(true, 1);
+    std::vector<NamedTensor> rest;
+    for (const auto& [key, tensor] : model->state_dict())
+      if (key != kTable && key != kHead) rest.emplace_back(key, tensor);
+    rest.emplace_back("other", ones({1}));
+    Json tied = Json::object();
+    tied[kHead] = kTable;
+    write_safetensors(folder / "weights", rest, {{"tied", tied.dump()}});
+    check_error([&] { load_weights(*model, folder / "weights"); },
+                {kTable + " is missing", kHead + " is missing", "other belongs to no parameter"});
+  }
+
   TEST_CASE("a state dict may name a tied weight once or with one value") {
     const auto model = model_with(true, 1), source = model_with(true, 2);
     for (const std::string& left_out : {kTable, kHead}) {

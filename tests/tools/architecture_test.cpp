@@ -219,6 +219,25 @@ TEST_SUITE("tools/architecture") {
     CHECK(run_program({"inspect", f / "cmp/copy"}).status == 0);
   }
 
+  TEST_CASE("a variant that takes any length reads the batches of the others") {
+    const TempFolder f;
+    write_file(f / "text.txt", small_text());
+    write_file(f / "base.json", kModel);
+    write_file(f / "alibi.json", edited("FlashAttentionwithRoPE", "MultiHeadAttentionwithALiBi"));
+    for (const bool first : {true, false}) {
+      const std::string out = f / (first ? "first" : "second");
+      const Result r = run_program({"ablate", f / (first ? "alibi.json" : "base.json"),
+                                    f / (first ? "base.json" : "alibi.json"), "--data",
+                                    f / "text.txt", "--steps=4", "--batch-size=4", "--out", out});
+      INFO(r.err);
+      REQUIRE(r.status == 0);
+      CHECK(losses(out + "/alibi").size() == 4 + 2);
+    }
+    CHECK(losses(f / "first/alibi") == losses(f / "second/alibi"));
+    check_refused({"ablate", f / "alibi.json", f / "alibi.json", "--data", f / "text.txt"},
+                  {"alibi.json", "max_seq_len", "--context"});
+  }
+
   TEST_CASE("a comparison that was stopped goes on as if it had not been") {
     const TempFolder f;
     write_file(f / "text.txt", small_text());

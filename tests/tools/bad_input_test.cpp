@@ -282,7 +282,8 @@ TEST_SUITE("tools/bad_input") {
     check_refused({"sample", trained().run, "--prompts", f / "empty.txt"}, {"empty.txt", "prompt"});
     check_refused({"sample", trained().run, "--prompt=ba", "--prompts", f / "prompts.txt"},
                   {"--prompts", "--prompt"});
-    check_refused({"sample", trained().run, "--stop", ""}, {"stop_strings", "one character"});
+    check_refused({"sample", trained().run, "--stop", ""}, {"--stop", "one character"});
+    CHECK(run_program({"sample", trained().run, "--stop", ""}).out.empty());
     check_refused({"sample", trained().run, "--min-p", "2"}, {"min_p", "0 to 1", "2"});
     check_refused({"sample", trained().run, "--repetition-penalty", "0"}, {"repetition_penalty"});
     check_refused({"sample", trained().run, "--temperature", "-1"}, {"temperature"});

@@ -93,6 +93,22 @@ void prepare(Variant& v, const Variant* first, Progress& progress) {
   write_folder(run);
 }
 
+/// Flags that --context is added to for a variant whose layers take any number of tokens: that of
+/// the first variant whose layers do not.
+FlagValues with_context(FlagValues flags, const std::string& variant,
+                        const std::vector<std::string>& all) {
+  const auto is_context = [](const auto& flag) { return flag.first == "model.max_seq_len"; };
+  if (std::any_of(flags.begin(), flags.end(), is_context) || find_model(variant).longest() > 0)
+    return flags;
+  for (const std::string& other : all) {
+    const int64_t longest = find_model(other).longest();
+    if (longest == 0) continue;
+    flags.emplace_back("model.max_seq_len", std::to_string(longest));
+    break;
+  }
+  return flags;
+}
+
 /// Variants as they were named, each with all that they share.
 Variants new_variants(const AblateArgs& args, const std::string& folder) {
   require(args.variants.size() >= 2, "at least two variants were wanted, got ",
@@ -101,6 +117,7 @@ Variants new_variants(const AblateArgs& args, const std::string& folder) {
   for (const std::string& given : args.variants) {
     TrainArgs one = args.train;
     one.model = given;
+    one.flags = with_context(std::move(one.flags), given, args.variants);
     const std::string name = name_of(given, variants);
     variants.push_back(std::make_unique<Variant>());
     variants.back()->name = name;

@@ -113,6 +113,9 @@ nn::GenerateOptions options_of(const SampleArgs& args, const SampleConfig& confi
   nn::GenerateOptions options =
       config.for_model(nn::context_of(model), activation_dtype(args.dtype));
   options.use_cache = !args.no_cache;
+  for (const std::string& stop : args.stop_strings)
+    require(!stop.empty(), "--stop: at least one character was wanted, the text is empty");
+  nn::StopFilter(args.stop_strings);  // throws before anything is printed
   options.stop_strings = args.stop_strings;
   options.logprobs = args.logprobs;
   if (tokenizer.eot_id()) options.stop = {*tokenizer.eot_id()};
