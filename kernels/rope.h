@@ -4,7 +4,7 @@
 
 namespace olm::kernels {
 
-/// Which dimensions of a head RoPE turns together, as pair i of r/2.
+/// Which dimensions of a head RoPE rotates together, as pair i of r/2.
 enum class RopePairing : uint8_t {
   interleaved,  ///< 2i and 2i + 1, as in the paper
   halves,       ///< i and i + r/2, as Hugging Face's weights want it

@@ -5,17 +5,17 @@
 
 namespace olm::nn {
 
-/// Base of activations: derive, write forward, and add it to activations() to have it in
-/// feed-forward layers by name. One with options derives from Layer<Options, ActivationBase>.
+/// Base of activations. For one of your own derive, write forward, and add it to activations(), so
+/// that FFNs find it by name. One with options derives from Layer<Options, ActivationBase>.
 class OLM_API ActivationBase : public Module {
  public:
-  /// The epilogue by which linear() computes the same; none where it cannot.
+  /// The epilogue of linear() that computes the same; `none` where there is none.
   virtual Activation fused() const { return Activation::none; }
-  /// True of gated units, whose result has half the width of x.
+  /// True for gated units, whose output has half the width of x.
   virtual bool gated() const { return false; }
 };
 
-/// A function without parameters, of each element or, as a gated unit, of pairs of them.
+/// A function without parameters: of each element, or of value and gate in a gated unit.
 ///   x: [...]    y: like x; of gated units [..., 2h] to [..., h]
 class OLM_API ElementwiseModule final : public ActivationBase {
  public:
@@ -38,8 +38,8 @@ class OLM_API ElementwiseModule final : public ActivationBase {
 OLM_API Ref<ElementwiseModule> ReLU();         ///< max(x, 0)
 OLM_API Ref<ElementwiseModule> ReLUSquared();  ///< max(x, 0)²; So et al. 2021, arXiv:2109.08668
 OLM_API Ref<ElementwiseModule> GELU();         ///< x · Φ(x), exact; Hendrycks & Gimpel 2016
-OLM_API Ref<ElementwiseModule> GELUTanh();     ///< its approximation by tanh
-OLM_API Ref<ElementwiseModule> QuickGELU();    ///< its approximation x · sigmoid(1.702 x)
+OLM_API Ref<ElementwiseModule> GELUTanh();     ///< GELU by its tanh approximation
+OLM_API Ref<ElementwiseModule> QuickGELU();    ///< GELU approximated by x · sigmoid(1.702 x)
 OLM_API Ref<ElementwiseModule> SELU();         ///< Klambauer et al. 2017
 OLM_API Ref<ElementwiseModule> SiLU();         ///< x · sigmoid(x), also called swish
 OLM_API Ref<ElementwiseModule> Mish();         ///< x · tanh(softplus(x)); Misra 2019
@@ -52,7 +52,7 @@ OLM_API Ref<ElementwiseModule> Identity();
 ///   x: [..., 2h]    y: [..., h]
 OLM_API Ref<ElementwiseModule> SwiGLU();     ///< a · silu(b)
 OLM_API Ref<ElementwiseModule> GeGLU();      ///< a · gelu(b), exact
-OLM_API Ref<ElementwiseModule> GeGLUTanh();  ///< a · gelu(b) by tanh
+OLM_API Ref<ElementwiseModule> GeGLUTanh();  ///< a · gelu(b), tanh approximation
 OLM_API Ref<ElementwiseModule> ReGLU();      ///< a · relu(b)
 OLM_API Ref<ElementwiseModule> LiGLU();      ///< a · b
 

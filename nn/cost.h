@@ -1,5 +1,6 @@
 #pragma once
-// What a model takes, from its architecture alone: everything here runs on `meta`, without memory.
+// FLOPs and memory of a model, computed from its architecture on the `meta` device: tensors there
+// have shapes and no memory.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -8,36 +9,38 @@
 
 namespace olm::nn {
 
-/// One layer in the order of the calls.
+/// A layer and the shapes of its input and output.
 struct TracedLayer {
   std::string path, type;
   Shape in, out;
 };
 
-/// Runs ids [batch, time] through a copy of the model and says what shapes pass. Layers that build
-/// their own children are one row. What does not fit throws, naming the layer by its path, such as
-/// $.blocks[1].stack[0].block.
+/// Runs ids [batch, time] through a copy of the model on `meta` and returns its layers in the order
+/// of their calls; a layer that makes its own children is one row. Shapes that do not fit throw,
+/// naming the layer by its path, such as $.blocks[1].stack[0].block.
 OLM_API std::vector<TracedLayer> trace(Module& model, int64_t batch, int64_t time);
 
 struct CostOptions {
-  int64_t batch = 1, context = 1;  ///< sequences, and tokens of each
-  DType dtype = f32;               ///< of activations, f32 or bf16
-  int64_t moments = 2;             ///< numbers that the optimizer keeps for each weight
+  int64_t batch = 1;    ///< sequences
+  int64_t context = 1;  ///< tokens of each sequence
+  DType dtype = f32;    ///< of activations, f32 or bf16
+  int64_t moments = 2;  ///< optimizer state: f32 numbers per parameter
 };
 
-/// What training and generating take.
+/// What training and generation take.
 struct Cost {
-  int64_t parameters = 0, trained = 0;
-  double forward_flops_per_token = 0;   ///< at this context
-  double training_flops_per_token = 0;  ///< of forward and backward, three times as much
-  /// Bytes. `activations` is the most that forward and backward of one batch hold beside weights
-  /// and gradients, without what kernels borrow during a call; `kv_cache` is what generating keeps
-  /// of `batch` full contexts, 0 for models that keep nothing.
+  int64_t parameters = 0;               ///< tied ones counted once
+  int64_t trained = 0;                  ///< of them, those that are not frozen
+  double forward_flops_per_token = 0;   ///< with `context` tokens
+  double training_flops_per_token = 0;  ///< forward and backward: three times that
+  /// Bytes. `activations` is the peak during forward and backward of one batch beside weights and
+  /// gradients, without the workspaces of kernels; `kv_cache` is the cache of `batch` full
+  /// contexts, 0 for models without one.
   double weights = 0, gradients = 0, moments = 0, activations = 0, kv_cache = 0;
   double training_bytes() const { return weights + gradients + moments + activations; }
   double generating_bytes() const { return weights + kv_cache; }
 };
-/// Throws where the model does not take ids [batch, context].
+/// The cost of a model; throws where it does not take ids [batch, context].
 OLM_API Cost cost_of(Module& model, const CostOptions& options = {});
 
 }  // namespace olm::nn

@@ -1,5 +1,5 @@
 #pragma once
-// Data: text on disk → ids → batches.
+// Data: from text on disk to token ids to batches.
 #include <cstdint>
 #include <iterator>
 #include <memory>
@@ -20,9 +20,9 @@ namespace olm::nn {
 /// libolm in it.
 OLM_API bool is_run_folder(const std::string& folder);
 
-/// The text of a file, or of all files below a folder in sorted order. Empty files are left out,
-/// and so are folders for which is_run_folder holds and tokenizers under the name tokenizer.json,
-/// so that a run that writes below its data goes on with the text it began with.
+/// The text of a file, or of all files below a folder in sorted order. Empty files, run folders
+/// (see is_run_folder()) and tokenizers called tokenizer.json are left out, so that a run that
+/// writes below its data resumes with the text it began with.
 struct OLM_API Corpus {
   /// Throws FileError if `path` is missing, holds no text, or is itself the folder of a run.
   static Corpus open(const std::string& path);
@@ -85,29 +85,29 @@ class OLM_API TokenDataset {
 /// The first int(fraction · size) ids, and the others.
 OLM_API std::pair<TokenDataset, TokenDataset> split(const TokenDataset& dataset, double fraction);
 
-/// Windows of `context` ids and the ids that follow each of them.
+/// Windows of `context` ids, and for each id the one that follows.
 struct Batch {
   Tensor inputs;   ///< [B,T] i64
-  Tensor targets;  ///< [B,T] i64: inputs moved on by one
+  Tensor targets;  ///< [B,T] i64: inputs shifted by one
   int64_t step = 0;
 };
 
-/// Sets ctx.documents and ctx.positions for sequences in which several documents are packed: each
-/// ends with the id `end_of_text`, which is its last token. Positions begin at 0 in every document,
-/// so that its tokens are computed as they are where it stands alone.
-///   ids: [B,T] of i32 or i64, which is read on the host
+/// Sets ctx.documents and ctx.positions for sequences of several packed documents, each of which
+/// ends with the id `end_of_text`. Positions begin at 0 in every document, so that its tokens are
+/// computed as if it stood alone.
+///   ids: [B,T] of i32 or i64, read on the host
 OLM_API void set_documents(Context& ctx, const Tensor& ids, int64_t end_of_text);
 
 struct LoaderOptions {
-  int64_t batch = 1;
-  int64_t context = 0;
-  /// Batches in all. 0: without end if `shuffle`, else one pass, whose last batch may be smaller.
+  int64_t batch = 1;    ///< windows of a batch
+  int64_t context = 0;  ///< tokens of a window; at least 1
+  /// Number of batches. 0: endless with `shuffle`, else one pass, whose last batch may be smaller.
   int64_t steps = 0;
-  uint64_t seed = 0;
-  /// Windows at random; else one after the other from the start, again and again.
+  uint64_t seed = 0;  ///< of the random windows
+  /// Random windows; else consecutive ones from the start, over and over.
   bool shuffle = true;
-  /// With `shuffle`: each window begins at any of the size - context places, whatever came before.
-  /// Else every epoch is a new order of all windows that begin at multiples of `context`.
+  /// With `shuffle`: each window begins at any of the size - context places, independently of the
+  /// others. Else every epoch is a new order of all windows that begin at multiples of `context`.
   bool replacement = true;
 };
 
@@ -125,12 +125,12 @@ class OLM_API Loader {
   /// Number of batches given; the next one's step.
   int64_t position() const { return position_; }
   void set_position(int64_t position);
-  /// The position, and what it belongs to; `set_state` throws where that differs. A state without
-  /// "starts" is of a run whose random windows never began at the last place: they go on so.
+  /// The position, with dataset and options; set_state() throws where those differ. A state without
+  /// "starts" is of a run whose random windows never begin at the last place, and keeps that.
   Json state() const;
   void set_state(const Json& state);
   bool done() const { return limit_ > 0 && position_ >= limit_; }
-  /// The batch at the position, which moves on by one. Throws if done.
+  /// The batch at the position, which then advances by one. Throws if done().
   Batch next();
 
   class Iterator {

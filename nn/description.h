@@ -1,5 +1,5 @@
 #pragma once
-// Descriptions: a model as JSON, layer by layer, by the names and options of the registry.
+// Descriptions: a model as JSON, each layer by its name in the registry and its options.
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -8,33 +8,33 @@
 
 namespace olm::nn {
 
-/// True where a description of `owner` holds this child: it is not what the options make.
+/// True where a description of `owner` must list this child, since the options do not imply it.
 OLM_API bool is_described(Module& owner, const ChildSlot& slot);
 
-/// A model and everything below it as {"type", "options", "children"}, where children go by the
-/// names of their slots ("blocks.0", "block"). Equal for equal architectures. Throws where a part
-/// cannot describe itself.
+/// A model and everything below it as {"type", "options", "children"}; children are named by their
+/// slots ("blocks.0", "block"). Equal architectures have equal descriptions. Throws where a layer
+/// cannot be described, as a Parallel with a lambda for its merge.
 OLM_API Json describe(Module& model);
 
 struct BuildOptions {
-  std::string where = "$";  ///< names the description in errors
-  /// Ids of the tokenizer, for layers whose vocab_size is left out or "auto".
+  std::string where = "$";  ///< path of the description in errors
+  /// Size of the tokenizer's vocabulary, for layers whose vocab_size is left out or "auto".
   std::optional<int64_t> vocab_size = {};
 };
 
-/// The model of a description, not filled. Beside what describe() makes, it reads the short form:
-/// options and children are members of the layer itself, a list of children is an array, and a
-/// Repeat of equal layers holds one of them and its number:
+/// Builds the model of a description; its parameters are not filled. It reads what describe()
+/// writes and a short form, where options and children are members of the layer itself, a list of
+/// children is an array, and a Repeat of equal layers has one of them and their number:
 ///   {"type": "Repeat", "num_repeat": 12, "stack": {"type": "Residual", "block":
 ///     {"type": "Block", "blocks": [{"type": "RMSNorm", "dim": 64}, …]}}}
 /// An error names the layer by its path, such as $.blocks[1].stack.blocks[0], and lists the known
-/// layers, options or keys. Nothing is allocated but what the modules themselves are: a description
-/// of more than 100,000 layers, 64 levels or 10^15 parameters is refused.
+/// layers, options or keys. No memory is allocated for parameters. A description of more than
+/// 100,000 layers, 64 levels or 10^15 parameters is refused.
 OLM_API Ref<Module> build(const Json& description, const BuildOptions& options = {});
-/// The short form of a description; build() makes the same model of it.
+/// The short form of a description, from which build() makes the same model.
 OLM_API Json shortened(const Json& description);
 
-/// "$.blocks[1].block" of the module path "blocks.1.block".
+/// The JSON path of a module path: "$.blocks[1].block" for "blocks.1.block".
 OLM_API std::string json_path(const std::string& module_path, const std::string& root = "$");
 
 }  // namespace olm::nn

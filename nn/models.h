@@ -1,6 +1,6 @@
 #pragma once
-// Reference models: families, each with its configuration, and presets, each a row of sizes. A
-// model is a Block that init() or loading fills.
+// Reference models: families, each with its type of configuration, and presets, each a name for one
+// configuration. A model is a Block whose parameters init() or loading fills.
 #include <functional>
 #include <memory>
 
@@ -9,12 +9,12 @@
 namespace olm::nn {
 
 class ModelConfig;
-/// Families by name, as their default configurations. Users add theirs:
+/// The default configuration of each family, by name. Users add theirs:
 /// families().add("mine", ModelConfig(MyConfig(), MyModel, my_init)).
 OLM_API Registry<ModelConfig>& families();
 
-/// What the configuration of a family is: it lists its members, names its family, and has the two
-/// sizes that data decides. given() tells which members are set where it can.
+/// A type of configuration: a struct with fields(), the name of its family, and the two sizes that
+/// depend on the data. An optional given() returns the members that are set, as JSON.
 template <class T>
 concept FamilyConfig = HasFields<T> && requires(T c) {
   { c.family } -> std::convertible_to<std::string>;
@@ -22,7 +22,8 @@ concept FamilyConfig = HasFields<T> && requires(T c) {
   c.max_seq_len = int64_t();
 };
 
-/// The configuration of a model of any family, with how such models are made and filled. A value.
+/// The configuration of a model of any family, which can make and initialise such a model. Copies
+/// are independent.
 class OLM_API ModelConfig {
  public:
   template <FamilyConfig C>
@@ -30,7 +31,7 @@ class OLM_API ModelConfig {
   template <FamilyConfig C>
   using Init = void (*)(Module&, const C&, const InitOptions&);
 
-  /// A family: its default configuration, its factory, its initialisation rule.
+  /// A family: its default configuration, its factory and its initialisation.
   template <FamilyConfig C>
   ModelConfig(C defaults, Make<C> make, Init<C> init)
       : held_(std::make_unique<HeldAs<C>>(std::move(defaults), make, init)) {}
@@ -45,10 +46,10 @@ class OLM_API ModelConfig {
   ModelConfig& operator=(ModelConfig&&) = default;
 
   std::string family() const { return held_->family(); }
-  /// The same in another family: what is set and has a key there keeps its value. Throws listing
-  /// the families, and where a size has no key there but would make a difference.
+  /// This configuration in another family: members that are set and are keys there keep their
+  /// values. Throws for an unknown family, and where a size is no key there but would matter.
   ModelConfig in_family(const std::string& name) const;
-  /// The configuration itself; throws where it is one of another family.
+  /// The configuration as its own type; throws where it is of another type.
   template <FamilyConfig C>
   C& as() {
     auto* held = dynamic_cast<HeldAs<C>*>(held_.get());
@@ -64,7 +65,7 @@ class OLM_API ModelConfig {
   int64_t vocab_size() const { return held_->vocab_size(); }
   int64_t max_seq_len() const { return held_->max_seq_len(); }
   Ref<BlockModule> make() const { return held_->make(); }
-  /// Fills a model of this configuration by the family's rule.
+  /// Initialises the parameters of a model of this configuration.
   void init(Module& model, const InitOptions& options = {}) const { held_->init(model, options); }
 
  private:
@@ -105,20 +106,20 @@ class OLM_API ModelConfig {
   std::unique_ptr<Held> held_;
 };
 
-/// A model by name: a row of the table in models/presets.cpp is all there is of it.
+/// A configuration with a name: a row of the table in models/presets.cpp.
 struct ModelPreset {
   std::string name;
   ModelConfig config;
 };
 OLM_API const std::vector<ModelPreset>& model_presets();
-/// The configuration of a preset; throws listing the known ones.
+/// The configuration of a preset; throws for an unknown name, listing the known ones.
 OLM_API const ModelConfig& model_preset(const std::string& name);
 
-/// Makers of the presets by name, "GPT2" and so on: models().get("GPT2")(). Options are members of
-/// the family's configuration that differ: {"num_layers": 2}.
+/// Presets as makers, by name: models().get("GPT2")(). Options are members of the configuration to
+/// change: {"num_layers": 2}.
 OLM_API Registry<LayerMaker>& models();
 
-// Presets as functions, under OpenLanguageModel's names as far as it has them.
+// Presets as functions, under OpenLanguageModel's names where it has them.
 inline Ref<BlockModule> GPT2() { return model_preset("GPT2").make(); }
 inline Ref<BlockModule> GPT2Medium() { return model_preset("GPT2Medium").make(); }
 inline Ref<BlockModule> GPT2Large() { return model_preset("GPT2Large").make(); }

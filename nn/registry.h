@@ -1,5 +1,5 @@
 #pragma once
-// Things by name, for configuration files and for rebuilding models.
+// Registries: layers and their parts by name, for model.json and for options.
 #include <functional>
 #include <map>
 #include <mutex>
@@ -12,7 +12,7 @@
 
 namespace olm::nn {
 
-/// A table from names to makers of T. Looking up an unknown name throws, listing the known ones.
+/// A thread-safe table of T by name.
 template <class T>
 class Registry {
  public:
@@ -23,6 +23,7 @@ class Registry {
     std::lock_guard lock(mutex_);
     entries_.insert_or_assign(name, std::move(entry));
   }
+  /// Throws for an unknown name, listing the known ones.
   T get(const std::string& name) const {
     std::lock_guard lock(mutex_);
     const auto found = entries_.find(name);
@@ -48,13 +49,12 @@ class Registry {
   mutable std::mutex mutex_;
 };
 
-/// Children of a description, by slot name ("block", "blocks.0"), in order.
+/// Children of a layer by slot name ("block", "blocks.0"), in order.
 using DescribedChildren = std::vector<std::pair<std::string, Ref<Module>>>;
 
-/// Makes a module from its options and, for layers that describe their children, those:
+/// Makes a module from its options, and from its children for layers whose description lists them:
 ///   activations().get("gelu")()    feed_forwards().get("ClassicFFN")(options)
-/// Options are an object of JSON: what it does not name has its default, and a name that the module
-/// does not have throws.
+/// Options are a JSON object; those left out have their defaults, and an unknown one throws.
 class LayerMaker {
  public:
   using Function = std::function<Ref<Module>(const Json& options, DescribedChildren children)>;
@@ -63,7 +63,7 @@ class LayerMaker {
            !std::is_same_v<std::remove_cvref_t<F>, LayerMaker>)
       LayerMaker(F make, Json default_options = Json::object())
       : make_(std::move(make)), defaults_(std::move(default_options)) {}
-  /// Of what has no options.
+  /// For modules without options.
   template <class F>
   requires(std::is_invocable_r_v<Ref<Module>, F&>) LayerMaker(F make)
       : make_([make = std::move(make)](const Json& options, DescribedChildren) -> Ref<Module> {
@@ -77,7 +77,7 @@ class LayerMaker {
                          DescribedChildren children = {}) const {
     return make_(options, std::move(children));
   }
-  /// The options with their defaults, so far as the maker knows them.
+  /// The default options, so far as the maker knows them.
   const Json& default_options() const { return defaults_; }
 
  private:
@@ -87,28 +87,30 @@ class LayerMaker {
 
 /// Layers that model.json may name. Users add theirs: layers().add("GatedResidual", maker).
 OLM_API Registry<LayerMaker>& layers();
-/// What builds the layer of a name in model.json: one of layers(), or a row that was added to
-/// attentions() or one of the registries below.
+/// The maker of the layer that model.json calls `name`: from layers(), or from a row that was added
+/// to attentions() or one of the registries below.
 OLM_API LayerMaker layer_maker(const std::string& name);
 OLM_API bool knows_layer(const std::string& name);
-// Makers by kind. What users add is known to the layers that take one of the kind by name, and to
-// model.json where it is the module's type_name().
-/// Activations: `gelu`, `silu`, …. Those of ClassicFFN and, where they are gated units, GatedFFN.
+
+// Makers by kind. An entry that users add can be named in options of this kind, and in model.json
+// where its name is the module's type_name().
+
+/// Activations: `gelu`, `silu`, …. ClassicFFN takes those that are no gated units, GatedFFN those
+/// that are.
 OLM_API Registry<LayerMaker>& activations();
-/// Norms: `layer_norm`, `rms_norm`. Their options have the width as `dim`.
+/// Norms: `layer_norm`, `rms_norm`. Their option `dim` is the width.
 OLM_API Registry<LayerMaker>& norms();
-/// Position embeddings: `absolute`, `rotary`, `alibi`, …. Their options have the size as
-/// `embed_dim` where they are added at the input, `head_dim` where rotary, `num_heads` for ALiBi,
-/// and `max_seq_len`.
+/// Position embeddings: `absolute`, `rotary`, `alibi`, …. Their size is `embed_dim` where they are
+/// added at the input, `head_dim` for RoPE, `num_heads` for ALiBi; their limit is `max_seq_len`.
 OLM_API Registry<LayerMaker>& positions();
-/// Feed-forward layers, under the names of their classes. Their options have the width as
-/// `embed_dim`, and `hidden_dim` and `dropout`.
+/// FFNs under the names of their factories. Their options include `embed_dim`, `hidden_dim` and
+/// `dropout`.
 OLM_API Registry<LayerMaker>& feed_forwards();
 
-/// A norm by name, over `dim` numbers; `options` are the others of its kind: {"eps": 1e-6}.
+/// The norm called `name` over `dim` numbers, with other options of its kind: {"eps": 1e-6}.
 OLM_API Ref<Module> Norm(const std::string& name, int64_t dim, Json options = Json::object());
 
-/// The usual maker: options from JSON, then M(options).
+/// The maker of a layer M that is constructed from its options.
 template <class M>
 LayerMaker layer_maker(std::string name) {
   using Options = decltype(std::declval<M>().options);

@@ -1,5 +1,5 @@
 #pragma once
-// Training: a loop with callbacks, checkpoints from which it goes on bit for bit, and its log.
+// Training: a loop with callbacks, checkpoints from which it resumes bit for bit, and its log.
 #include <functional>
 #include <memory>
 #include <optional>
@@ -39,11 +39,12 @@ class OLM_API JsonLines {
 /// appearance.
 OLM_API std::string metrics_csv(const std::vector<Json>& lines);
 
-/// What tells a loss that jumps: mean and mean deviation of those before, which fade with time.
+/// Detects a loss that jumps, by exponential moving averages of earlier losses and of their
+/// absolute deviation.
 struct OLM_API SpikeStatistics {
   double mean = 0, deviation = 0;
-  int64_t count = 0;     ///< losses taken
-  int64_t in_a_row = 0;  ///< steps skipped since the last one taken
+  int64_t count = 0;     ///< losses averaged
+  int64_t in_a_row = 0;  ///< steps skipped since then
   /// True where `loss` is `factor` deviations above the mean of at least 50 losses; never with
   /// factor 0.
   bool is_spike(double loss, double factor) const;
@@ -66,21 +67,21 @@ struct CheckpointState {
   Json model = {};  ///< its description
   double train_seconds = 0;
   std::optional<double> val_loss = {};  ///< where it was evaluated at this step
-  /// Evaluations measure the ids behind the last full window as well. False for runs that began
-  /// without: their losses stay comparable.
+  /// Evaluations include the ids after the last full window. False in runs that began without them,
+  /// so that their losses stay comparable.
   bool evaluates_rest = true;
 };
 
 /// Checkpoints of a run: folders `checkpoints/000500` with model.safetensors, optimizer.safetensors
-/// and state.json. Each appears whole or not at all, and holds hashes by which damage is seen.
+/// and state.json. Each appears whole or not at all, and holds hashes that reveal damage.
 class OLM_API Checkpoints {
  public:
-  /// `keep` newest ones stay, and the one of least validation loss.
+  /// The `keep` newest are kept, and the one of lowest validation loss.
   explicit Checkpoints(std::string run_folder, int64_t keep = 3);
   /// Steps of the checkpoints there are, in ascending order.
   std::vector<int64_t> steps() const;
   std::string path(int64_t step) const;
-  /// Writes one aside, syncs it, renames it into place, and removes those that no longer stay.
+  /// Writes a temporary folder, syncs it, renames it into place, and removes older ones.
   void save(const CheckpointState& state, Module& model, const Optimizer& optimizer);
   /// Reads state.json; throws FileError for what is not a checkpoint.
   CheckpointState state(int64_t step) const;
@@ -103,17 +104,17 @@ struct TrainerOptions {
   DType dtype = f32;             ///< of activations: f32 or bf16
   uint64_t seed = 0;             ///< of dropout
   Schedule schedule = {};        ///< total_steps and decay_steps follow total_steps here
-  double decay_fraction = 0.2;   ///< part of the steps that `wsd` decays in
-  int64_t eval_every = 0;        ///< 0: never; the last step is always evaluated otherwise
-  int64_t sample_every = 0;      ///< 0: never
-  int64_t checkpoint_every = 0;  ///< 0: at the end alone
-  int64_t loads_every = 10;      ///< lines of metrics with the load of every expert; 0: none
-  int64_t keep = 3;              ///< newest checkpoints that stay, beside the best
-  double spike_factor = 0;  ///< a loss so many deviations above its mean is skipped; 0: none is
+  double decay_fraction = 0.2;   ///< `wsd`: part of all steps, at the end, with decay
+  int64_t eval_every = 0;        ///< steps; 0: never, else the last step too
+  int64_t sample_every = 0;      ///< steps; 0: never
+  int64_t checkpoint_every = 0;  ///< steps; 0: only at the end
+  int64_t loads_every = 10;      ///< steps between lines with the load of every expert; 0: none
+  int64_t keep = 3;              ///< newest checkpoints kept, beside the best
+  double spike_factor = 0;       ///< see SpikeStatistics::is_spike(); such steps are skipped
   GenerateOptions sample = {};
   std::vector<int32_t> prompt = {};  ///< ids that samples continue
-  /// The id that documents end with: tokens attend within theirs alone, in training and evaluation.
-  /// Empty: across documents.
+  /// The id that documents end with; in training and evaluation tokens attend only within their
+  /// document. Empty: across documents.
   std::optional<int64_t> end_of_text = {};
 };
 
@@ -147,9 +148,9 @@ struct TrainerCallbacks {
   std::function<void(const EvalReport&)> on_eval = {};
   std::function<void(const SampleReport&)> on_sample = {};
   std::function<void(int64_t step, const std::string& path)> on_checkpoint = {};
-  /// Asked between steps, batches of an evaluation and tokens of a sample, measured ones too: true
-  /// finishes here, with a checkpoint. An evaluation or sample that was cut off is made when the
-  /// run goes on.
+  /// Called between steps, batches of an evaluation and tokens of a sample, also in measure(); true
+  /// ends the run with a checkpoint. An evaluation or sample that was cut off is repeated when the
+  /// run resumes.
   std::function<bool()> should_stop = {};
 };
 
@@ -167,33 +168,34 @@ OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t con
                             DType dtype = f32, const std::function<bool()>& should_stop = {},
                             bool with_rest = true, std::optional<int64_t> end_of_text = {});
 
-/// The loop: batches → loss → backward → step, with everything that belongs to a long run. Never
-/// prints; tells its callbacks. After a step that was not skipped it moves expert biases by what
-/// the step's micro-batches counted; see update_expert_biases().
+/// The training loop: batches, loss, backward, optimizer step, with evaluation, samples, logs and
+/// checkpoints. It prints nothing and reports to its callbacks. After a step that was not skipped
+/// it updates expert biases by the loads of the step's micro-batches; see update_expert_biases().
 class OLM_API Trainer {
  public:
-  /// `validation` may be empty: then nothing is evaluated. `tokenizer` is used for samples alone.
+  /// Without ids in `validation` nothing is evaluated. `tokenizer` is used for samples only.
   Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDataset validation,
           TrainerOptions options, TrainerCallbacks callbacks = {},
           std::shared_ptr<const Tokenizer> tokenizer = nullptr);
 
-  /// Times some steps, and parts of an evaluation and a sample where these are asked for, without
-  /// changing the parameters, the position or any random stream. Asked to stop, it ends after the
-  /// first step; what it did not come to is 0.
+  /// Times some steps, and parts of an evaluation and a sample where the options ask for them,
+  /// without changing parameters, position or random streams. If should_stop returns true it ends
+  /// after the first step, and what it did not time is 0.
   Timing measure(double seconds = 2);
-  /// Seconds to write the weights as a checkpoint does; 0 without a folder. Nothing stays of them.
+  /// Seconds to write the weights as a checkpoint does, to a file that is removed; 0 without a
+  /// folder.
   double time_weights();
-  /// Replaces the number of steps in all, and with it the schedule.
+  /// Replaces the total number of steps, and with it the schedule.
   void set_total_steps(int64_t total);
   int64_t total_steps() const { return options_.total_steps; }
   int64_t step() const { return step_; }
-  /// Goes on from the newest checkpoint in the folder, bit for bit: cuts the logs back to it, takes
-  /// over its number of steps. Throws where corpus, tokenizer or architecture differ.
+  /// Resumes from the newest checkpoint in the folder, bit for bit: cuts the logs back to it and
+  /// takes its total number of steps. Throws where corpus, tokenizer or architecture differ.
   void resume();
-  /// Trains to the end or until should_stop; ends with a checkpoint. True at the end, where nothing
-  /// that is due there was cut off.
+  /// Trains to the last step or until should_stop; ends with a checkpoint. True if it reached the
+  /// last step and everything due there is done.
   bool run();
-  /// Newest validation loss.
+  /// The newest validation loss.
   std::optional<double> validation_loss() const { return val_loss_; }
 
  private:

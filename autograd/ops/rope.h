@@ -9,7 +9,7 @@ namespace olm {
 using kernels::RopePairing;
 
 /// The angles of RoPE as their cosines and sines, [max_position, r/2] each, f32 (or f64 for f64 x).
-/// They may be scaled: a pair is then scaled as it is turned. Not differentiated.
+/// They may be scaled: a pair is then also scaled. Not differentiated.
 struct RopeTables {
   Tensor cos, sin;
 };
@@ -22,8 +22,8 @@ struct RopeOptions {
   RopePairing pairing = RopePairing::interleaved;
 };
 
-/// Rotary position embedding: turns the pairs (m, n) of each head's first r dimensions by the angle
-/// of the token's position and passes the others on; r/2 is the width of the tables:
+/// Rotary position embedding: rotates the pairs (m, n) of each head's first r dimensions by the
+/// angle of the token's position and passes the others on; r/2 is the width of the tables:
 ///   y[m] = x[m] · cos - x[n] · sin      y[n] = x[m] · sin + x[n] · cos
 /// Computed in f32 (f64 for f64). x: [B,T,H,Dh]. Throws where x is not of rank 4 and a float dtype;
 /// tables are not two of one shape [.., r/2] with r <= Dh, in f32 or acc_dtype(x), on x's device,

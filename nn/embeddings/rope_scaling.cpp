@@ -18,7 +18,7 @@ std::vector<float> plain(int64_t dim, double base) {
 }
 
 /// The exponent that makes the slowest pair's frequency fall by what the base grows by. One pair
-/// alone turns by its position whatever the base is.
+/// alone is rotated by its position whatever the base is.
 double ntk_exponent(int64_t dim) { return dim == 2 ? 0 : double(dim) / double(dim - 2); }
 
 /// Multiplies each frequency by a function of it.
@@ -42,9 +42,9 @@ std::vector<float> dynamic_ntk(const Rotation& r, int64_t length) {
   return plain(r.dim, r.base * std::pow(growth, ntk_exponent(r.dim)));
 }
 
-/// The pair, as a real number, that turns `turns` times in the trained positions.
-double pair_of(const Rotation& r, double turns) {
-  const double wavelengths = double(r.original()) / (turns * 2 * std::numbers::pi);
+/// The pair, as a real number, that makes `rotations` full ones in the trained positions.
+double pair_of(const Rotation& r, double rotations) {
+  const double wavelengths = double(r.original()) / (rotations * 2 * std::numbers::pi);
   return double(r.dim) * std::log(wavelengths) / (2 * std::log(r.base));
 }
 
@@ -105,7 +105,8 @@ double mscale(double s, double a) { return s > 1 ? 0.1 * a * std::log(s) + 1 : 1
 }  // namespace
 
 void Rotation::check() const {
-  require(dim > 0 && dim % 2 == 0, "RoPE: wanted an even number of dimensions to turn, got ", dim);
+  require(dim > 0 && dim % 2 == 0, "RoPE: wanted an even number of dimensions to rotate, got ",
+          dim);
   require(max_seq_len > 0, "RoPE: wanted max_seq_len above 0, got ", max_seq_len);
   require(base > 0, "RoPE: wanted a base above 0, got ", base);
   check_fields(scaling, "RoPE");

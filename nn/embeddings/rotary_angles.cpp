@@ -45,14 +45,14 @@ RopeTables fill(const Rotation& r, int64_t rows, int64_t length, RotarySide side
           .sin = from_host(sin, {rows, pairs}, device)};
 }
 
-/// Throws where keys in the cache were turned otherwise than this call turns its own.
+/// Throws where keys in the cache were rotated by other frequencies than this call uses.
 void check_cache(const char* layer, const Rotation& r, int64_t length, const Context& ctx) {
   if (!ctx.cache || !r.varies()) return;
   const std::string type = r.scaling.scaling_type.value_or("none");
   require(!ctx.positions.defined(), layer, ": ", type, " takes no positions beside a cache");
   const int64_t held = first_position(ctx);
   if (held == 0 || r.variant(held) == r.variant(length)) return;
-  throw StaleCacheError(layer, ": ", type, " turns ", length, " tokens otherwise than the ", held,
+  throw StaleCacheError(layer, ": ", type, " rotates ", length, " tokens otherwise than the ", held,
                         " whose keys are in the cache (original_max_seq_len is ", r.original(),
                         "); clear the cache and pass all tokens again");
 }
@@ -134,7 +134,7 @@ int64_t rotated_dims(const char* layer, const char* option, int64_t head_dim, do
   require(share > 0 && share <= 1, layer, ": wanted ", option, " in (0, 1], got ", share);
   const int64_t r = int64_t(double(head_dim) * share) / 2 * 2;
   require(r > 0, layer, ": ", option, " ", share, " of head_dim ", head_dim,
-          " leaves nothing to turn");
+          " leaves nothing to rotate");
   return r;
 }
 
