@@ -48,6 +48,8 @@ class OLM_API ModelConfig {
   /// The same in another family: what is set and has a key there keeps its value. Throws listing
   /// the families, and where a size has no key there but would make a difference.
   ModelConfig in_family(const std::string& name) const;
+  /// The same where sizes that are those of `unset` were not chosen either, and make none.
+  ModelConfig in_family(const std::string& name, const ModelConfig& unset) const;
   /// The configuration itself; throws where it is one of another family.
   template <FamilyConfig C>
   C& as() {
@@ -111,11 +113,16 @@ struct ModelPreset {
   ModelConfig config;
 };
 OLM_API const std::vector<ModelPreset>& model_presets();
-/// The configuration of a preset; throws listing the known ones.
-OLM_API const ModelConfig& model_preset(const std::string& name);
+/// Gives a configuration a name, as presets have one; an equal name is replaced.
+OLM_API void add_model(const std::string& name, const ModelConfig& config);
+/// The presets in their order, then models that were added.
+OLM_API std::vector<std::string> model_names();
+/// The configuration of one of these; throws listing them.
+OLM_API ModelConfig model_preset(const std::string& name);
 
 /// Makers of the presets by name, "GPT2" and so on: models().get("GPT2")(). Options are members of
-/// the family's configuration that differ: {"num_layers": 2}.
+/// the family's configuration that differ: {"num_layers": 2}. Users add theirs by add_model(),
+/// which makes them known to `olm train --model NAME` too.
 OLM_API Registry<LayerMaker>& models();
 
 // Presets as functions, under OpenLanguageModel's names as far as it has them.
