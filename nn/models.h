@@ -49,6 +49,8 @@ class OLM_API ModelConfig {
   /// This configuration in another family: members that are set and are keys there keep their
   /// values. Throws for an unknown family, and where a size is no key there but would matter.
   ModelConfig in_family(const std::string& name) const;
+  /// The same where sizes that are those of `unset` were not chosen either, and make none.
+  ModelConfig in_family(const std::string& name, const ModelConfig& unset) const;
   /// The configuration as its own type; throws where it is of another type.
   template <FamilyConfig C>
   C& as() {
@@ -112,11 +114,16 @@ struct ModelPreset {
   ModelConfig config;
 };
 OLM_API const std::vector<ModelPreset>& model_presets();
-/// The configuration of a preset; throws for an unknown name, listing the known ones.
-OLM_API const ModelConfig& model_preset(const std::string& name);
+/// Gives a configuration a name, as presets have one; an equal name is replaced.
+OLM_API void add_model(const std::string& name, const ModelConfig& config);
+/// The presets in their order, then models that were added.
+OLM_API std::vector<std::string> model_names();
+/// The configuration of one of these; throws for an unknown name, listing the known ones.
+OLM_API ModelConfig model_preset(const std::string& name);
 
 /// Presets as makers, by name: models().get("GPT2")(). Options are members of the configuration to
-/// change: {"num_layers": 2}.
+/// change: {"num_layers": 2}. Users add theirs by add_model(), which makes them known to
+/// `olm train --model NAME` too.
 OLM_API Registry<LayerMaker>& models();
 
 // Presets as functions, under OpenLanguageModel's names where it has them.

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include <olm/nn/models.h>
 
 namespace olm::nn {
@@ -5,7 +7,9 @@ namespace {
 
 /// Sizes that presets of a family differ in.
 struct Sizes {
-  int64_t embed_dim, intermediate_size, num_layers, num_heads;
+  int64_t embed_dim;
+  int64_t intermediate_size;  ///< 0 where it follows from embed_dim
+  int64_t num_layers, num_heads;
   int64_t num_kv_heads = 0;  ///< 0 where the family has none or as many as num_heads
   int64_t max_seq_len = 0;   ///< 0 is the one that the family's presets have
 };
@@ -13,7 +17,7 @@ struct Sizes {
 /// `c` with sizes of its own.
 DecoderConfig sized(DecoderConfig c, const Sizes& s) {
   c.embed_dim = s.embed_dim;
-  c.intermediate_size = s.intermediate_size;
+  if (s.intermediate_size > 0) c.intermediate_size = s.intermediate_size;
   c.num_layers = s.num_layers;
   c.num_heads = s.num_heads;
   if (s.num_kv_heads > 0) c.num_kv_heads = s.num_kv_heads;
@@ -23,7 +27,7 @@ DecoderConfig sized(DecoderConfig c, const Sizes& s) {
 
 DecoderConfig gpt2(int64_t embed_dim, int64_t num_layers, int64_t num_heads) {
   const DecoderConfig c{.family = "gpt2", .vocab_size = 50257, .max_seq_len = 1024};
-  return sized(c, {embed_dim, 4 * embed_dim, num_layers, num_heads});
+  return sized(c, {embed_dim, 0, num_layers, num_heads});
 }
 
 DecoderConfig llama2(const Sizes& s) {
@@ -206,33 +210,63 @@ const std::vector<ModelPreset>& model_presets() {
   return table;
 }
 
-const ModelConfig& model_preset(const std::string& name) {
-  std::string known;
-  for (const ModelPreset& preset : model_presets()) {
+namespace {
+
+/// Models that users added.
+Registry<ModelConfig>& added_models() {
+  static Registry<ModelConfig> table("model", {});
+  return table;
+}
+
+LayerMaker maker_of(const std::string& name, const ModelConfig& usual) {
+  return [name, usual](const Json& options, DescribedChildren) -> Ref<Module> {
+    ModelConfig config = usual;
+    from_json(options, config, name);
+    return config.make();
+  };
+}
+
+}  // namespace
+
+void add_model(const std::string& name, const ModelConfig& config) {
+  added_models().add(name, config);
+  models().add(name, maker_of(name, config));
+}
+
+std::vector<std::string> model_names() {
+  std::vector<std::string> names;
+  for (const ModelPreset& preset : model_presets()) names.push_back(preset.name);
+  for (const std::string& name : added_models().names())
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  return names;
+}
+
+ModelConfig model_preset(const std::string& name) {
+  if (added_models().contains(name)) return added_models().get(name);
+  for (const ModelPreset& preset : model_presets())
     if (preset.name == name) return preset.config;
-    known += (known.empty() ? "" : ", ") + preset.name;
-  }
+  std::string known;
+  for (const std::string& other : model_names()) known += (known.empty() ? "" : ", ") + other;
   fail("unknown model \"", name, "\"; known are ", known);
 }
 
 Registry<LayerMaker>& models() {
   static Registry<LayerMaker> table("model", [] {
     std::map<std::string, LayerMaker> makers;
-    for (const ModelPreset& preset : model_presets())
-      makers.emplace(preset.name, [&preset](const Json& options, DescribedChildren) -> Ref<Module> {
-        ModelConfig config = preset.config;
-        from_json(options, config, preset.name);
-        return config.make();
-      });
+    for (const auto& [name, config] : model_presets()) makers.emplace(name, maker_of(name, config));
     return makers;
   }());
   return table;
 }
 
 ModelConfig ModelConfig::in_family(const std::string& name) const {
+  return in_family(name, families().get(family()));
+}
+
+ModelConfig ModelConfig::in_family(const std::string& name, const ModelConfig& unset) const {
   ModelConfig result = families().get(name);
   const Json before = held_->given(), theirs = to_json(result);
-  const Json usual = to_json(families().get(family()));
+  const Json usual = to_json(unset);
   Json kept = Json::object();
   for (const auto& [key, value] : before.members()) {
     const Json* own = theirs.find(key);

@@ -247,4 +247,25 @@ TEST_SUITE("nn/models") {
       check_same_bits(again(ids), model(ids), "rebuilt");
     }
   }
+
+  TEST_CASE("windows are where the pattern says, with a RoPE of their own") {
+    const auto model = DecoderModel({.family = "gemma3",
+                                     .vocab_size = 5,
+                                     .embed_dim = 8,
+                                     .num_layers = 5,
+                                     .num_heads = 2,
+                                     .max_seq_len = 8,
+                                     .sliding_window = 3,
+                                     .sliding_window_pattern = 2});
+    for (int64_t i = 0; i < 5; ++i) {
+      const std::string path = "blocks.1.stack." + std::to_string(i) + ".blocks.0.block.blocks.1";
+      const auto attention = model->get<AttentionModule>(path);
+      CHECK(attention->options.window_size.has_value() == (i % 2 == 0));
+      CHECK(attention->options.rope_theta == (i % 2 == 0 ? 1e4 : 1e6));
+      // Of 8 · 8 scores a window of 3 leaves out two triangles of 5, and causality half of the
+      // rest.
+      const double keys = i % 2 == 0 ? (8.0 - 25.0 / 8) / 2 : 4;
+      CHECK(attention->flops_per_token(8) == doctest::Approx(2 * keys * 2 * (4 + 4)));
+    }
+  }
 }

@@ -111,6 +111,24 @@ TEST_SUITE("nn/registry") {
                 {"GPT2", "rope_theta"});
   }
 
+  TEST_CASE("models of users have names as presets have") {
+    const ModelConfig mine = DecoderConfig{.family = "llama",
+                                           .vocab_size = 11,
+                                           .embed_dim = 8,
+                                           .num_layers = 1,
+                                           .num_heads = 2,
+                                           .max_seq_len = 6};
+    add_model("Llama_8", mine);
+    CHECK(model_names().back() == "Llama_8");
+    CHECK(model_names().size() == model_presets().size() + 1);
+    CHECK(to_json(model_preset("Llama_8")) == to_json(mine));
+    CHECK(describe(*models().get("Llama_8")()) == describe(*mine.make()));
+    check_error([] { model_preset("Llama_9"); }, {"Llama_9", "GPT2XL", "Llama_8"});
+    add_model("Llama_8", mine.in_family("qwen2"));
+    CHECK(model_preset("Llama_8").family() == "qwen2");
+    CHECK(model_names().size() == model_presets().size() + 1);
+  }
+
   TEST_CASE("norms take their options, those of users too") {
     add_ours();
     const Ref<Module> norm = Norm("rms_norm", 8, Json::parse(R"({"eps": 0.25})"));

@@ -218,7 +218,7 @@ std::vector<KeyInfo> all_keys() {
   std::map<std::string, std::vector<std::string>> owners;  // families that have a key of [model]
   for (const std::string& family : families) {
     RunConfig config;
-    config.model.config = config.model.config.in_family(family);
+    config.model.config = nn::families().get(family);
     auto at = all.begin();
     for (const KeyInfo& key : list_keys(config)) {
       if (!key.path.starts_with("model.")) break;

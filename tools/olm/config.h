@@ -26,6 +26,8 @@ struct ModelSection {
   void fields(nn::FieldVisitor& v);
 
   bool is_described() const { return !description.empty(); }
+  /// `config` in another family.
+  nn::ModelConfig in_family(const std::string& family) const;
   /// For messages: "the model family gpt2", "the model arch.json".
   std::string name() const;
   /// Not filled. Throws where a description has another vocabulary, or layers that do not fit.
@@ -34,6 +36,8 @@ struct ModelSection {
   void init(nn::Module& model, const nn::InitOptions& options) const;
   /// Tokens of a training sequence.
   int64_t context() const;
+  /// Tokens that its layers take at most; 0 where they take any number.
+  int64_t longest() const;
 };
 
 /// Of activations, in training as in use.

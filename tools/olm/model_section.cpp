@@ -49,10 +49,17 @@ void ModelSection::fields(nn::FieldVisitor& v) {
   }
   std::string family = config.family();
   v("family", family, {.one_of = nn::families().names(), .help = "kind of model"});
-  if (family != config.family()) config = config.in_family(family);
+  if (family != config.family()) config = in_family(family);
   v.skip("vocab_size");
   config.fields(v);
   v.skip("");
+}
+
+nn::ModelConfig ModelSection::in_family(const std::string& family) const {
+  // What stands here before anything is said is nobody's choice.
+  const nn::ModelConfig unset = ModelSection().config;
+  return config.family() == unset.family() ? config.in_family(family, unset)
+                                           : config.in_family(family);
 }
 
 std::string ModelSection::name() const {
@@ -84,10 +91,13 @@ void ModelSection::init(nn::Module& model, const nn::InitOptions& options) const
     config.init(model, options);
 }
 
+int64_t ModelSection::longest() const {
+  return is_described() ? nn::context_of(*described(description, 2)) : config.max_seq_len();
+}
+
 int64_t ModelSection::context() const {
-  if (!is_described()) return config.max_seq_len();
-  const nn::Ref<nn::Module> model = described(description, 2);
-  const int64_t most = nn::context_of(*model);
+  const int64_t most = longest();
+  if (!is_described()) return most;
   require(most > 0 || max_seq_len, description,
           ": no layer has a max_seq_len, so that model.max_seq_len (--context) has to say how long "
           "training sequences are");

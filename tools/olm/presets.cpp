@@ -154,10 +154,10 @@ ModelSection find_model(const std::string& name, const ModelSection& usual) {
   };
   for (const Preset& preset : presets())
     if (is(preset.name)) return preset.config.model;
-  for (const nn::ModelPreset& preset : nn::model_presets())
-    if (is(preset.name)) return {.config = preset.config};
+  for (const std::string& model : nn::model_names())
+    if (is(model)) return {.config = nn::model_preset(model)};
   for (const std::string& family : nn::families().names())
-    if (is(family)) return {.config = model.config.in_family(family)};
+    if (is(family)) return {.config = model.in_family(family)};
   fail("--model: \"", name,
        "\" is no .json file, no run folder, and no name of a model; known are ", known);
 }
