@@ -184,7 +184,8 @@ enum class RotarySide : uint8_t { query, key };
 /// Rotates queries and keys by their positions, which are ctx.positions [B,T], else 0, 1, … behind
 /// what ctx.cache holds. Angles are computed in f32, their cosines and sines exactly. A set holds
 /// one table per device, dtype and side, which grows with the positions asked for: for T of them as
-/// many numbers as one head has in a sequence of T tokens. Copies share their tables. Safe for
+/// many numbers as one head has in a sequence of T tokens. Where ctx.positions of few tokens lie
+/// far apart, on the CPU the call has a table of these alone. Copies share their tables. Safe for
 /// threads.
 ///
 /// dynamic_ntk and longrope turn all tokens of a call by its length in use. Keys in a cache stay as
