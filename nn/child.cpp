@@ -6,7 +6,7 @@ namespace olm::nn {
 
 ChildSlot::ChildSlot(Module* owner, std::string name, Ref<Module> module, bool listed)
     : owner_(owner), name_(std::move(name)), module_(std::move(module)) {
-  require(bool(module_), owner->path_hint(), ": child ", name_, " is no module");
+  require(bool(module_), owner->path_hint(name_), ": a module was wanted, got none");
   take_in(*module_);
   if (!listed) owner->slots_.push_back(this);
 }

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kMaxDepth = 64;                // of nested layers
 constexpr int64_t kMaxLayers = 100000;       // in all
+constexpr int64_t kMaxModules = 1000000;     // in all, with those that layers are made of
 constexpr double kMaxParameters = 1e15;      // in all
 constexpr double kMaxBufferBytes = 1 << 30;  // tables that layers compute when they are made
 
@@ -174,13 +175,15 @@ class Builder {
       module.for_each_buffer([&](const std::string&, Buffer& b) {
         buffer_bytes_ += double(b.tensor().numel()) * double(size_of(b.tensor().dtype()));
       });
+    if (!describes) module.for_each_module([&](const std::string&, Module&) { ++modules_; });
+    require(modules_ <= kMaxModules, type, ": the model grows beyond ", kMaxModules, " modules");
     require(parameters_ <= kMaxParameters && buffer_bytes_ <= kMaxBufferBytes, type,
             ": the model grows beyond ", kMaxParameters, " parameters or ", kMaxBufferBytes,
             " bytes of tables");
   }
 
   const BuildOptions& given_;
-  int64_t layers_ = 0;
+  int64_t layers_ = 0, modules_ = 0;
   double parameters_ = 0, buffer_bytes_ = 0;
 };
 

@@ -196,8 +196,9 @@ enum class RotarySide : uint8_t { query, key };
 /// Rotates queries and keys by their positions: ctx.positions [B,T], else consecutive ones from the
 /// length of ctx.cache, or from 0 without a cache. Angles are computed in f32, their cosines and
 /// sines in f64. There is a table per device, dtype and side, which grows with the positions used;
-/// for T positions it has as many numbers as one head in a sequence of T tokens. Copies share their
-/// tables. Thread-safe.
+/// for T positions it has as many numbers as one head in a sequence of T tokens. Where the
+/// ctx.positions of few tokens lie far apart, on the CPU the call has a table of these alone.
+/// Copies share their tables. Thread-safe.
 ///
 /// dynamic_ntk and longrope rotate all tokens of a call by frequencies that depend on its length in
 /// use. Keys in a cache keep the rotation they were stored with, so a call that needs another one

@@ -57,6 +57,8 @@ struct MoERoutingOptions {
   }
 };
 
+constexpr int64_t kMaxExperts = 100000;  ///< of a layer
+
 struct MoERouterOptions {
   int64_t embed_dim = 0;    ///< D, the width of x
   int64_t num_experts = 8;  ///< E
@@ -64,7 +66,7 @@ struct MoERouterOptions {
   MoERoutingOptions routing = {};
   void fields(auto& v) {
     v("embed_dim", embed_dim, {.min = 1});
-    v("num_experts", num_experts, {.min = 1});
+    v("num_experts", num_experts, {.min = 1, .max = kMaxExperts});
     v("top_k", top_k, {.min = 1});
     routing.fields(v);
   }
@@ -120,8 +122,8 @@ struct MoEOptions {
   MoERoutingOptions routing = {};
   void fields(auto& v) {
     v("embed_dim", embed_dim, {.min = 1});
-    v("num_experts", num_experts, {.min = 1});
-    v("num_shared_experts", num_shared_experts, {.min = 0});
+    v("num_experts", num_experts, {.min = 1, .max = kMaxExperts});
+    v("num_shared_experts", num_shared_experts, {.min = 0, .max = kMaxExperts});
     v("top_k", top_k, {.min = 1});
     routing.fields(v);
   }

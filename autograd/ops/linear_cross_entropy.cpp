@@ -122,7 +122,8 @@ Tensor run_chunks(const Head& h) {
   const bool narrow = h.x.dtype() == bf16;
   const Tensor dlogits =
       narrow && h.differentiated() ? empty({size, classes}, {bf16, acc.device}) : logits;
-  for (int64_t begin = 0; begin < tokens; begin += size)
+  const int64_t end = h.x.device() == meta ? std::min(size, tokens) : tokens;  // no values: one
+  for (int64_t begin = 0; begin < end; begin += size)
     run_chunk(h, begin, std::min(begin + size, tokens), losses, logits, dlogits);
   if (tokens == 0)
     for (const Tensor& t : {h.dweight, h.dbias})

@@ -30,7 +30,8 @@ AttentionOptions defaults_of(const AttentionKind& kind, std::optional<bool> bias
   return result;
 }
 
-constexpr int64_t kMaxSize = int64_t(1) << 24;  // products of two are far from int64's bounds
+constexpr int64_t kMaxSize = int64_t(1) << 24;    // products of two are far from int64's bounds
+constexpr int64_t kMaxWindow = int64_t(1) << 40;  // and so are sums with positions
 
 void check_sizes(const char* layer, const AttentionOptions& o) {
   const int64_t kv_heads = o.num_kv_heads.value_or(o.num_heads);
@@ -80,8 +81,10 @@ AttentionOptions AttentionModule::completed(const AttentionOptions& given,
   check_sizes(layer, o);
   check_latent_sizes(layer, o, kind.defaults.kv_lora_rank.has_value());
   checked_probability(layer, *o.dropout);
-  require(!o.window_size || *o.window_size > 0, layer, ": wanted window_size above 0, got ",
-          o.window_size.value_or(0));
+  const int64_t window = o.window_size.value_or(1);
+  require(window > 0, layer, ": wanted window_size above 0, got ", window);
+  require(window <= kMaxWindow, layer, ": wanted a window_size of at most ", kMaxWindow, ", got ",
+          window);
   require(!o.attn_logit_softcap || *o.attn_logit_softcap > 0, layer,
           ": wanted attn_logit_softcap above 0, got ", o.attn_logit_softcap.value_or(0));
   require(!o.attention_scale || *o.attention_scale != 0, layer,

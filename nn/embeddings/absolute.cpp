@@ -4,7 +4,7 @@
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/embedding.h>
 #include <olm/engine/raw.h>
-#include <olm/nn/embeddings.h>
+#include <olm/nn/embeddings/rotary_internal.h>
 #include <olm/nn/linear.h>
 
 namespace olm::nn {
@@ -45,6 +45,14 @@ int64_t positions_end(const char* layer, const Tensor& x, const Context& ctx, in
     end = std::max(end, at[i] + 1);
   }
   return end;
+}
+
+Tensor sparse_positions(const Tensor& x, const Context& ctx, int64_t length) {
+  constexpr int64_t dense = 1 << 16, times = 16;  // rows kept for good, and above them for a call
+  const Tensor& p = ctx.positions;
+  if (!p.defined() || p.device() != cpu || x.device() != cpu) return {};
+  if (length <= std::max(dense, times * p.numel())) return {};
+  return raw::contiguous(raw::cast(p, i64));
 }
 
 AbsolutePositionalEmbeddingModule::AbsolutePositionalEmbeddingModule(
@@ -89,16 +97,22 @@ SinusoidalPositionalEmbeddingModule::SinusoidalPositionalEmbeddingModule(
 namespace {
 /// Angles in f32, as OpenLanguageModel computes them; their sines and cosines are as exact as T is.
 template <class T>
-Tensor waves_of(int64_t length, const SinusoidalPositionalEmbeddingOptions& o, Device device) {
-  std::vector<T> values(size_t(length * o.embed_dim));
+Tensor waves_of(const TableRows& rows, const SinusoidalPositionalEmbeddingOptions& o,
+                Device device) {
+  std::vector<T> values(size_t(rows.count * o.embed_dim));
   for (int64_t c = 0; c < o.embed_dim; ++c) {
     const float rate = std::exp(float(c / 2 * 2) * float(-std::log(o.base) / double(o.embed_dim)));
-    for (int64_t p = 0; p < length; ++p) {
-      const T angle = float(p) * rate;
+    for (int64_t p = 0; p < rows.count; ++p) {
+      const T angle = float(rows[p]) * rate;
       values[size_t(p * o.embed_dim + c)] = c % 2 ? std::cos(angle) : std::sin(angle);
     }
   }
-  return from_host(values, {length, o.embed_dim}, device);
+  return from_host(values, {rows.count, o.embed_dim}, device);
+}
+Tensor waves_of(const TableRows& rows, const SinusoidalPositionalEmbeddingOptions& o,
+                const TensorOptions& acc) {
+  return acc.dtype == f64 ? waves_of<double>(rows, o, acc.device)
+                          : waves_of<float>(rows, o, acc.device);
 }
 }  // namespace
 
@@ -108,9 +122,7 @@ Tensor SinusoidalPositionalEmbeddingModule::waves(int64_t length, const Tensor& 
   std::lock_guard lock(mutex_);
   const bool fits = table_.defined() && table_.size(0) >= length && table_.device() == acc.device &&
                     table_.dtype() == acc.dtype;
-  if (!fits)
-    table_ = acc.dtype == f64 ? waves_of<double>(length, options, acc.device)
-                              : waves_of<float>(length, options, acc.device);
+  if (!fits) table_ = waves_of({length}, options, acc);
   return table_;
 }
 
@@ -118,7 +130,14 @@ Tensor SinusoidalPositionalEmbeddingModule::forward(const Tensor& x, Context& ct
   check_width("SinusoidalPositionalEmbedding", x, options.embed_dim);
   const int64_t length =
       positions_end("SinusoidalPositionalEmbedding", x, ctx, options.max_seq_len);
-  const Tensor places = embedding(positions_of(x, ctx), waves(length, x), {.dtype = x.dtype()});
+  const Tensor apart = sparse_positions(x, ctx, length);
+  const Tensor places =
+      apart.defined()
+          ? raw::view(
+                raw::cast(waves_of({apart.numel(), apart.data<int64_t>()}, options, acc_options(x)),
+                          x.dtype()),
+                x.shape())
+          : embedding(positions_of(x, ctx), waves(length, x), {.dtype = x.dtype()});
   return dropout_if_training(x + places, options.dropout, ctx);
 }
 

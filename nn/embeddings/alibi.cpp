@@ -8,7 +8,9 @@
 namespace olm::nn {
 
 Tensor alibi_slopes(int64_t num_heads) {
-  require(num_heads > 0, "ALiBi: wanted num_heads above 0, got ", num_heads);
+  constexpr int64_t most = int64_t(1) << 24;
+  require(num_heads > 0 && num_heads <= most, "ALiBi: wanted num_heads from 1 to ", most, ", got ",
+          num_heads);
   int64_t power = 1;
   while (2 * power <= num_heads) power *= 2;
   std::vector<double> slopes;

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <mutex>
 
+#include <olm/engine/raw.h>
 #include <olm/nn/embeddings/rotary_internal.h>
 
 namespace olm::nn {
@@ -18,31 +19,44 @@ struct RotaryAngles::Made {
   std::mutex mutex;
   std::vector<Entry> all;
 
-  RopeTables compute(int64_t rows, int64_t length, TensorOptions options, RotarySide side) const;
+  RopeTables compute(const TableRows& rows, int64_t length, TensorOptions options,
+                     RotarySide side) const;
   RopeTables get(int64_t length, TensorOptions options, RotarySide side);
 };
 
 namespace {
 constexpr int64_t kShortest = 64;  // positions in a new table: spares growing token by token
 
-/// Angles in f32; their sines and cosines are as exact as T is.
+/// Throws where options within their ranges make together what f32 does not hold.
+void check_finite(const Rotation& r, const std::vector<float>& frequencies, int64_t length) {
+  const auto attention = float(r.attention_factor());
+  for (const float frequency : frequencies)
+    require(std::isfinite(frequency * float(length)) && std::isfinite(attention), "RoPE: base ",
+            r.base, " and scaling_type ", r.scaling.scaling_type.value_or("none"),
+            " give a pair the angle ", frequency, " for each position and a factor of ", attention,
+            "; finite numbers were wanted");
+}
+
+/// One row for each position. Angles in f32; their sines and cosines are as exact as T is.
 template <class T>
-RopeTables fill(const Rotation& r, int64_t rows, int64_t length, RotarySide side, Device device) {
+RopeTables fill(const Rotation& r, const TableRows& rows, int64_t length, RotarySide side,
+                Device device) {
   const int64_t pairs = r.dim / 2;
   const std::vector<float> frequencies = r.frequencies(length);
+  check_finite(r, frequencies, length);
   const double attention = r.attention_factor();
   const bool decays = r.is("xpos");
-  std::vector<T> cos(size_t(rows * pairs)), sin(size_t(rows * pairs));
+  std::vector<T> cos(size_t(rows.count * pairs)), sin(size_t(rows.count * pairs));
   for (int64_t j = 0; j < pairs; ++j)
-    for (int64_t p = 0; p < rows; ++p) {
-      const float angle = float(p) * frequencies[size_t(j)];
-      const double decay = decays ? r.decay(p, j) : 1;
+    for (int64_t p = 0; p < rows.count; ++p) {
+      const float angle = float(rows[p]) * frequencies[size_t(j)];
+      const double decay = decays ? r.decay(rows[p], j) : 1;
       const double scale = side == RotarySide::key ? attention / decay : attention * decay;
       cos[size_t(p * pairs + j)] = T(std::cos(double(angle)) * scale);
       sin[size_t(p * pairs + j)] = T(std::sin(double(angle)) * scale);
     }
-  return {.cos = from_host(cos, {rows, pairs}, device),
-          .sin = from_host(sin, {rows, pairs}, device)};
+  return {.cos = from_host(cos, {rows.count, pairs}, device),
+          .sin = from_host(sin, {rows.count, pairs}, device)};
 }
 
 /// Throws where keys in the cache were rotated by other frequencies than this call uses.
@@ -58,9 +72,9 @@ void check_cache(const char* layer, const Rotation& r, int64_t length, const Con
 }
 }  // namespace
 
-RopeTables RotaryAngles::Made::compute(int64_t rows, int64_t length, TensorOptions options,
+RopeTables RotaryAngles::Made::compute(const TableRows& rows, int64_t length, TensorOptions options,
                                        RotarySide side) const {
-  const Shape shape{rows, rotation.dim / 2};
+  const Shape shape{rows.count, rotation.dim / 2};
   if (options.device.kind == DeviceKind::meta)
     return {.cos = empty(shape, options), .sin = empty(shape, options)};
   return options.dtype == f64 ? fill<double>(rotation, rows, length, side, options.device)
@@ -81,7 +95,7 @@ RopeTables RotaryAngles::Made::get(int64_t length, TensorOptions options, Rotary
   int64_t rows = kShortest;
   while (rows < length) rows *= 2;
   rows = std::max(length, std::min(rows, rotation.max_seq_len));
-  const Entry entry{compute(rows, length, options, side), side, variant};
+  const Entry entry{compute({rows}, length, options, side), side, variant};
   if (found != all.end())
     *found = entry;
   else
@@ -113,6 +127,12 @@ std::pair<RopeTables, RopeOptions> RotaryAngles::at(const char* layer, const Ten
   const Rotation& r = made_->rotation;
   const int64_t length = positions_end(layer, x, ctx, r.max_seq_len, r.varies());
   check_cache(layer, r, length, ctx);
+  if (const Tensor p = sparse_positions(x, ctx, length); p.defined()) {
+    const TableRows rows{p.numel(), p.data<int64_t>()};
+    const Tensor row = raw::view(arange(p.numel(), {.dtype = i64}), p.shape());
+    return {made_->compute(rows, length, acc_options(x), side),
+            {.positions = row, .pairing = made_->pairing}};
+  }
   return {tables(layer, length, x, side),
           {.positions = ctx.positions,
            .offset = ctx.positions.defined() ? 0 : first_position(ctx),

@@ -1,5 +1,5 @@
 #pragma once
-// From the options of RoPE to the frequencies of its pairs.
+// From the options of RoPE to the frequencies of its pairs, and the rows of tables by position.
 #include <vector>
 
 #include <olm/nn/embeddings.h>
@@ -36,5 +36,15 @@ struct Rotation {
   /// What xpos multiplies pair j of a query at a position by; a key's by one over it.
   double decay(int64_t position, int64_t pair) const;
 };
+
+/// The positions that the rows of a table are for: 0, 1, …, or those listed.
+struct TableRows {
+  int64_t count = 0;
+  const int64_t* listed = nullptr;
+  int64_t operator[](int64_t row) const { return listed ? listed[row] : row; }
+};
+/// The positions of ctx [B,T] as contiguous i64 where a table of these alone is far smaller than
+/// one of the first `length`; else undefined.
+Tensor sparse_positions(const Tensor& x, const Context& ctx, int64_t length);
 
 }  // namespace olm::nn

@@ -1,17 +1,15 @@
 #include <olm/autograd/ops/linear.h>
 #include <olm/nn/activations.h>
 #include <olm/nn/feedforward.h>
+#include <olm/nn/feedforward/hidden_internal.h>
 #include <olm/nn/registry.h>
 
 namespace olm::nn {
 
 namespace {
 int64_t checked_hidden(const ClassicFFNOptions& o) {
-  const int64_t hidden = o.hidden_dim.value_or(4 * o.embed_dim);
-  require(o.embed_dim > 0 && hidden > 0, "ClassicFFN: wanted sizes above 0, got embed_dim ",
-          o.embed_dim, " and hidden_dim ", hidden);
   checked_probability("ClassicFFN", o.dropout);
-  return hidden;
+  return hidden_width("ClassicFFN", o.embed_dim, o.hidden_dim, 4);
 }
 }  // namespace
 

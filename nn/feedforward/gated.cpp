@@ -1,5 +1,6 @@
 #include <olm/nn/activations.h>
 #include <olm/nn/feedforward.h>
+#include <olm/nn/feedforward/hidden_internal.h>
 
 namespace olm::nn {
 
@@ -13,11 +14,8 @@ std::string layer_of(const std::string& unit) {
 
 int64_t checked_hidden(const GatedFFNOptions& o) {
   const std::string layer = layer_of(o.gated_unit);
-  const int64_t hidden = o.hidden_dim.value_or(int64_t(o.ff_multiplier * double(o.embed_dim)));
-  require(o.embed_dim > 0 && hidden > 0, layer, ": wanted sizes above 0, got embed_dim ",
-          o.embed_dim, " and hidden_dim ", hidden);
   checked_probability(layer.c_str(), o.dropout);
-  return hidden;
+  return hidden_width(layer.c_str(), o.embed_dim, o.hidden_dim, o.ff_multiplier);
 }
 
 Ref<GatedFFNModule> with_unit(GatedFFNOptions options, const char* unit) {

@@ -25,6 +25,8 @@ void check(std::span<const float> logits, const GenerateOptions& o) {
   for (size_t i = 0; i < logits.size(); ++i)
     require(!std::isnan(logits[i]) && logits[i] < INFINITY, "sample_token: logit ", i, " is ",
             logits[i], ", a finite number was wanted");
+  require(*std::max_element(logits.begin(), logits.end()) > -INFINITY,
+          "sample_token: every logit is -inf, so that no token can be drawn");
 }
 
 Weighted weighted(std::span<const float> logits, const GenerateOptions& o) {

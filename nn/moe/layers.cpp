@@ -66,8 +66,8 @@ GatedFFNOptions gated_expert(const GatedMoEFFNOptions& o) {
 }  // namespace
 
 MoEFeedForwardBase::MoEFeedForwardBase(const MoEOptions& o, const ExpertFactory& expert)
-    : MoEFeedForwardBase(checked("MoEFeedForward", o), made(o.num_experts, expert),
-                         made(o.num_shared_experts, expert)) {}
+    : MoEFeedForwardBase{checked("MoEFeedForward", o),  // in braces: checked before any is made
+                         made(o.num_experts, expert), made(o.num_shared_experts, expert)} {}
 
 MoEFeedForwardBase::MoEFeedForwardBase(const MoEOptions& o, std::vector<Ref<Module>> experts,
                                        std::vector<Ref<Module>> shared_experts)

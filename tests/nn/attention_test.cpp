@@ -322,6 +322,8 @@ TEST_SUITE("nn/attention") {
     check_error([] { FlashAttention(12, 3, {.dropout = 3}); }, {"FlashAttention", "dropout"});
     check_error([] { FlashAttention(12, 3, {.window_size = 0}); },
                 {"FlashAttention", "window_size", "0"});
+    check_error([] { FlashAttention(12, 3, {.window_size = kHuge}); },
+                {"FlashAttention", "window_size", "at most", std::to_string(kHuge)});
     check_error([] { FlashAttention(12, 3, {.attn_logit_softcap = -1}); },
                 {"FlashAttention", "attn_logit_softcap", "-1"});
     check_error([] { FlashAttention(12, 3, {.attention_scale = 0}); },

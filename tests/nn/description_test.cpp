@@ -150,6 +150,18 @@ TEST_SUITE("nn/description") {
     check_refused(Json::parse(R"({"type": "Repeat", "num_repeat": 99999, "stack":
         {"type": "Repeat", "num_repeat": 99999, "stack": {"type": "Identity"}}})"),
                   {"more than 100000 layers"});
+    check_refused(Json::parse(R"({"type": "ALiBiPositionalBias", "num_heads": 1000000000000})"),
+                  {"ALiBi", "num_heads from 1 to 16777216", "1000000000000"});
+    for (const char* count : {"num_experts", "num_shared_experts"})
+      check_refused(Json::parse(R"({"type": "SwiGLUMoEFFN", "embed_dim": 8, ")" +
+                                std::string(count) + "\": 1000000000}"),
+                    {"$: SwiGLUMoEFFN", count, "to 100000, got 1000000000"});
+    check_refused(Json::parse(R"({"type": "MoERouter", "embed_dim": 8, "use_expert_bias": true,
+        "num_experts": 1000000000})"),
+                  {"MoERouter", "num_experts", "1000000000"});
+    check_refused(Json::parse(R"({"type": "Repeat", "num_repeat": 1000, "stack":
+        {"type": "ClassicMoEFFN", "embed_dim": 8, "num_experts": 90000, "hidden_dim": 1}})"),
+                  {"$.stack: ClassicMoEFFN", "1000000 modules"});
     Json deep = Json::parse(R"({"type": "Identity"})");
     for (int i = 0; i < 80; ++i) {
       Json outer;
@@ -230,6 +242,8 @@ TEST_SUITE("nn/description") {
     INFO(forward, " on the CPU, ", cost.activations, " on meta");
     CHECK(cost.activations > 0.7 * forward);
     CHECK(cost.activations < 1.5 * forward);
+    // What has no values takes no longer the more there is of it.
+    CHECK(cost_of(*model, {.batch = 10000000000000, .context = 24}).activations > 1e13 * 24 * 32);
     const double wide = cost_of(*model, {.batch = 6, .context = 24}).activations;
     CHECK(wide > 1.9 * cost.activations);
     CHECK(cost_of(*model, {.batch = 3, .context = 24, .dtype = bf16}).activations <

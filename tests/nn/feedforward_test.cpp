@@ -164,6 +164,11 @@ TEST_SUITE("nn/feedforward") {
     check_error([] { GatedFFN(4, {.gated_unit = "swigu"}); }, {"swigu", "swiglu"});
     check_error([] { GatedFFN(0, {.gated_unit = "glu"}); }, {"GatedFFN", "embed_dim 0"});
     check_error([] { ClassicFFN(4, {.dropout = -1}); }, {"ClassicFFN", "-1"});
+    for (const int64_t huge : {int64_t(1) << 62, INT64_MAX}) {
+      check_error([=] { ClassicFFN(huge); }, {"ClassicFFN", "at most", std::to_string(huge)});
+      check_error([=] { SwiGLUFFN(4, {.hidden_dim = huge}); }, {"SwiGLUFFN", "at most"});
+      check_error([=] { GeGLUFFN(huge); }, {"GeGLUFFN", "at most", std::to_string(huge)});
+    }
     check_error([] { Linear(0, 3); }, {"Linear", "0"});
     check_error([] { Dropout(1.5); }, {"Dropout", "1.5"});
   }

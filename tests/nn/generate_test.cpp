@@ -181,5 +181,9 @@ TEST_SUITE("nn/generate") {
     test::check_error([&] { penalize_repetition(two, outside, 2); }, {"2 logits", "id 2"});
     const std::vector<float> nan = {0, NAN};
     test::check_error([&] { sample_token(nan, {}, rng); }, {"logit 1", "nan"});
+    const std::vector<float> none = {-INFINITY, -INFINITY};
+    for (const double temperature : {0.0, 1.0})
+      test::check_error([&] { candidates(none, {.temperature = temperature}); },
+                        {"every logit is -inf"});
   }
 }

@@ -363,6 +363,13 @@ TEST_SUITE("nn/moe") {
     const auto wrong = MoEFeedForward({.embed_dim = 8}, [] { return Linear(8, 4); });
     init(wrong);
     check_error([&] { wrong(ones({2, 8})); }, {"Linear", "[2,4]", "[2,8]"});
+    check_error([] { MoEFeedForward({.embed_dim = 8}, [] { return Ref<Module>(); }); },
+                {"experts.0: a module was wanted"});
+    int made = 0;
+    const auto count = [&] { return ++made, Linear(8, 8); };
+    check_error([&] { MoEFeedForward({.embed_dim = 8, .num_experts = 200000}, count); },
+                {"MoEFeedForward", "num_experts", "200000"});
+    CHECK(made == 0);
     layer->replace("router", Linear(8, 8));
     init(layer);
     check_error([&] { layer(ones({2, 8})); }, {"SwiGLUMoEFFN", "MoERouter", "Linear"});

@@ -279,6 +279,36 @@ TEST_SUITE("nn/positions") {
     check_error([&] { RotaryPositionalEmbedding(8, 9)(ones({1, 10, 1, 8})); }, {"10", "9"});
   }
 
+  TEST_CASE("few positions that lie far apart take a table of their own") {
+    Generator rng(4);
+    const int64_t limit = int64_t(1) << 40;
+    for (const DType dtype : {f32, bf16})
+      for (const auto& [layer, heads] : std::vector<std::pair<Ref<Module>, bool>>{
+               {SinusoidalPositionalEmbedding(8, {.max_seq_len = limit}), false},
+               {RotaryPositionalEmbedding(8, limit), true},
+               {ScaledRotaryPositionalEmbedding(8, limit, 10000, {"dynamic_ntk", 4.0, 70000}),
+                true},
+               {ScaledRotaryPositionalEmbedding(8, limit, 10000, {.scaling_type = "xpos"}),
+                true}}) {
+        INFO(describe(*layer).dump());
+        const Tensor x = raw::cast(heads ? randn({2, 3, 2, 8}, rng) : randn({2, 3, 8}, rng), dtype);
+        Context far{.positions = from_host<int64_t>({5, 80000, 7, 7, 0, 66000}, {2, 3})};
+        const Tensor y = layer(x, far);
+        const int64_t many = 2 * 80001;  // these need the table of all positions
+        const Tensor all = raw::view(arange(many, {.dtype = i64}), {2, many / 2});
+        Tensor places = raw::clone(all);
+        for (int64_t i = 0; i < many; ++i) places.mutable_data<int64_t>()[i] %= many / 2;
+        raw::copy_(raw::slice(places, 1, 0, 3), far.positions);
+        Tensor long_x =
+            zeros(heads ? Shape{2, many / 2, 2, 8} : Shape{2, many / 2, 8}, {.dtype = dtype});
+        raw::copy_(raw::slice(long_x, 1, 0, 3), x);
+        Context dense{.positions = places};
+        check_same_bits(y, raw::contiguous(raw::slice(layer(long_x, dense), 1, 0, 3)), "rows");
+        far.positions = from_host<int64_t>({0, 1, limit - 1, 3, 4, 5}, {2, 3});
+        CHECK(layer(x, far).shape() == x.shape());
+      }
+  }
+
   TEST_CASE("sinusoidal waves are as exact as x") {
     const auto waves = SinusoidalPositionalEmbedding(2, {.max_seq_len = 9});
     waves(zeros({1, 9, 2}));  // a table in f32
@@ -329,6 +359,21 @@ TEST_SUITE("nn/positions") {
     RopeScalingOptions lists{
         .scaling_type = "longrope", .short_factor = {1, 1, 1, 1}, .long_factor = {1, 1, 1, 0}};
     refuse(lists, {"long_factor", "above 0"});
+    const std::vector<RopeScalingOptions> infinite{
+        {.scaling_type = "linear", .scaling_factor = 1e-308},
+        {.scaling_type = "ntk", .scaling_factor = 1e-300},
+        {.scaling_type = "yarn", .scaling_factor = 4, .attention_factor = 1e308}};
+    for (const RopeScalingOptions& o : infinite)
+      check_error(
+          [&] {
+            ScaledRotaryPositionalEmbedding(8, 64, 10000, o)(ones({1, 3, 1, 8}));
+          },
+          {"RoPE", *o.scaling_type, "finite"});
+    check_error(
+        [] {
+          RotaryPositionalEmbedding(8, 64, 1e-300)(ones({1, 3, 1, 8}));
+        },
+        {"base 1e-300", "finite"});
     check_error([] { FlashAttentionwithRoPE(24, 4, 8, {.rope_pairing = "half"}); },
                 {"FlashAttentionwithRoPE", "rope_pairing", "interleaved or halves", "half"});
     check_error(

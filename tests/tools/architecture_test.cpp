@@ -133,6 +133,7 @@ TEST_SUITE("tools/architecture") {
     refuse(kModel, {"12 tokens", "24"}, {"--context=24"});
     refuse(kModel, {"--model.num_layers", "arch.json has no such key"}, {"--model.num_layers=3"});
     refuse("{\"type\": ", {"arch.json", "line 1"});
+    refuse("{\"type\": \"\\u001b[31mred\"}", {"unknown layer \"?[31mred\""});
     check_refused({"train", "--model", "gpt9", "--data", f / "text.txt"},
                   {"gpt9", "known are", "nano", "GPT2", "llama"});
     check_refused({"train", "--model", f / "none.json", "--data", f / "text.txt"}, {"none.json"});
@@ -265,6 +266,19 @@ TEST_SUITE("tools/architecture") {
     for (const char* name : {"/a", "/b"})
       CHECK(losses((f / "parts") + name) == losses((f / "whole") + name));
     check_refused({"ablate", "--resume", f / "whole/a"}, {"holds no comparison"});
+    // Variants keep out of the comparison's own files, and of its folder and the one above.
+    fs::create_directories(f / "names");
+    for (const char* name : {"..json", "...json", "report.html.json"})
+      write_file((f / "names/") + name, kModel);
+    const Result named = run_program(
+        {"ablate", f / "names/..json", f / "names/...json", f / "names/report.html.json", "--data",
+         f / "text.txt", "--steps=2", "--batch-size=4", "--sample-every=0", "--out", f / "cmp"});
+    INFO(named.err);
+    CHECK(named.status == 0);
+    for (const char* name : {"variant", "variant-2", "report.html-2"})
+      CHECK(fs::exists((f / "cmp/") + name + "/model.safetensors"));
+    CHECK(!fs::exists(f / "cmp/model.safetensors"));
+    CHECK(!fs::exists(f / "model.safetensors"));
     check_refused({"ablate", "--resume", f / "whole", "--steps=400"}, {"--resume"});
     check_refused(whole, {"holds a run already"});
     check_refused({"ablate", f / "a.json", "--data", f / "text.txt"}, {"at least two variants"});

@@ -34,13 +34,16 @@ struct Variant {
 };
 using Variants = std::vector<std::unique_ptr<Variant>>;
 
-/// "gated" of runs/gated.json and of the run folder runs/gated/; a name that no other has.
+/// "gated" of runs/gated.json and of the run folder runs/gated/; a name that no other has, nor the
+/// folder of the comparison or one of its files.
 std::string name_of(const std::string& variant, const Variants& others) {
   std::string base = fs::path(variant).lexically_normal().filename().string();
   if (base.empty()) base = fs::path(variant).lexically_normal().parent_path().filename().string();
   if (base.ends_with(".json")) base.resize(base.size() - 5);
+  if (base.empty() || base == "." || base == "..") base = "variant";
   const auto taken = [&](const std::string& name) {
-    return std::any_of(others.begin(), others.end(), [&](auto& v) { return v->name == name; });
+    return Comparison::is_file(name) ||
+           std::any_of(others.begin(), others.end(), [&](auto& v) { return v->name == name; });
   };
   std::string name = base;
   for (int i = 2; taken(name); ++i) name = base + "-" + std::to_string(i);

@@ -192,6 +192,10 @@ std::string page_of(const Comparison& comparison, const Results& r) {
 
 }  // namespace
 
+bool Comparison::is_file(const std::string& name) {
+  return name == "results.json" || name == "results.csv" || name == "report.html";
+}
+
 Comparison Comparison::read(const std::string& folder) {
   const std::string path = folder + "/results.json";
   if (!file_exists(path)) throw FileError(folder, ": holds no comparison, results.json is missing");
@@ -206,7 +210,8 @@ Comparison Comparison::read(const std::string& folder) {
                                 .total_steps = row.at("total_steps").as_int()});
     require(!result.entries.empty(), "names no variant");
     for (const Entry& entry : result.entries)
-      require(entry.name.find('/') == std::string::npos && entry.name != "..",
+      require(entry.name.find('/') == std::string::npos && !entry.name.empty() &&
+                  entry.name != "." && entry.name != "..",
               "names the variant \"", entry.name, "\", which is no folder here");
   } catch (const Error& e) {
     throw FileError(path, ": ", e.what());

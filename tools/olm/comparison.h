@@ -21,6 +21,8 @@ struct Comparison {
   static Comparison read(const std::string& folder);
   /// results.json, results.csv and report.html from the runs' logs.
   void write() const;
+  /// True for the names of these.
+  static bool is_file(const std::string& name);
   /// The table for people.
   std::string text() const;
 };

@@ -272,6 +272,15 @@ void fill_standard_streams() {
   }
 }
 
+/// A message as one may print it: control characters in it, from a file or a command line, would
+/// act on the terminal.
+std::string printable(const char* message) {
+  std::string out;
+  for (const char* c = message; *c; ++c)
+    out += (uint8_t(*c) < 32 && *c != '\n' && *c != '\t') || *c == 127 ? '?' : *c;
+  return out;
+}
+
 /// Runs the job; any error becomes one sentence and status 1.
 int run_job(const Job& job) {
   try {
@@ -282,7 +291,7 @@ int run_job(const Job& job) {
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "%s: out of memory\n", job.name.c_str());
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "%s: %s\n", job.name.c_str(), e.what());
+    std::fprintf(stderr, "%s: %s\n", job.name.c_str(), printable(e.what()).c_str());
   }
   return 1;
 }
