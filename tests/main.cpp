@@ -1,12 +1,14 @@
 // The test program. OLM_TEST_TARGET=SSE4, AVX2 or AVX-512 makes all kernels run on that instruction
-// set; status 77 says that the build or the machine lacks it.
+// set; status 77 says that the build or the machine lacks it. OLM_FIXTURES_PAGE=FILE writes
+// docs/fixtures.md there, from what the tests that ran recorded.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
 #include <cstdio>
 #include <cstdlib>
 
-#include <olm/kernels/base/error.h>
+#include <olm/engine/file.h>
+#include <tests/support/fixture_errors.h>
 #include <tests/support/targets.h>
 
 int main(int argc, char** argv) {
@@ -20,5 +22,12 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "OLM_TEST_TARGET: %s\n", error.what());
       return 1;
     }
-  return doctest::Context(argc, argv).run();
+  const int status = doctest::Context(argc, argv).run();
+  if (const char* page = std::getenv("OLM_FIXTURES_PAGE")) try {
+      olm::write_file(page, olm::test::fixtures_page());
+    } catch (const olm::Error& error) {
+      std::fprintf(stderr, "OLM_FIXTURES_PAGE: %s\n", error.what());
+      return 1;
+    }
+  return status;
 }

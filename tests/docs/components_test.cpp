@@ -5,36 +5,17 @@
 
 #include <olm/engine/file.h>
 #include <tests/support/components.h>
+#include <tests/support/markdown.h>
 
 using namespace olm;
 using namespace olm::test;
-
-namespace {
-
-/// The cells of the rows of the page's table.
-std::vector<std::vector<std::string>> rows_of(const std::string& page) {
-  std::vector<std::vector<std::string>> rows;
-  for (size_t at = page.find("\n| `"); at != std::string::npos; at = page.find("\n| `", at + 1)) {
-    const std::string line = page.substr(at + 1, page.find('\n', at + 1) - at - 1);
-    std::vector<std::string> cells;
-    for (size_t begin = 2; begin < line.size();) {
-      const size_t end = line.find(" |", begin);
-      cells.push_back(line.substr(begin, end - begin));
-      begin = end + 3;
-    }
-    rows.push_back(cells);
-  }
-  return rows;
-}
-
-}  // namespace
 
 TEST_SUITE("docs/components") {
   TEST_CASE("the table names every component and says what it does") {
     const std::vector<ComponentFacts> facts = run_components();
     if (const char* path = std::getenv("OLM_COMPONENTS")) write_file(path, components_page(facts));
     const std::string page = read_file(std::string(OLM_FIXTURES) + "/../../docs/components.md");
-    const auto rows = rows_of(page), now = rows_of(components_page(facts));
+    const auto rows = table_rows(page), now = table_rows(components_page(facts));
     REQUIRE(facts.size() == 51);
     REQUIRE(rows.size() == facts.size());
     for (size_t i = 0; i < rows.size(); ++i) {

@@ -15,6 +15,7 @@
 #include <olm/nn/models.h>
 #include <olm/nn/optim.h>
 #include <tests/support/checks.h>
+#include <tests/support/fixture_errors.h>
 #include <tests/support/parity.h>
 
 using namespace olm;
@@ -130,11 +131,14 @@ Deviation train(const Curve& c, DType dtype) {
 
 /// f32 as the rounding of 20 steps allows, f64 as far as the files tell, and bf16 activations close
 /// enough that both would be called the same curve.
-void check_curves(Curve (*read)()) {
+void check_curves(Curve (*read)(), const std::string& name) {
   const Deviation single = train(read(), f32);
   CHECK(single.losses < 1e-5);
   CHECK(single.norms < 1e-4);
   CHECK(single.gradients < 1e-4);
+  const FixtureCase fixture{"curves_" + name + ".safetensors", name};
+  record_fixture(fixture, FixturePart::output, single.losses, 1e-5);
+  record_fixture(fixture, FixturePart::gradient, std::max(single.norms, single.gradients), 1e-4);
   const Deviation exact = train(read(), f64);
   CHECK(exact.losses < 1e-12);
   CHECK(exact.norms < 1e-12);
@@ -153,8 +157,8 @@ void check_logits(const Curve& c) {
 }  // namespace
 
 TEST_SUITE("nn/curves") {
-  TEST_CASE("a GPT-2 trains as in PyTorch") { check_curves(gpt2); }
-  TEST_CASE("a Llama trains as in PyTorch") { check_curves(llama); }
+  TEST_CASE("a GPT-2 trains as in PyTorch") { check_curves(gpt2, "gpt2"); }
+  TEST_CASE("a Llama trains as in PyTorch") { check_curves(llama, "llama"); }
   TEST_CASE("logits give the loss that training starts from") {
     check_logits(gpt2());
     check_logits(llama());

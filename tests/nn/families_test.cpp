@@ -13,6 +13,7 @@
 #include <olm/nn/models.h>
 #include <olm/nn/optim.h>
 #include <tests/support/checks.h>
+#include <tests/support/fixture_errors.h>
 #include <tests/support/parity.h>
 #include <tests/support/temp_folder.h>
 
@@ -193,14 +194,8 @@ Named below(const SafetensorsFile& file, const std::string& folder, const Case& 
   return c.olm_keys ? keys_from_olm(c.config.family, found) : found;
 }
 
-double norm(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double v : values) sum += v * v;
-  return std::sqrt(sum);
-}
-
 /// A gradient that cancels, as a key bias's does, is held against a thousandth of all.
-void check_gradients(Module& model, const Named& wanted) {
+void check_gradients(Module& model, const Named& wanted, const FixtureCase& fixture) {
   double all = 0;
   for (const auto& [key, tensor] : wanted) all = std::hypot(all, norm(to_host<double>(tensor)));
   REQUIRE(wanted.size() == model.named_parameters().size());
@@ -216,6 +211,7 @@ void check_gradients(Module& model, const Named& wanted) {
     for (size_t i = 0; i < got.size(); ++i) got[i] -= exact[i];
     const double relative = norm(got) / std::max(norm(exact), 1e-3 * all);
     CHECK_MESSAGE(relative < 1e-4, key, ": ", relative);
+    record_fixture(fixture, FixturePart::gradient, relative, 1e-4);
   }
 }
 
@@ -238,7 +234,8 @@ void check_losses(const Case& c, Module& model, const SafetensorsFile& file) {
 
 void check_family(const Case& c) {
   INFO(c.name);
-  const SafetensorsFile file = SafetensorsFile::open(fixture("family_" + c.name + ".safetensors"));
+  const FixtureCase recorded{"family_" + c.name + ".safetensors", c.name};
+  const SafetensorsFile file = SafetensorsFile::open(fixture(recorded.file));
   const auto model = DecoderModel(c.config);
   model->load_state_dict(below(file, "param/", c));
   const Tensor ids = file.tensor("ids"), targets = file.tensor("targets");
@@ -253,12 +250,15 @@ void check_family(const Case& c) {
       largest = std::max(largest, std::abs(wanted[i]));
     }
     CHECK_MESSAGE(apart <= 1e-5 * largest, c.name, ": logits ", apart, " of ", largest);
+    record_fixture(recorded, FixturePart::output, apart / largest, 1e-5);
   }
   Context ctx;
   const Tensor loss = model->loss(ids, targets, ctx);
-  CHECK(std::abs(loss.item<double>() / file.tensor("loss").item<double>() - 1) < 1e-5);
+  const double loss_error = loss.item<double>() / file.tensor("loss").item<double>() - 1;
+  CHECK(std::abs(loss_error) < 1e-5);
+  record_fixture(recorded, FixturePart::output, std::abs(loss_error), 1e-5);
   backward(loss);
-  check_gradients(*model, below(file, "grad/", c));
+  check_gradients(*model, below(file, "grad/", c), recorded);
   check_losses(c, *model, file);
 }
 

@@ -7,6 +7,7 @@
 #include <olm/engine/safetensors.h>
 #include <olm/nn/moe.h>
 #include <tests/support/checks.h>
+#include <tests/support/fixture_errors.h>
 #include <tests/support/parity.h>
 
 using namespace olm;
@@ -36,9 +37,12 @@ TEST_SUITE("nn/moe_balance") {
       const Tensor logits = raw::clone(file.tensor(name + "/x"));
       set_requires_grad(logits);
       const Tensor loss = loss_of(logits) * scale;
-      check_close(loss, file.tensor(name + "/y"), f32, 32, name);
+      const Compared y = check_close(loss, file.tensor(name + "/y"), f32, 32, name);
       backward(loss);
-      check_close(grad(logits), file.tensor(name + "/dx"), f32, 32, name + " gradient", 1e-3);
+      const Compared dx =
+          check_close(grad(logits), file.tensor(name + "/dx"), f32, 32, name + " gradient", 1e-3);
+      record_fixture({kFile, name}, FixturePart::output, y.error, y.tolerance);
+      record_fixture({kFile, name}, FixturePart::gradient, dx.error, dx.tolerance);
     };
     for (const int64_t top_k : {1, 2, 3})
       check("load_balancing_loss." + std::to_string(top_k), double(top_k),

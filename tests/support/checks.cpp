@@ -10,6 +10,12 @@
 
 namespace olm::test {
 
+double norm(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double v : values) sum += v * v;
+  return std::sqrt(sum);
+}
+
 Tensor strided_copy(const Tensor& x) {
   if (x.rank() == 0) return raw::clone(x);
   Shape wide = x.shape();
@@ -42,8 +48,8 @@ Difference difference(const Tensor& got, const Tensor& wanted, double least_scal
   return {std::sqrt(squares / std::max(reference, 1e-300)), largest / scale};
 }
 
-void check_close(const Tensor& got, const Tensor& wanted, DType dtype, double length,
-                 const std::string& what, double least_scale) {
+Compared check_close(const Tensor& got, const Tensor& wanted, DType dtype, double length,
+                     const std::string& what, double least_scale) {
   const double epsilon = dtype == f64    ? 0x1p-52
                          : dtype == f32  ? 0x1p-23
                          : dtype == bf16 ? 0x1p-8
@@ -56,6 +62,7 @@ void check_close(const Tensor& got, const Tensor& wanted, DType dtype, double le
                 tolerance);
   CHECK_MESSAGE(d.max_error <= 4 * tolerance, what, ": max error ", d.max_error, " > ",
                 4 * tolerance);
+  return {d.relative_l2, tolerance};
 }
 
 void check_same_bits(const Tensor& a, const Tensor& b, const std::string& what) {

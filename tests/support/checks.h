@@ -18,10 +18,18 @@ struct Difference {
 };
 Difference difference(const Tensor& got, const Tensor& wanted, double least_scale = 0);
 
+/// The L2 norm.
+double norm(const std::vector<double>& values);
+
+/// A relative L2 distance, and what it was allowed to be.
+struct Compared {
+  double error = 0, tolerance = 0;
+};
+
 /// Checks that `got` equals `wanted` (any dtype) within what `dtype` can do over sums of `length`;
 /// values are taken to be at least of size `least_scale`.
-void check_close(const Tensor& got, const Tensor& wanted, DType dtype, double length,
-                 const std::string& what, double least_scale = 0);
+Compared check_close(const Tensor& got, const Tensor& wanted, DType dtype, double length,
+                     const std::string& what, double least_scale = 0);
 /// Checks equality of every bit.
 void check_same_bits(const Tensor& a, const Tensor& b, const std::string& what);
 

@@ -92,8 +92,7 @@ Ref<Module> small_lm() {
   return LM({.vocab_size = 11, .embed_dim = 8, .num_heads = 2, .num_layers = 2, .max_seq_len = 6});
 }
 
-/// One line for each component that there is.
-std::vector<Component> components() {
+std::vector<Component> embeddings() {
   return {
       {"Embedding", {}, [] { return Embedding(kVocab, 6); }, "Embedding"},
       {"AbsolutePositionalEmbedding",
@@ -127,6 +126,11 @@ std::vector<Component> components() {
        "olm.linear",
        {},
        "positions.safetensors"},
+  };
+}
+
+std::vector<Component> attention_layers() {
+  return {
       {"AttentionBase",
        {12},
        [] { return make<AttentionBase>(kCausal); },
@@ -164,6 +168,11 @@ std::vector<Component> components() {
        "MultiHeadAttentionwithALiBi",
        {},
        "attention_layers.safetensors"},
+  };
+}
+
+std::vector<Component> norms_and_networks() {
+  return {
       {"LayerNorm", {6}, [] { return LayerNorm(6); }, "LayerNorm"},
       {"RMSNorm", {6}, [] { return RMSNorm(6); }, "RMSNorm"},
       {"ClassicFFN", {6}, [] { return ClassicFFN(6); }, "ClassicFFN"},
@@ -189,6 +198,11 @@ std::vector<Component> components() {
        "moe.safetensors"},
       {"MoEFeedForwardBase", {6}, mixture, "ClassicMoEFFN", mixture, "moe.safetensors"},
       {"MoERouter", {6}, [] { return MoERouter(6, 5); }, "MoERouter", {}, "moe.safetensors"},
+  };
+}
+
+std::vector<Component> activation_layers() {
+  return {
       {"ActivationBase", {8}, [] { return make<OwnTanh>(); }, "activation.tanh"},
       activation("ReLU", "relu"),
       activation("LeakyReLU", "leaky_relu"),
@@ -208,6 +222,11 @@ std::vector<Component> components() {
       activation("ReGLU", "reglu"),
       activation("LiGLU", "liglu"),
       activation("GLU", "glu"),
+  };
+}
+
+std::vector<Component> structures() {
+  return {
       {"Block", {8}, network, "TransformerBlock", layer},
       {"BaseCombinator",
        {8},
@@ -220,6 +239,15 @@ std::vector<Component> components() {
       {"TransformerBlock", {8}, layer, "TransformerBlock"},
       {"OutputHead", {6}, [] { return OutputHead(6, kVocab); }, "OutputHead"},
   };
+}
+
+/// One row for each component that there is.
+std::vector<Component> components() {
+  std::vector<Component> all;
+  for (const auto& part :
+       {embeddings(), attention_layers(), norms_and_networks(), activation_layers(), structures()})
+    all.insert(all.end(), part.begin(), part.end());
+  return all;
 }
 
 Tensor input_of(const Component& c) {

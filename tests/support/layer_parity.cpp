@@ -6,11 +6,14 @@
 
 #include <olm/engine/raw.h>
 #include <olm/engine/safetensors.h>
+#include <tests/support/checks.h>
+#include <tests/support/fixture_errors.h>
 
 namespace olm::test {
 namespace {
 
 using Named = std::map<std::string, Tensor>;
+constexpr double kTolerance = 1e-5;
 
 /// The tensors of one case, without its name in front.
 Named tensors_of(const std::string& name, const std::string& file_name) {
@@ -35,12 +38,6 @@ Named below(const Named& tensors, const std::string& prefix) {
   return result;
 }
 
-double norm(const std::vector<double>& values) {
-  double sum = 0;
-  for (const double v : values) sum += v * v;
-  return std::sqrt(sum);
-}
-
 /// Relative L2; gradients that cancel to zero (a key's bias under softmax) are held against 0.1.
 double error_of(const Tensor& got, const Tensor& wanted) {
   REQUIRE(got.defined());
@@ -55,6 +52,10 @@ double error_of(const Tensor& got, const Tensor& wanted) {
 template <class Visit>
 void for_each_error(const std::string& name, nn::Module& layer, const std::string& file,
                     const Visit& visit) {
+  const auto compare = [&](FixturePart part, const std::string& what, double error) {
+    record_fixture({file, name}, part, error, kTolerance);
+    visit(name + " " + what, error);
+  };
   const Named tensors = tensors_of(name, file);
   layer.load_state_dict(below(tensors, "param/"));
   nn::Context ctx;
@@ -64,12 +65,14 @@ void for_each_error(const std::string& name, nn::Module& layer, const std::strin
   const Tensor x = tensors.at("x");
   if (is_float(x.dtype())) set_requires_grad(x);
   const Tensor y = layer.forward(x, ctx);
-  visit(name + " y", error_of(y, tensors.at("y")));
+  compare(FixturePart::output, "y", error_of(y, tensors.at("y")));
   if (!requires_grad(y)) return;
   backward(y, {.gradient = tensors.at("dy")});
-  if (tensors.count("dx")) visit(name + " dx", error_of(grad(x), tensors.at("dx")));
+  if (tensors.count("dx"))
+    compare(FixturePart::gradient, "dx", error_of(grad(x), tensors.at("dx")));
   for (const auto& [key, wanted] : below(tensors, "grad/"))
-    visit(name + " gradient of " + key, error_of(grad(layer.parameter(key).tensor()), wanted));
+    compare(FixturePart::gradient, "gradient of " + key,
+            error_of(grad(layer.parameter(key).tensor()), wanted));
   for (const auto& [key, parameter] : layer.named_parameters())
     if (!tensors.count("grad/" + key))
       CHECK_MESSAGE(!grad(parameter).defined(), name << " has a gradient of " << key);
@@ -81,7 +84,7 @@ void check_layer_parity(const std::string& name, nn::Module& layer, const std::s
   INFO(name);
   for_each_error(name, layer, file, [](const std::string& what, double error) {
     INFO(what);
-    CHECK(error <= 1e-5);
+    CHECK(error <= kTolerance);
   });
 }
 

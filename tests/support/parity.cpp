@@ -9,12 +9,14 @@
 #include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
 #include <olm/engine/safetensors.h>
+#include <tests/support/fixture_errors.h>
 
 namespace olm::test {
 namespace {
 
 /// One case of a file.
 struct Case {
+  std::string file;
   Tensors inputs, grads;  ///< grads: one per input, undefined where it gets none
   Tensor out, dy;
 };
@@ -24,7 +26,7 @@ Case read_case(const SafetensorsFile& file, const std::string& name) {
     const std::string key = name + "/" + what;
     return file.contains(key) ? file.tensor(key) : Tensor();
   };
-  Case c{.inputs = {}, .grads = {}, .out = find("out"), .dy = find("dy")};
+  Case c{.file = {}, .inputs = {}, .grads = {}, .out = find("out"), .dy = find("dy")};
   for (;;) {
     const std::string i = std::to_string(c.inputs.size());
     const Tensor x = find("in" + i);
@@ -45,8 +47,9 @@ Tensor as(const Tensor& x, DType dtype) {
   return raw::clone(is_float(x.dtype()) ? raw::cast(x, dtype) : x);
 }
 
+/// Checks a value or gradient; that of f32 is recorded.
 void check_float(const Tensor& got, const Tensor& wanted, const Case& c, const ParityRow& row,
-                 const std::string& what) {
+                 const std::string& what, FixturePart part) {
   if (got.dtype() == f64) {
     // The fixture is the exact result rounded once to f32.
     const Difference d = difference(got, wanted);
@@ -54,7 +57,8 @@ void check_float(const Tensor& got, const Tensor& wanted, const Case& c, const P
     return;
   }
   const double length = row.sums.length > 0 ? row.sums.length : longest_dimension(c);
-  check_close(got, wanted, f32, length, what, row.sums.cancelling);
+  const Compared compared = check_close(got, wanted, f32, length, what, row.sums.cancelling);
+  record_fixture({c.file, row.name}, part, compared.error, compared.tolerance);
 }
 
 void check_row(const Case& c, const ParityRow& row, DType dtype) {
@@ -69,18 +73,20 @@ void check_row(const Case& c, const ParityRow& row, DType dtype) {
   REQUIRE_MESSAGE(y.shape() == c.out.shape(), what, ": shapes ", y.shape(), " and ", c.out.shape());
   if (!is_float(c.out.dtype())) {
     CHECK_MESSAGE(y.dtype() == c.out.dtype(), what, ": dtype ", y.dtype());
-    CHECK_MESSAGE(to_host<int64_t>(y) == to_host<int64_t>(c.out), what, ": values differ");
+    const bool same = to_host<int64_t>(y) == to_host<int64_t>(c.out);
+    CHECK_MESSAGE(same, what, ": values differ");
+    record_fixture({c.file, row.name}, FixturePart::output, same ? 0 : 1, 0);
     return;
   }
   CHECK_MESSAGE(y.dtype() == dtype, what, ": dtype ", y.dtype());
-  check_float(y, c.out, c, row, what + " value");
+  check_float(y, c.out, c, row, what + " value", FixturePart::output);
   if (!c.dy.defined()) return;
   backward(y, {.gradient = as(c.dy, dtype)});
   for (size_t i = 0; i < inputs.size(); ++i) {
     if (!c.grads[i].defined()) continue;
     const std::string gradient = what + " gradient " + std::to_string(i);
     REQUIRE_MESSAGE(grad(inputs[i]).defined(), gradient, " is missing");
-    check_float(grad(inputs[i]), c.grads[i], c, row, gradient);
+    check_float(grad(inputs[i]), c.grads[i], c, row, gradient, FixturePart::gradient);
   }
 }
 
@@ -91,7 +97,8 @@ std::string fixture(const std::string& file) { return std::string(OLM_FIXTURES) 
 void check_parity(const std::string& file, const ParityTable& rows) {
   const SafetensorsFile cases = SafetensorsFile::open(fixture(file));
   for (const ParityRow& row : rows) {
-    const Case c = read_case(cases, row.name);
+    Case c = read_case(cases, row.name);
+    c.file = file;
     CHECK_MESSAGE(c.out.defined(), file, " has no case ", row.name);
     if (!c.out.defined()) continue;
     for (const DType dtype : {f32, f64}) check_row(c, row, dtype);

@@ -8,6 +8,15 @@ namespace {
 
 const Args kDropout = {"--model.dropout=0.1", "--steps=60"};
 
+/// Sends SIGTERM once the log has the losses of so many steps.
+RunOptions end_after(const std::string& run, size_t steps) {
+  return {.watch = [=, sent = false](pid_t child) mutable {
+    if (sent || !file_exists(run + "/metrics.jsonl") || losses(run).size() < steps) return;
+    ::kill(child, SIGTERM);
+    sent = true;
+  }};
+}
+
 }  // namespace
 
 TEST_SUITE("tools/resume") {
@@ -53,13 +62,7 @@ TEST_SUITE("tools/resume") {
     const Corpus c;
     const std::string run = c.folder / "run";
     const Args endless = {"--sample-every=7", "--sample.tokens=10000000", "--eval-every=5"};
-    const Result r = run_program(tiny_training(c.data, run, endless),
-                                 {.watch = [=, sent = false](pid_t child) mutable {
-                                   const std::string log = run + "/metrics.jsonl";
-                                   if (sent || !file_exists(log) || losses(run).size() < 7) return;
-                                   ::kill(child, SIGTERM);
-                                   sent = true;
-                                 }});
+    const Result r = run_program(tiny_training(c.data, run, endless), end_after(run, 7));
     CHECK(r.status == 128 + SIGTERM);
     CHECK(r.out.find("stopped at step 7 ") != std::string::npos);
     CHECK(nn::JsonLines::read(run + "/samples.jsonl").empty());
@@ -73,13 +76,7 @@ TEST_SUITE("tools/resume") {
     const Corpus c;
     const std::string run = c.folder / "run";
     const Args endless = {"--sample-every=10", "--sample.tokens=10000000", "--steps=10"};
-    const Result r = run_program(tiny_training(c.data, run, endless),
-                                 {.watch = [=, sent = false](pid_t child) mutable {
-                                   const std::string log = run + "/metrics.jsonl";
-                                   if (sent || !file_exists(log) || losses(run).size() < 10) return;
-                                   ::kill(child, SIGTERM);
-                                   sent = true;
-                                 }});
+    const Result r = run_program(tiny_training(c.data, run, endless), end_after(run, 10));
     CHECK(r.status == 128 + SIGTERM);
     CHECK(r.out.find("stopped at step 10 of 10; go on with: ") != std::string::npos);
     REQUIRE(run_program({"train", "--resume", run, "--sample.tokens=5"}).status == 0);
