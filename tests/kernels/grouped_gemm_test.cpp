@@ -198,7 +198,11 @@ TEST_SUITE("kernels/grouped_gemm") {
                            .rows = rows,
                            .n = n,
                            .k = k});
-    check_same_bits(together, alone, "gradients");
+    // The bits of OpenBLAS depend on the cut of a matrix, and that on how many there are.
+    if (std::string(gemm_kernels(f32)) == "OpenBLAS")
+      check_close(together, alone, f32, 30, "gradients");
+    else
+      check_same_bits(together, alone, "gradients");
   }
 
   TEST_CASE("sums of biases follow the groups") {
