@@ -78,8 +78,9 @@ class GroupGrads {
     }
   }
   bool any() const { return any_; }
-  void* const* pointers() const { return pointers_.data(); }
-  const bool* accumulates() const { return accumulates_.get(); }
+  /// Both null where no gradient is needed, as of biases where there are none.
+  void* const* pointers() const { return any_ ? pointers_.data() : nullptr; }
+  const bool* accumulates() const { return any_ ? accumulates_.get() : nullptr; }
   void append_to(Grads& all) const {
     for (const auto& grad : grads_) all.push_back(grad ? grad->result() : Tensor());
   }
@@ -102,7 +103,7 @@ Tensor epilogue_gradient(const Tensor& dy, const Tensor& z, Activation activatio
                                   .dy = dy.data(),
                                   .z = bare ? nullptr : z.data(),
                                   .dz = bare ? nullptr : dz.mutable_data(),
-                                  .dbias_list = dbias.any() ? dbias.pointers() : nullptr,
+                                  .dbias_list = dbias.pointers(),
                                   .accumulate = dbias.accumulates(),
                                   .offsets = offsets.data<int32_t>(),
                                   .groups = offsets.numel() - 1,
