@@ -98,19 +98,18 @@ Tensor epilogue_gradient(const Tensor& dy, const Tensor& z, Activation activatio
   const bool bare = activation == Activation::none;
   if (bare && !dbias.any()) return dy;
   const Tensor dz = bare ? dy : empty_like(dy);
-  run(dy.device().kind,
-      GroupedGemmEpilogueBackward{.dtype = dy.dtype(),
-                                  .dy = dy.data(),
-                                  .z = bare ? nullptr : z.data(),
-                                  .dz = bare ? nullptr : dz.mutable_data(),
-                                  .dbias_list = dbias.pointers(),
-                                  .accumulate = dbias.accumulates(),
-                                  .offsets = offsets.data<int32_t>(),
-                                  .groups = offsets.numel() - 1,
-                                  .rows = dy.size(0),
-                                  .cols = dy.size(1),
-                                  .activation = activation,
-                                  .stream = stream_of(dy)});
+  run(dy.device().kind, GroupedGemmEpilogueBackward{.dtype = dy.dtype(),
+                                                    .dy = dy.data(),
+                                                    .z = bare ? nullptr : z.data(),
+                                                    .dz = bare ? nullptr : dz.mutable_data(),
+                                                    .dbias_list = dbias.pointers(),
+                                                    .accumulate = dbias.accumulates(),
+                                                    .offsets = offsets.data<int32_t>(),
+                                                    .groups = offsets.numel() - 1,
+                                                    .rows = dy.size(0),
+                                                    .cols = dy.size(1),
+                                                    .activation = activation,
+                                                    .stream = stream_of(dy)});
   return dz;
 }
 
