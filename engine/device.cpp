@@ -1,5 +1,7 @@
 #include <olm/engine/device.h>
 
+#include <olm/engine/backend.h>
+
 #include <charconv>
 #include <ostream>
 
@@ -25,8 +27,7 @@ Device parse_device(std::string_view text) {
 }
 
 void require_device(Device device) {
-  require(device.kind != DeviceKind::cuda, "device: ", device,
-          " asked for, but this build has no cuda");
+  if (device.kind == DeviceKind::cuda) return cuda_backend::require_card(device.index);
   require(device.index == 0, "device: ", device.kind, " has no index ", device.index);
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include <olm/engine/backend.h>
 #include <olm/engine/exact.h>
 #include <olm/kernels/base/math.h>
 #include <olm/kernels/copy.h>
@@ -207,9 +208,13 @@ Tensor cast(const Tensor& x, DType dtype) {
 Tensor to(const Tensor& x, Device device) {
   if (x.device() == device) return x;
   require_device(device);
+  if (device.kind == DeviceKind::meta) return empty(x.shape(), {x.dtype(), device});
   require(x.device().kind != DeviceKind::meta, "to: a tensor on meta has no values to bring to ",
           device);
-  return empty(x.shape(), {x.dtype(), device});  // the only other device of this build is meta
+  const Tensor from = contiguous(x), y = empty(x.shape(), {x.dtype(), device});
+  copy_between_devices(y.mutable_data(), device, from.data(), x.device(),
+                       size_t(x.numel()) * size_of(x.dtype()));
+  return y;
 }
 
 void copy_(const Tensor& dst, const Tensor& src) {
@@ -221,14 +226,18 @@ void copy_(const Tensor& dst, const Tensor& src) {
 }
 
 void fill_(const Tensor& x, double value) {
-  const bool integer = !is_float(x.dtype());
   if (x.dtype() == boolean) value = value != 0;
   require_exact("fill_", value, x.dtype());
-  const int64_t whole = integer ? int64_t(value) : 0;
-  kernels::Copy k = copy_call(x, x.mutable_data(), x.dtype(), x.strides());
-  k.from = integer ? DType::i64 : DType::f64;
-  k.x = integer ? static_cast<const void*>(&whole) : &value;
-  k.x_strides = {};
+  kernels::Fill k{.dtype = x.dtype(),
+                  .y = x.mutable_data(),
+                  .rank = x.rank(),
+                  .value = value,
+                  .whole = is_float(x.dtype()) ? 0 : int64_t(value),
+                  .stream = stream_of(x)};
+  for (int i = 0; i < x.rank(); ++i) {
+    k.shape[size_t(i)] = x.shape()[i];
+    k.strides[size_t(i)] = x.strides()[i];
+  }
   run(x.device().kind, k);
 }
 
@@ -282,14 +291,13 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 
 bool has_nonfinite(const Tensor& x) {
   if (!is_float(x.dtype()) || x.device().kind == DeviceKind::meta) return false;
-  const Tensor y = contiguous(x);
-  int32_t found = 0;
+  const Tensor y = contiguous(x), found = empty({}, {.dtype = i32, .device = x.device()});
   run(y.device().kind, kernels::FindNonfinite{.dtype = y.dtype(),
                                               .x = y.data(),
-                                              .found = &found,
+                                              .found = static_cast<int32_t*>(found.mutable_data()),
                                               .n = y.numel(),
                                               .stream = stream_of(y)});
-  return found != 0;
+  return found.item<int32_t>() != 0;
 }
 
 }  // namespace olm::raw

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include <olm/engine/backend.h>
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 #include <olm/kernels/base/parallel.h>
@@ -38,6 +39,8 @@ void* Tensor::mutable_data() const {
 
 void Tensor::require_dtype(DType wanted) const {
   require(dtype() == wanted, "tensor: data of dtype ", dtype(), " was asked for as ", wanted);
+  require(device().kind != DeviceKind::cuda, "tensor: data on ", device(),
+          " was asked for on the host; bring it there with to()");
 }
 
 double Tensor::item_as_double() const {
@@ -114,7 +117,12 @@ Tensor generate_random(const Shape& shape, Generator& rng, TensorOptions options
 
 Tensor arange(int64_t n, TensorOptions options) {
   require(n >= 0, "arange: wanted a length of at least 0, got ", n);
-  return generate<int64_t>({n}, options, [](int64_t i) { return i; });
+  const Tensor y = empty({n}, options);
+  kernels::run(options.device.kind, kernels::Arange{.dtype = options.dtype,
+                                                    .y = y.mutable_data(),
+                                                    .n = n,
+                                                    .stream = stream_of(y)});
+  return y;
 }
 Tensor randn(const Shape& shape, Generator& rng, TensorOptions options) {
   require(is_float(options.dtype), "randn: wanted a float dtype, got ", options.dtype);
@@ -171,7 +179,10 @@ template OLM_API std::vector<bool> to_host(const Tensor&);
 
 kernels::Stream stream_of(const Tensor& x) {
   if (x.device().kind == DeviceKind::meta) return {};
-  return {.native = nullptr, .source = &allocator_of(x.device())};
+#if OLM_CUDA
+  if (x.device().kind == DeviceKind::cuda) return cuda_backend::stream(x.device().index);
+#endif
+  return {.source = &allocator_of(x.device())};
 }
 
 int64_t leading_size(const Tensor& x) {

@@ -54,7 +54,7 @@ struct Unary {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Unary&);
-void run(Cuda, const Unary&);
+OLM_API void run(Cuda, const Unary&);
 
 /// dx[i] = dy[i] · f'(x[i]). All [n] contiguous, of a float `dtype`. x or y may be null where
 /// unary_needs() says that the derivative is written without it; dx may be dy.
@@ -71,7 +71,7 @@ struct UnaryBackward {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const UnaryBackward&);
-void run(Cuda, const UnaryBackward&);
+OLM_API void run(Cuda, const UnaryBackward&);
 
 /// What the derivative of an op is written in.
 struct Needs {
@@ -100,7 +100,7 @@ struct Binary {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Binary&);
-void run(Cuda, const Binary&);
+OLM_API void run(Cuda, const Binary&);
 
 /// da = dy · ∂f/∂a and db = dy · ∂f/∂b over `shape`, of a float `dtype`; dy, da, db contiguous. A
 /// null da or db is skipped. Where a = b the gradient of maximum and minimum goes half to each.
@@ -117,7 +117,7 @@ struct BinaryBackward {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const BinaryBackward&);
-void run(Cuda, const BinaryBackward&);
+OLM_API void run(Cuda, const BinaryBackward&);
 
 /// The logical ops treat every nonzero element as true.
 enum class CompareOp : uint8_t { eq, ne, lt, le, gt, ge, logical_and, logical_or };
@@ -134,7 +134,7 @@ struct Compare {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Compare&);
-void run(Cuda, const Compare&);
+OLM_API void run(Cuda, const Compare&);
 
 /// y = condition ? a : b, contiguous over `shape`; a, b, y of any one `dtype`, condition boolean.
 struct Where {
@@ -147,6 +147,6 @@ struct Where {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Where&);
-void run(Cuda, const Where&);
+OLM_API void run(Cuda, const Where&);
 
 }  // namespace olm::kernels

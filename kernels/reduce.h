@@ -23,7 +23,7 @@ struct Reduce {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Reduce&);
-void run(Cuda, const Reduce&);
+OLM_API void run(Cuda, const Reduce&);
 
 /// Variance over the middle axis in two passes, of a float `dtype`:
 ///   mean[o, i] = Σ_r x[o, r, i] / reduced
@@ -40,6 +40,6 @@ struct Variance {
   Stream stream = {};
 };
 OLM_API void run(Cpu, const Variance&);
-void run(Cuda, const Variance&);
+OLM_API void run(Cuda, const Variance&);
 
 }  // namespace olm::kernels

@@ -39,34 +39,6 @@ std::ostream& operator<<(std::ostream& out, DeviceKind kind) {
   return out << "unknown device";
 }
 
-float16_t::float16_t(float v) {
-  const uint32_t u = std::bit_cast<uint32_t>(v);
-  const uint16_t sign = uint16_t((u >> 16) & 0x8000u);
-  const uint32_t magnitude = u & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) {  // NaN
-    bits = uint16_t(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
-  } else if (magnitude >= 0x477ff000u) {  // rounds to infinity
-    bits = uint16_t(sign | 0x7c00u);
-  } else if (magnitude < 0x38800000u) {  // subnormal half: let the float adder round
-    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
-    bits = uint16_t(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
-  } else {
-    const uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
-    bits = uint16_t(sign | (rounded >> 13));
-  }
-}
-
-float16_t::operator float() const {
-  const uint32_t sign = uint32_t(bits & 0x8000u) << 16;
-  const uint32_t exponent = (bits >> 10) & 0x1fu, fraction = bits & 0x3ffu;
-  if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (fraction << 13));
-  if (exponent == 0) {
-    const float value = float(fraction) * 0x1p-24f;
-    return sign ? -value : value;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
-}
-
 namespace kernels {
 namespace {
 class PlainScratch final : public ScratchSource {

@@ -60,12 +60,36 @@ struct bfloat16_t {
   }
 };
 
-/// IEEE binary16 as stored.
+/// IEEE binary16 as stored. Conversion rounds to nearest even and keeps NaN.
 struct float16_t {
   uint16_t bits = 0;
   float16_t() = default;
-  OLM_API explicit float16_t(float v);
-  OLM_API explicit operator float() const;
+  OLM_HD explicit float16_t(float v) : bits(round(v)) {}
+  OLM_HD explicit operator float() const {
+    const uint32_t sign = uint32_t(bits & 0x8000u) << 16;
+    const uint32_t exponent = (bits >> 10) & 0x1fu, fraction = bits & 0x3ffu;
+    if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (fraction << 13));
+    if (exponent == 0) {
+      const float value = float(fraction) * 0x1p-24f;
+      return sign ? -value : value;
+    }
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (fraction << 13));
+  }
+
+ private:
+  OLM_HD static uint16_t round(float v) {
+    const uint32_t u = std::bit_cast<uint32_t>(v);
+    const uint32_t sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)  // NaN
+      return uint16_t(sign | 0x7e00u | ((magnitude >> 13) & 0x3ffu));
+    if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // rounds to infinity
+    if (magnitude < 0x38800000u) {  // subnormal half: let the float adder round
+      const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+      return uint16_t(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u));
+    }
+    const uint32_t rounded = magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u);
+    return uint16_t(sign | (rounded >> 13));
+  }
 };
 
 namespace detail {
@@ -151,11 +175,17 @@ class Scratch {
 /// The scratch of a Stream that was given none: plain aligned memory of the C++ runtime.
 OLM_API ScratchSource& plain_scratch();
 
-/// The queue a kernel runs on (`native` is a cudaStream_t, unused on the CPU) and its scratch
-/// memory.
+struct DeviceFault;
+
+/// The queue a kernel runs on (`native` is a cudaStream_t, unused on the CPU), its scratch memory,
+/// and what belongs to the device: where kernels report a bad index, and a number in device memory
+/// from which the offsets of random numbers count (null: from 0), so that a launch that is recorded
+/// once draws anew each time that it is replayed.
 struct Stream {
   void* native = nullptr;
   ScratchSource* source = nullptr;
+  DeviceFault* fault = nullptr;
+  const uint64_t* rng_base = nullptr;
   template <class T>
   Scratch<T> scratch(size_t n) const {
     return Scratch<T>(source ? *source : plain_scratch(), n);

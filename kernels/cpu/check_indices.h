@@ -1,5 +1,6 @@
 #pragma once
 // Indices that come with a call are checked before anything is read or written by them.
+#include <olm/kernels/base/fault.h>
 #include <olm/kernels/base/visit.h>
 
 namespace olm::kernels {
@@ -13,8 +14,7 @@ inline void check_indices(const char* name, DType dtype, const void* index, int6
     for (int64_t i = 0; i < n; ++i) good &= uint64_t(int64_t(ids[i])) < uint64_t(size);
     if (good) return;
     for (int64_t i = 0; i < n; ++i)
-      require(ids[i] >= 0 && int64_t(ids[i]) < size, name, ": index ", ids[i], " at position ", i,
-              " is outside [0, ", size, ")");
+      if (uint64_t(int64_t(ids[i])) >= uint64_t(size)) fail_index(name, ids[i], i, size);
   });
 }
 

@@ -1,11 +1,10 @@
-// Strided copy with conversion. Adjacent dimensions that are laid out alike are merged, then rows
+// Strided copy with conversion, and filling. Adjacent dimensions that are laid out alike are merged, then rows
 // (the last dimension) are handed out in ranges; a transposed pair of dimensions goes by tiles.
+#include <olm/kernels/base/convert.h>
 #include <olm/kernels/base/math.h>
 #include <olm/kernels/copy.h>
 
 #include <algorithm>
-#include <bit>
-#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -15,73 +14,6 @@
 
 namespace olm::kernels {
 namespace {
-
-/// v as f32, rounded to odd where it is not exact: a narrower float made of that is rounded once.
-float rounded_to_odd(double v) {
-  const float nearest = static_cast<float>(v);
-  if (double(nearest) == v || std::isnan(v)) return nearest;
-  uint32_t bits = std::bit_cast<uint32_t>(nearest);
-  if (std::fabs(double(nearest)) > std::fabs(v)) --bits;
-  return std::bit_cast<float>(bits | 1u);
-}
-
-/// v, or beyond 2^53 a neighbour that f64 holds, odd in its last place of 2^11.
-double rounded_to_odd(int64_t v) {
-  constexpr int64_t kExact = int64_t(1) << 53;
-  if (v >= -kExact && v <= kExact) return double(v);
-  return double(((v >> 11) | int64_t((v & 2047) != 0)) * 2048);
-}
-
-template <class To, class From>
-To convert(From v) {
-  if constexpr (std::is_same_v<To, From>) {
-    return v;
-  } else if constexpr (std::is_same_v<To, bool>) {
-    if constexpr (std::is_arithmetic_v<From>)
-      return v != From(0);
-    else
-      return float(v) != 0.0f;
-  } else if constexpr (std::is_arithmetic_v<From>) {
-    if constexpr (std::is_arithmetic_v<To>)
-      return static_cast<To>(v);
-    else if constexpr (std::is_same_v<From, float>)
-      return To(v);
-    else if constexpr (std::is_same_v<From, int64_t>)
-      return To(rounded_to_odd(rounded_to_odd(v)));
-    else
-      return To(rounded_to_odd(static_cast<double>(v)));
-  } else {
-    if constexpr (std::is_arithmetic_v<To>)
-      return static_cast<To>(static_cast<float>(v));
-    else
-      return To(static_cast<float>(v));
-  }
-}
-
-/// The copy with dimensions of size 1 gone and mergeable neighbours merged; rank >= 1.
-Copy simplified(const Copy& k) {
-  Copy s = k;
-  s.rank = 0;
-  for (int i = 0; i < k.rank; ++i) {
-    if (k.shape[i] == 1) continue;
-    const int last = s.rank - 1;
-    if (last >= 0 && s.x_strides[last] == k.x_strides[i] * k.shape[i] &&
-        s.y_strides[last] == k.y_strides[i] * k.shape[i]) {
-      s.shape[last] *= k.shape[i];
-      s.x_strides[last] = k.x_strides[i];
-      s.y_strides[last] = k.y_strides[i];
-    } else {
-      s.shape[s.rank] = k.shape[i];
-      s.x_strides[s.rank] = k.x_strides[i];
-      s.y_strides[s.rank++] = k.y_strides[i];
-    }
-  }
-  if (s.rank == 0) {
-    s.rank = 1;
-    s.shape[0] = s.x_strides[0] = s.y_strides[0] = 1;
-  }
-  return s;
-}
 
 template <class From, class To>
 void copy_line(const From* x, int64_t xs, To* y, int64_t ys, int64_t n) {
@@ -168,12 +100,56 @@ void copy_typed(const Copy& k) {
 
 }  // namespace
 
+Copy simplified(const Copy& k) {
+  Copy s = k;
+  s.rank = 0;
+  for (int i = 0; i < k.rank; ++i) {
+    if (k.shape[i] == 1) continue;
+    const int last = s.rank - 1;
+    if (last >= 0 && s.x_strides[last] == k.x_strides[i] * k.shape[i] &&
+        s.y_strides[last] == k.y_strides[i] * k.shape[i]) {
+      s.shape[last] *= k.shape[i];
+      s.x_strides[last] = k.x_strides[i];
+      s.y_strides[last] = k.y_strides[i];
+    } else {
+      s.shape[s.rank] = k.shape[i];
+      s.x_strides[s.rank] = k.x_strides[i];
+      s.y_strides[s.rank++] = k.y_strides[i];
+    }
+  }
+  if (s.rank == 0) {
+    s.rank = 1;
+    s.shape[0] = s.x_strides[0] = s.y_strides[0] = 1;
+  }
+  return s;
+}
+
 void run(Cpu, const Copy& k) {
   for (int i = 0; i < k.rank; ++i)
     if (k.shape[i] == 0) return;
   const Copy s = simplified(k);
   visit_any(k.from,
             [&]<class From>() { visit_any(k.to, [&]<class To>() { copy_typed<From, To>(s); }); });
+}
+
+/// A copy of one number, whose strides are 0.
+void run(Cpu, const Fill& k) {
+  const bool real = is_float(k.dtype);
+  run(Cpu{}, Copy{.from = real ? f64 : i64,
+                  .to = k.dtype,
+                  .x = real ? static_cast<const void*>(&k.value) : &k.whole,
+                  .y = k.y,
+                  .rank = k.rank,
+                  .shape = k.shape,
+                  .y_strides = k.strides});
+}
+
+void run(Cpu, const Arange& k) {
+  visit_any(k.dtype, [&]<class T>() {
+    parallel_for(k.n, 65536, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) out<T>(k.y)[i] = convert<T>(i);
+    });
+  });
 }
 
 }  // namespace olm::kernels

@@ -1,0 +1,31 @@
+#pragma once
+// What a device that has its own memory gives to the engine. The CPU needs none of it.
+#include <cstddef>
+
+#include <olm/engine/allocator.h>
+#include <olm/engine/device.h>
+
+namespace olm {
+
+/// Waits until everything that was asked of `device` is done, and throws what went wrong there: an
+/// index out of range that a kernel met, or the device's own error. Returns at once on the CPU.
+OLM_API void synchronize(Device device);
+
+/// Copies bytes between two devices of which one at least is not the CPU. To the CPU it waits, as
+/// synchronize() does; elsewhere it is queued, and `from` may be freed or changed at once.
+OLM_API void copy_between_devices(void* to, Device to_device, const void* from, Device from_device,
+                                  size_t bytes);
+/// How many copies from a device to the CPU were made so far.
+OLM_API int64_t copies_to_host();
+
+namespace cuda_backend {  // engine/cuda/, where the build has it
+
+/// Throws one sentence that says what is missing, unless card `index` can be used.
+void require_card(int index);
+Allocator& allocator(int index);
+kernels::Stream stream(int index);
+void synchronize(int index);
+void copy(void* to, Device to_device, const void* from, Device from_device, size_t bytes);
+
+}  // namespace cuda_backend
+}  // namespace olm
