@@ -218,7 +218,6 @@ Ref<Module> load(const std::string& folder, Device device) {
   const Ref<Module> model = read_model(folder + "/model.json", {}, [&](Module& model) {
     tie_as_stored(model, weights);
     load_weights(model, weights);
-    model.to(device);
   });
   model->to(device);
   return model;
