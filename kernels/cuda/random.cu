@@ -41,7 +41,7 @@ __device__ inline void philox_words(uint64_t seed, uint64_t first, uint32_t (&wo
 /// y = x · scale where the upper 24 bits of the word are at least `threshold`, else 0.
 __global__ void dropout(const void* x, void* y, DType t, int64_t n, int64_t packets, uint64_t seed,
                         uint64_t offset, const uint64_t* base, uint32_t threshold, float scale) {
-  if (base) offset += *base;
+  offset = random_offset(base, offset);
   for (int64_t p = global_thread(); p < packets; p += global_threads()) {
     const int64_t i = p * kPacket;
     const Packet packet = load_packet(x, t, i);
