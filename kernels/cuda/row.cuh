@@ -56,6 +56,42 @@ __device__ inline void store_floats(T* p, const float (&x)[N], bool whole, int64
   }
 }
 
+/// N neighbours from p on, where p is aligned for that; widened.
+template <int N, class T>
+__device__ inline void load_floats(float (&x)[N], const T* p) {
+  load_floats(x, p, true, N);
+}
+template <int N, class T>
+__device__ inline void store_floats(T* p, const float (&x)[N]) {
+  store_floats(p, x, true, N);
+}
+
+/// N neighbours kept as they are stored, in half the registers that single 16-bit numbers take.
+template <class T, int N>
+struct Packed {
+  static constexpr int kWords = int(ceil_div(N * sizeof(T), 4));
+  uint32_t words[kWords];
+
+  __device__ void load(const T* p) {
+    if constexpr (N * sizeof(T) < 4) {
+      words[0] = p->bits;
+    } else {
+      const auto v = load_vec<uint32_t, kWords>(reinterpret_cast<const uint32_t*>(p));
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) words[i] = v.v[i];
+    }
+  }
+  __device__ float operator[](int i) const {
+    if constexpr (sizeof(T) == 4) {
+      return std::bit_cast<float>(words[i]);
+    } else {
+      T narrow;
+      narrow.bits = uint16_t(i % 2 == 0 ? words[i / 2] : words[i / 2] >> 16);
+      return to_float(narrow);
+    }
+  }
+};
+
 struct Division {
   int64_t quotient, remainder;
 };
@@ -72,10 +108,11 @@ __device__ inline Division divide(int64_t n, int64_t d) {
 struct Pair {
   float a, b;
 };
-__device__ inline uint64_t packed(Pair p) {
-  return uint64_t(std::bit_cast<uint32_t>(p.a)) | uint64_t(std::bit_cast<uint32_t>(p.b)) << 32;
+__device__ inline unsigned long long packed(Pair p) {
+  const unsigned long long high = std::bit_cast<uint32_t>(p.b);
+  return high << 32 | std::bit_cast<uint32_t>(p.a);
 }
-__device__ inline Pair unpacked(uint64_t bits) {
+__device__ inline Pair unpacked(unsigned long long bits) {
   return {std::bit_cast<float>(uint32_t(bits)), std::bit_cast<float>(uint32_t(bits >> 32))};
 }
 struct PairSum {
