@@ -81,6 +81,13 @@ struct Packed {
       for (int i = 0; i < kWords; ++i) words[i] = v.v[i];
     }
   }
+  /// Sets element i of words that were 0.
+  __device__ void set(int i, T x) {
+    if constexpr (sizeof(T) == 4)
+      words[i] = std::bit_cast<uint32_t>(x);
+    else
+      words[i / 2] |= uint32_t(x.bits) << (i % 2 * 16);
+  }
   __device__ float operator[](int i) const {
     if constexpr (sizeof(T) == 4) {
       return std::bit_cast<float>(words[i]);
