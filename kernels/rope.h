@@ -17,8 +17,8 @@ enum class RopePairing : uint8_t {
 /// and y = x for the dimensions from `rotated` (even) on. `inverse` takes -sin for sin, which is
 /// the gradient. x: [batch, time, heads, head_dim] of `dtype` with strides in elements, dense in
 /// the last dimension; y: contiguous. In acc_dtype: cos, sin [max_position, rotated / 2].
-/// positions: i64 [batch, time]; null: p = t + offset. On the CPU a position outside the table
-/// throws.
+/// positions: i64 [batch, time]; null: p = t + offset. A position outside the table is an
+/// error: the CPU throws it, other devices report it (Stream::fault) and leave that token out.
 struct Rope {
   static constexpr const char* name = "rope";
   DType dtype = f32;
@@ -34,6 +34,13 @@ struct Rope {
   RopePairing pairing = RopePairing::interleaved;
   Stream stream = {};
 };
+/// Throws unless positions that are not given, t + offset, are in the table.
+inline void check_offset(const Rope& k) {
+  if (k.positions || k.batch == 0 || k.time == 0) return;
+  require(k.offset >= 0 && k.offset + k.time <= k.max_position, "rope: positions ", k.offset,
+          " to ", k.offset + k.time - 1, " are outside the table of ", k.max_position,
+          " positions");
+}
 OLM_API void run(Cpu, const Rope&);
 OLM_API void run(Cuda, const Rope&);
 
