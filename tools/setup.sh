@@ -36,12 +36,20 @@ need_packages() {
   rm -f "$log"
 }
 
-# build PRESET TARGET...: configures and builds into build/PRESET.
+# has_card: true where there is an NVIDIA card and the toolkit that compiles for it.
+has_card() {
+  { command -v nvcc || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; } >/dev/null &&
+    command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'
+}
+
+# build PRESET TARGET...: configures and builds into build/PRESET; release with CUDA where there is
+# a card.
 build() {
-  local preset=$1
+  local preset=$1 options=()
   shift
-  say "Building ($preset): $*"
-  (cd "$root" && cmake --preset "$preset" >"$root/build/.configure.log" 2>&1) || {
+  [ "$preset" = release ] && has_card && options=(-DOLM_CUDA=ON)
+  say "Building ($preset${options[*]:+, with CUDA}): $*"
+  (cd "$root" && cmake --preset "$preset" "${options[@]}" >"$root/build/.configure.log" 2>&1) || {
     cat "$root/build/.configure.log" >&2
     return 1
   }

@@ -77,13 +77,14 @@ void synchronize(int index) { card(index).synchronize(); }
 
 void copy(void* to, Device to_device, const void* from, Device from_device, size_t bytes) {
   const bool leaves = from_device.kind == DeviceKind::cuda;
-  const bool between_cards = leaves && to_device.kind == DeviceKind::cuda;
+  const bool arrives = to_device.kind == DeviceKind::cuda;
+  if (leaves && arrives) card(to_device.index).synchronize();  // its memory may still be in use
   Card& at = card(leaves ? from_device.index : to_device.index);
-  if (between_cards) card(to_device.index).synchronize();
-  const kernels::Stream stream = at.stream();
-  if (bytes > 0)
-    OLM_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault,
-                                   static_cast<cudaStream_t>(stream.native)));
+  const auto stream = static_cast<cudaStream_t>(at.stream().native);
+  if (!leaves)
+    at.staging().upload(to, from, bytes, stream);
+  else if (bytes > 0)
+    OLM_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
   if (leaves) at.synchronize();
 }
 

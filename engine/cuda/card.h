@@ -7,6 +7,7 @@
 #include <string>
 
 #include <olm/engine/caching_allocator.h>
+#include <olm/engine/cuda/staging.h>
 #include <olm/kernels/base/fault.h>
 
 namespace olm::cuda_backend {
@@ -27,6 +28,7 @@ class Card {
   /// Throws one sentence where the card cannot be used.
   explicit Card(int index);
   CardAllocator& allocator() { return allocator_; }
+  Staging& staging() { return staging_; }
   kernels::Stream stream();
   /// Waits for the stream, then throws what a kernel reported.
   void synchronize();
@@ -36,6 +38,7 @@ class Card {
  private:
   int index_;
   CardAllocator allocator_;
+  Staging staging_;
   cudaStream_t stream_ = nullptr;
   kernels::DeviceFault* fault_ = nullptr;          // pinned host memory
   kernels::DeviceFault* fault_on_card_ = nullptr;  // where the card sees it

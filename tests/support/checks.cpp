@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include <doctest/doctest.h>
@@ -9,6 +10,18 @@
 #include <olm/kernels/base/parallel.h>
 
 namespace olm::test {
+
+Device test_device() {
+  static const Device device = [] {
+    const char* name = std::getenv("OLM_TEST_DEVICE");
+    return name ? parse_device(name) : cpu;
+  }();
+  return device;
+}
+
+Tensor on_test_device(const Tensor& x) {
+  return !x.defined() || x.dtype() == f64 ? x : raw::to(x, test_device());
+}
 
 double norm(const std::vector<double>& values) {
   double sum = 0;
@@ -68,7 +81,7 @@ Compared check_close(const Tensor& got, const Tensor& wanted, DType dtype, doubl
 void check_same_bits(const Tensor& a, const Tensor& b, const std::string& what) {
   REQUIRE(a.shape() == b.shape());
   REQUIRE(a.dtype() == b.dtype());
-  const Tensor x = raw::contiguous(a), y = raw::contiguous(b);
+  const Tensor x = raw::contiguous(raw::to(a, cpu)), y = raw::contiguous(raw::to(b, cpu));
   const size_t bytes = size_t(x.numel()) * size_of(x.dtype());
   CHECK_MESSAGE((bytes == 0 || std::memcmp(x.data(), y.data(), bytes) == 0), what, ": bits differ");
 }

@@ -12,6 +12,12 @@
 
 namespace olm::test {
 
+/// Where ops under test run: the environment's OLM_TEST_DEVICE, else the CPU. References in f64 are
+/// always computed on the CPU.
+Device test_device();
+/// x there; x itself where it is undefined or of f64, which the CPU alone has.
+Tensor on_test_device(const Tensor& x);
+
 /// Relative L2 distance, and largest difference over the largest reference value.
 struct Difference {
   double relative_l2 = 0, max_error = 0;

@@ -25,7 +25,7 @@ Named tensors_of(const std::string& name, const std::string& file_name) {
   Named result;
   for (const std::string& key : file.names())
     if (key.starts_with(name + "/"))
-      result[key.substr(name.size() + 1)] = raw::clone(file.tensor(key));
+      result[key.substr(name.size() + 1)] = raw::clone(on_test_device(file.tensor(key)));
   REQUIRE_MESSAGE(!result.empty(), "no fixture called " << name);
   return result;
 }
@@ -58,6 +58,7 @@ void for_each_error(const std::string& name, nn::Module& layer, const std::strin
   };
   const Named tensors = tensors_of(name, file);
   layer.load_state_dict(below(tensors, "param/"));
+  layer.to(test_device());
   nn::Context ctx;
   if (tensors.count("mask")) ctx.mask = tensors.at("mask");
   if (tensors.count("seq_positions")) ctx.positions = tensors.at("seq_positions");

@@ -43,8 +43,10 @@ double longest_dimension(const Case& c) {
   return double(longest);
 }
 
+/// x for an op in `dtype`, on the device under test.
 Tensor as(const Tensor& x, DType dtype) {
-  return raw::clone(is_float(x.dtype()) ? raw::cast(x, dtype) : x);
+  const Tensor y = raw::clone(is_float(x.dtype()) ? raw::cast(x, dtype) : x);
+  return dtype == f64 ? y : on_test_device(y);
 }
 
 /// Checks a value or gradient; that of f32 is recorded.
