@@ -198,6 +198,10 @@ class Pass {
       require(g.shape() == edge.shape && g.dtype() == edge.dtype, op ? op : "",
               op ? " backward: gradient " : "backward: gradient ", g.dtype(), " ", g.shape(),
               " does not fit its input ", edge.dtype, " ", edge.shape);
+    if (g.defined())
+      require(g.device() == edge.device, op ? op : "", op ? " backward" : "backward",
+              ": tensors are on different devices, a gradient on ", g.device(),
+              " and its input on ", edge.device);
     if (edge.leaf) {
       Leaf& leaf = leaves_[edge.leaf.get()];
       start(*edge.leaf, leaf);

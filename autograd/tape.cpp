@@ -119,6 +119,7 @@ void set_grad(const Tensor& leaf, Tensor gradient) {
     require(gradient.shape() == leaf.shape() && gradient.dtype() == leaf.dtype(),
             "set_grad: gradient ", gradient.dtype(), " ", gradient.shape(), " does not fit ",
             leaf.dtype(), " ", leaf.shape());
+  if (gradient.defined()) require_same_device("set_grad", leaf, gradient);
   make_meta(leaf).grad = std::move(gradient);
 }
 

@@ -49,7 +49,7 @@ std::ostream& operator<<(std::ostream& out, const Tensor& x) {
   std::ostringstream text;  // its own stream: the caller's precision stays as it is
   text.imbue(std::locale::classic());
   text << std::setprecision(5);
-  if (x.device().kind != DeviceKind::meta) print_values(text, x, 0);
+  if (x.device().kind != DeviceKind::meta) print_values(text, raw::to(x, cpu), 0);
   text << (x.device().kind == DeviceKind::meta ? "" : " ") << x.dtype() << ' ' << x.shape() << ' '
        << x.device();
   return out << text.str();

@@ -8,7 +8,8 @@ namespace olm::kernels {
 /// file takes beside them. With lse = log Σ_c e^x[c], smoothing s and z-loss z:
 ///   loss = (1 - s) · (lse - x[t]) + s · (lse - mean_c x[c]) + z · lse²
 /// A row whose target is `ignore_index` has loss 0 and gradient 0. Any other target outside [0, C)
-/// throws on the CPU, in CrossEntropyScale.
+/// is an error that CrossEntropyScale finds (see Stream::fault); where that does not throw at once,
+/// the other kernels treat the row as ignored.
 struct CrossEntropyTerms {
   int64_t ignore_index = -100;
   double label_smoothing = 0, z_loss = 0;
@@ -28,7 +29,8 @@ struct CrossEntropyScale {
 OLM_API void run(Cpu, const CrossEntropyScale&);
 OLM_API void run(Cuda, const CrossEntropyScale&);
 
-/// total [1] = scale · Σ_r losses[r], summed in order. All in acc_dtype(dtype).
+/// total [1] = scale · Σ_r losses[r], summed in f64 in an order fixed by `rows`. All in
+/// acc_dtype(dtype).
 struct CrossEntropyTotal {
   static constexpr const char* name = "cross_entropy total";
   DType dtype = f32;

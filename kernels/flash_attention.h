@@ -28,9 +28,10 @@ struct Attention {
   int64_t mask_strides[4] = {};  ///< of batch row, head, query, key; 0 repeats
   const int32_t *query_documents = nullptr, *key_documents = nullptr;  ///< [batch, queries|keys]
   const int32_t* key_lengths = nullptr;                                ///< [batch]
-  /// Weight (b, h, i, j) is kept where to_uniform of word dropout_offset + ((b · heads + h) ·
-  /// queries + i) · keys' + j of the Philox stream of `seed` is at least `dropout`, and then
-  /// divided by 1 - dropout. keys' is keys rounded up to a multiple of 4, as dropout_offset is one.
+  /// Weight (b, h, i, j) is kept where to_uniform of word base + dropout_offset + ((b · heads + h)
+  /// · queries + i) · keys' + j of the Philox stream of `seed` is at least `dropout`, and then
+  /// divided by 1 - dropout. base is the number at stream.rng_base, the same forward and backward.
+  /// keys' is keys rounded up to a multiple of 4, as base and dropout_offset are.
   double dropout = 0;
   uint64_t seed = 0, dropout_offset = 0;
 };

@@ -50,15 +50,16 @@ OLM_API const char* gemm_kernels(DType dtype);
 OLM_API void run(Cuda, const Gemm&);
 
 /// Backward of bias and activation:  dz = dy · act'(z)      dbias[c] = Σ_r dz[r,c]
-/// dy, z, dz: [rows, cols] contiguous, of `dtype`; dz may be dy. Without an activation z and dz are
-/// null and dz is dy. dbias: [cols] in acc_dtype, or null; summed in fixed row order, and added to
-/// what is there where `accumulate`.
+/// dy, z, dz: [rows, cols] of `dtype`; z and dz are contiguous, rows of dy lie at multiples of
+/// dy_stride elements (0 means tight: cols); dz may be a tight dy. Without an activation z and dz
+/// are null and dz is dy. dbias: [cols] in acc_dtype, or null; summed in an order fixed by shape,
+/// and added to what is there where `accumulate`.
 struct GemmEpilogueBackward {
   static constexpr const char* name = "gemm epilogue backward";
   DType dtype = f32;
   const void *dy = nullptr, *z = nullptr;
   void *dz = nullptr, *dbias = nullptr;
-  int64_t rows = 0, cols = 0;
+  int64_t rows = 0, cols = 0, dy_stride = 0;
   Activation activation = Activation::none;
   bool accumulate = false;
   Stream stream = {};

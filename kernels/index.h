@@ -1,7 +1,8 @@
 #pragma once
 // Reading and adding along one dimension by index. Tensors are seen as [outer, size, inner], where
 // `size` is the dimension that indices choose from; the indices are i32 or i64. An index outside
-// [0, size) throws, naming the index, its position, and the size.
+// [0, size) is an error that names the index, its position, and the size: the CPU throws it, other
+// devices report it (Stream::fault) and leave out what it would read or write.
 #include <olm/kernels/base/run.h>
 
 namespace olm::kernels {
@@ -22,7 +23,8 @@ struct IndexSelect {
 OLM_API void run(Cpu, const IndexSelect&);
 OLM_API void run(Cuda, const IndexSelect&);
 
-/// The transpose of IndexSelect: y[o, index[j], :] += src[o, j, :], in the order of j.
+/// The transpose of IndexSelect: y[o, index[j], :] += src[o, j, :], summed in an order
+/// fixed by sizes and indices.
 ///   src: [outer, count, inner] of `dtype`    y: [outer, size, inner] of acc_dtype(dtype), set to
 ///   zero first unless `accumulate`
 struct IndexAdd {
@@ -52,7 +54,8 @@ struct Gather {
 OLM_API void run(Cpu, const Gather&);
 OLM_API void run(Cuda, const Gather&);
 
-/// The transpose of Gather: y[o, index[o, j, i], i] += src[o, j, i], in the order of j.
+/// The transpose of Gather: y[o, index[o, j, i], i] += src[o, j, i], summed in an order
+/// fixed by sizes and indices.
 ///   src: [outer, count, inner] of `dtype`    index: like src    y: [outer, size, inner] of
 ///   acc_dtype(dtype), added to
 struct ScatterAdd {

@@ -6,9 +6,10 @@ namespace olm::kernels {
 
 /// Losses of a chunk of logits and, where dlogits is given, their gradient times `scale`; see
 /// CrossEntropyTerms. With a softcap c > 0 the logits are c · tanh(logits / c), in place.
-/// In acc_dtype(dtype): logits [rows, cols] contiguous (overwritten), losses [rows], scale [1].
-/// targets: [rows], checked before. dlogits: [rows, cols] of `dtype`; may be logits if of its
-/// dtype.
+/// In acc_dtype(dtype): logits [rows, cols] (overwritten), losses [rows], scale [1]. targets:
+/// [rows], checked before. dlogits: [rows, cols] of `dtype`; may be logits if of its dtype and
+/// stride. Rows of logits and dlogits lie at multiples of their strides, in elements; 0 means
+/// tight: cols. What lies between rows is neither read nor written.
 struct CrossEntropyChunk {
   static constexpr const char* name = "linear_cross_entropy chunk";
   DType dtype = f32, target_dtype = i64;
@@ -18,6 +19,7 @@ struct CrossEntropyChunk {
   const void* targets = nullptr;
   const void* scale = nullptr;
   int64_t rows = 0, cols = 0;
+  int64_t logits_stride = 0, dlogits_stride = 0;
   double softcap = 0;
   CrossEntropyTerms terms = {};
   Stream stream = {};

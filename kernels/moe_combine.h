@@ -4,7 +4,7 @@
 
 namespace olm::kernels {
 
-/// The weighted sum of a token's sorted rows, in the order of k and in acc_dtype:
+/// The weighted sum of a token's sorted rows, in acc_dtype and in an order fixed by top_k:
 ///   y[n] = Σ_k weights[n, k] · x[positions[n, k]] + residual[n]
 ///   x: [tokens · top_k, cols], y, residual: [tokens, cols], all of `dtype`    positions, weights:
 ///   [tokens, top_k], weights in acc_dtype

@@ -5,8 +5,8 @@
 namespace olm::kernels {
 
 /// Inverted dropout: y[i] = x[i] / (1 - p) where element i is kept, else 0. Element i is kept if
-/// to_uniform(philox_word(seed, offset + i)) >= p, whatever the dtype or device. The derivative is
-/// the same call on dy.
+/// to_uniform(philox_word(seed, base + offset + i)) >= p, whatever the dtype or device, where base
+/// is the number at stream.rng_base. The derivative is the same call on dy, from the same base.
 ///   x, y: [n] of `dtype`    p in [0, 1]
 struct Dropout {
   static constexpr const char* name = "dropout";

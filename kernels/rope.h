@@ -17,8 +17,8 @@ enum class RopePairing : uint8_t {
 /// and y = x for the dimensions from `rotated` (even) on. `inverse` takes -sin for sin, which is
 /// the gradient. x: [batch, time, heads, head_dim] of `dtype` with strides in elements, dense in
 /// the last dimension; y: contiguous. In acc_dtype: cos, sin [max_position, rotated / 2].
-/// positions: i64 [batch, time]; null: p = t + offset. On the CPU a position outside the table
-/// throws.
+/// positions: i64 [batch, time]; null: p = t + offset. A position outside the table is an
+/// error: the CPU throws it, other devices report it (Stream::fault) and leave that token out.
 struct Rope {
   static constexpr const char* name = "rope";
   DType dtype = f32;

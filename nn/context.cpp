@@ -19,8 +19,8 @@ Tensor room(const Tensor& k, int64_t rows) {
 void require_like(const Tensor& held, const Tensor& x) {
   bool fits = x.rank() == 4 && x.dtype() == held.dtype() && x.device() == held.device();
   for (const int64_t d : {0, 2, 3}) fits = fits && x.size(d) == held.size(d);
-  require(fits, "KVCache: holds ", held.dtype(), " of ", held.shape(), ", got ", x.dtype(), " ",
-          x.shape());
+  require(fits, "KVCache: holds ", held.dtype(), " of ", held.shape(), " on ", held.device(),
+          ", got ", x.dtype(), " ", x.shape(), " on ", x.device());
 }
 
 }  // namespace
@@ -40,7 +40,9 @@ std::pair<Tensor, Tensor> KVCache::append(const Tensor& k, const Tensor& v, int6
   // attention reads a window of them. Memory does not grow with the length of the text.
   const int64_t rows =
       window > 0 ? std::min(capacity_, window - 1 + std::max(added, window / 4 + 1)) : capacity_;
-  if (length_ == 0 && slot.k.defined() && slot.k.size(0) != k.size(0)) slot = Slot();
+  if (length_ == 0 && slot.k.defined() &&
+      (slot.k.size(0) != k.size(0) || slot.k.device() != k.device()))
+    slot = Slot();
   if (!slot.k.defined())
     slot = {.k = room(k, rows), .v = room(v, rows), .first = length_, .end = length_};
   require_like(slot.k, k);

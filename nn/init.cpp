@@ -46,6 +46,10 @@ void fill(Module& model, const InitOptions& options, const RuleOf& rule_of) {
     Generator rng(derive_seed(options.seed, key));
     p.assign(raw::to(raw::cast(rule_of(key, p)(p.shape(), rng), options.dtype), options.device));
   });
+  if (options.device.kind == DeviceKind::meta) return;
+  model.for_each_buffer([&](const std::string&, Buffer& b) {
+    if (b.tensor().device() != meta) b.assign(raw::to(b.tensor(), options.device));
+  });
 }
 
 }  // namespace

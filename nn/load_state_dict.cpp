@@ -46,6 +46,11 @@ void check_place(const std::string& key, const Tensor& held, const Tensor& got) 
           ", but meta keeps none");
 }
 
+/// t in memory that `given`, from which it was made, has no part in.
+Tensor own_copy(const Tensor& t, const Tensor& given) {
+  return t.impl().storage == given.impl().storage ? raw::clone(t) : raw::contiguous(t);
+}
+
 /// True where both are the same values once they are of `dtype`.
 bool same_values(const Tensor& a, const Tensor& b, DType dtype) {
   if (a.is_same(b) || a.device() == meta) return true;
@@ -109,10 +114,10 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
   misfits.throw_if_any();
   for (const auto& [p, tensor] : fill) {
     const Tensor& like = p->filled() ? p->handle() : tensor;
-    p->assign(raw::clone(raw::to(raw::cast(tensor, like.dtype()), like.device())));
+    p->assign(own_copy(raw::to(raw::cast(tensor, like.dtype()), like.device()), tensor));
   }
   for (const auto& [b, tensor] : buffers)
-    b->assign(raw::clone(raw::to(tensor, b->tensor().device())));
+    b->assign(own_copy(raw::to(tensor, b->tensor().device()), tensor));
 }
 
 }  // namespace olm::nn

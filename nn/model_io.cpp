@@ -212,12 +212,15 @@ void save(Module& model, const std::string& folder) {
   write_json(folder + "/model.json", json);
 }
 
-Ref<Module> load(const std::string& folder) {
+Ref<Module> load(const std::string& folder, Device device) {
+  require_device(device);
   const std::string weights = folder + "/model.safetensors";
-  return read_model(folder + "/model.json", {}, [&](Module& model) {
+  const Ref<Module> model = read_model(folder + "/model.json", {}, [&](Module& model) {
     tie_as_stored(model, weights);
     load_weights(model, weights);
   });
+  model->to(device);
+  return model;
 }
 
 }  // namespace olm::nn

@@ -10,8 +10,8 @@ namespace olm::nn {
 /// Writes model.json and model.safetensors into `folder`, which is made; each file appears whole
 /// or not at all. Ties and frozen parameters come back as they were.
 OLM_API void save(Module& model, const std::string& folder);
-/// Architecture and weights back from what save() wrote.
-OLM_API Ref<Module> load(const std::string& folder);
+/// Architecture and weights back from what save() wrote, on `device`.
+OLM_API Ref<Module> load(const std::string& folder, Device device = cpu);
 
 /// model.json alone; the model that comes back is not filled. What is read is
 ///   {"model": description, "tied": {key: key whose parameter it shares}, "frozen": [key, …]}

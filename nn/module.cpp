@@ -6,6 +6,9 @@
 #include <unordered_set>
 
 #include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops/cast.h>
+#include <olm/autograd/ops/compare.h>
+#include <olm/autograd/ops/reduce.h>
 #include <olm/engine/raw.h>
 
 namespace olm::nn {
@@ -253,9 +256,10 @@ Tensor Module::loss(ResidualStream in, const Tensor& targets, Context& ctx,
 Tensor Module::with_aux_losses(Tensor loss, const Tensor& targets, const Context& ctx,
                                const CrossEntropyOptions& options) {
   if (ctx.aux_losses.empty()) return loss;
-  const bool summed = options.reduction == Reduction::sum;
-  const auto weight = summed ? double(count_targets(targets, options.ignore_index)) : 1;
-  for (const Tensor& aux : ctx.aux_losses) loss = loss + (summed ? aux * weight : aux);
+  Tensor weight;  // the number of targets, counted where they are: reading it would wait for them
+  if (options.reduction == Reduction::sum)
+    weight = sum(cast(ne(targets, double(options.ignore_index)), loss.dtype()));
+  for (const Tensor& aux : ctx.aux_losses) loss = loss + (weight.defined() ? aux * weight : aux);
   return loss;
 }
 

@@ -235,8 +235,8 @@ struct InitOptions {
   Device device = cpu;
   DType dtype = f32;
 };
-/// Fills every parameter by its rule, each from a random stream named by its key. On `meta` nothing
-/// is allocated.
+/// Fills every parameter by its rule, each from a random stream named by its key: with the same
+/// values on every device. Buffers go to the device too. On `meta` nothing is allocated.
 OLM_API void init(Module& model, InitOptions options = {});
 /// GPT-2's rule (Radford et al. 2019): normal of deviation 0.02 for matrices, residual projections
 /// (`out_proj`, `down_proj`) divided by sqrt(2 · num_layers), zero biases, unit norms.

@@ -1,7 +1,9 @@
 #include <olm/nn/parameter.h>
 
+#include <mutex>
 #include <utility>
 
+#include <olm/engine/raw.h>
 #include <olm/nn/module.h>
 
 namespace olm::nn {
@@ -52,9 +54,39 @@ void Parameter::assign(const Tensor& values) {
 void Parameter::set_trainable(bool trainable) { set_requires_grad(state_->tensor, trainable); }
 bool Parameter::trainable() const { return requires_grad(state_->tensor); }
 
+/// What as() made of the values that are in `source`, as of `version`.
+struct Buffer::Converted {
+  std::mutex mutex;
+  std::shared_ptr<Storage> source;
+  uint64_t version = 0;
+  Tensors all;
+};
+
 Buffer::Buffer(Module* owner, std::string name, Tensor values, bool persistent)
-    : name_(std::move(name)), tensor_(std::move(values)), persistent_(persistent) {
+    : name_(std::move(name)),
+      tensor_(std::move(values)),
+      persistent_(persistent),
+      converted_(std::make_shared<Converted>()) {
   owner->slots_.push_back(this);
+}
+
+Tensor Buffer::as(TensorOptions wanted) const {
+  const auto fits = [&](const Tensor& t) {
+    return t.dtype() == wanted.dtype && t.device() == wanted.device;
+  };
+  if (fits(tensor_)) return tensor_;
+  if (wanted.device == meta) return empty(tensor_.shape(), wanted);
+  Converted& c = *converted_;
+  std::lock_guard lock(c.mutex);
+  if (c.source != tensor_.impl().storage || c.version != tensor_.version()) {
+    c.source = tensor_.impl().storage;
+    c.version = tensor_.version();
+    c.all.clear();
+  }
+  for (const Tensor& t : c.all)
+    if (fits(t)) return t;
+  const Tensor host = raw::cast(raw::to(tensor_, cpu), wanted.dtype);
+  return c.all.emplace_back(raw::to(host, wanted.device));
 }
 
 void Buffer::assign(const Tensor& values) {

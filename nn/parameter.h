@@ -71,14 +71,19 @@ class OLM_API Buffer {
   Buffer& operator=(const Buffer&) = delete;
   operator const Tensor&() const { return tensor_; }
   const Tensor& tensor() const { return tensor_; }
+  /// The values in another dtype and on another device: converted once, on the host (only it has
+  /// f64), and kept until they change. Thread-safe.
+  Tensor as(TensorOptions wanted) const;
   const std::string& name() const { return name_; }
   bool persistent() const { return persistent_; }
   void assign(const Tensor& values);
 
  private:
+  struct Converted;
   std::string name_;
   Tensor tensor_;
   bool persistent_;
+  std::shared_ptr<Converted> converted_;
 };
 
 }  // namespace olm::nn

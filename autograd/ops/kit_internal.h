@@ -8,6 +8,21 @@
 
 namespace olm {
 
+// ---- memory as kernels take it ------------------------------------------------------------------
+/// Where t's elements begin, in the memory of its device: for kernels there, not for the host.
+template <class T>
+const T* device_data(const Tensor& t) {
+  require(t.dtype() == dtype_of<T>, "op: data of dtype ", t.dtype(), " was taken for ",
+          dtype_of<T>);
+  return static_cast<const T*>(t.data());
+}
+/// The same, to be written.
+template <class T>
+T* mutable_device_data(const Tensor& t) {
+  device_data<T>(t);
+  return static_cast<T*>(t.mutable_data());
+}
+
 // ---- optional tensors --------------------------------------------------------------------------
 /// What t holds, to be read; null if t is undefined.
 template <class T = void>

@@ -13,13 +13,25 @@ namespace {
 
 using kernels::Gemm;
 
-constexpr int64_t kChunkElements = int64_t(1) << 22, kMinChunk = 256;
+/// How the logits of a chunk of tokens lie on a device: about `elements` of them, so that they stay
+/// in the CPU's L3 or take 256 MiB of a GPU, but at least kMinChunk tokens, for GEMM; rows start
+/// at multiples of `row_multiple` elements, tokens come in multiples of `token_multiple`.
+struct ChunkRule {
+  int64_t elements = int64_t(1) << 22, row_multiple = 1, token_multiple = 1;
+};
+constexpr int64_t kMinChunk = 256;
 
-/// Tokens per chunk: even chunks of about kChunkElements logits, but long enough for GEMM.
-int64_t chunk_size(int64_t tokens, int64_t classes) {
-  const int64_t most = std::max(kMinChunk, kChunkElements / std::max<int64_t>(classes, 1));
+ChunkRule chunk_rule(DeviceKind device) {
+  if (device != DeviceKind::cuda) return {};
+  return {.elements = int64_t(1) << 26, .row_multiple = 64, .token_multiple = 128};
+}
+
+/// Tokens per chunk: as even as the rule allows.
+int64_t chunk_size(const ChunkRule& rule, int64_t tokens, int64_t row_length) {
+  const int64_t fits = rule.elements / std::max<int64_t>(row_length, 1);
+  const int64_t most = std::max(kMinChunk, fits / rule.token_multiple * rule.token_multiple);
   const int64_t chunks = std::max<int64_t>(kernels::ceil_div(tokens, most), 1);
-  return kernels::ceil_div(tokens, chunks);
+  return kernels::round_up(kernels::ceil_div(tokens, chunks), rule.token_multiple);
 }
 
 /// The head as kernels see it, and where its gradients (for dy = 1) gather: in acc_dtype, undefined
@@ -43,6 +55,7 @@ void compute_logits(const Head& h, const Tensor& x, const Tensor& logits) {
                             .m = x.size(0),
                             .n = h.weight.size(0),
                             .k = x.size(1),
+                            .ldc = logits.stride(0),
                             .bias = data_or_null(h.bias),
                             .bias_dtype = h.bias.defined() ? h.bias.dtype() : f32,
                             .stream = stream_of(x)});
@@ -62,6 +75,7 @@ void gather_gradients(const Head& h, int64_t begin, const Tensor& x, const Tenso
                               .m = x.size(0),
                               .n = x.size(1),
                               .k = classes,
+                              .lda = dlogits.stride(0),
                               .stream = stream_of(x)});
   }
   if (h.dweight.defined())
@@ -75,7 +89,7 @@ void gather_gradients(const Head& h, int64_t begin, const Tensor& x, const Tenso
                               .m = classes,
                               .n = x.size(1),
                               .k = x.size(0),
-                              .lda = classes,
+                              .lda = dlogits.stride(0),
                               .accumulate = begin > 0,
                               .stream = stream_of(x)});
   if (h.dbias.defined())
@@ -84,6 +98,7 @@ void gather_gradients(const Head& h, int64_t begin, const Tensor& x, const Tenso
                                                        .dbias = h.dbias.mutable_data(),
                                                        .rows = dlogits.size(0),
                                                        .cols = classes,
+                                                       .dy_stride = dlogits.stride(0),
                                                        .accumulate = begin > 0,
                                                        .stream = stream_of(x)});
 }
@@ -91,10 +106,12 @@ void gather_gradients(const Head& h, int64_t begin, const Tensor& x, const Tenso
 /// One chunk: logits, losses, gradients.
 void run_chunk(const Head& h, int64_t begin, int64_t end, const Tensor& losses,
                const Tensor& logits_memory, const Tensor& dlogits_memory) {
-  const Tensor x = raw::slice(h.x, 0, begin, end);
-  const Tensor logits = raw::slice(logits_memory, 0, 0, end - begin);
-  const Tensor dlogits =
-      h.differentiated() ? raw::slice(dlogits_memory, 0, 0, end - begin) : Tensor();
+  const int64_t rows = end - begin, classes = h.weight.size(0);
+  const auto part = [&](const Tensor& memory) {
+    return raw::slice(raw::slice(memory, 0, 0, rows), 1, 0, classes);
+  };
+  const Tensor x = raw::slice(h.x, 0, begin, end), logits = part(logits_memory);
+  const Tensor dlogits = h.differentiated() ? part(dlogits_memory) : Tensor();
   compute_logits(h, x, logits);
   run(x.device().kind,
       kernels::CrossEntropyChunk{.dtype = h.differentiated() ? dlogits.dtype() : logits.dtype(),
@@ -104,8 +121,10 @@ void run_chunk(const Head& h, int64_t begin, int64_t end, const Tensor& losses,
                                  .logits = logits.mutable_data(),
                                  .targets = raw::slice(h.targets, 0, begin, end).data(),
                                  .scale = h.scale.data(),
-                                 .rows = end - begin,
-                                 .cols = logits.size(1),
+                                 .rows = rows,
+                                 .cols = classes,
+                                 .logits_stride = logits.stride(0),
+                                 .dlogits_stride = h.differentiated() ? dlogits.stride(0) : 0,
                                  .softcap = h.softcap,
                                  .terms = h.terms,
                                  .stream = stream_of(x)});
@@ -114,14 +133,16 @@ void run_chunk(const Head& h, int64_t begin, int64_t end, const Tensor& losses,
 
 /// Runs all chunks; returns the losses [tokens].
 Tensor run_chunks(const Head& h) {
-  const int64_t tokens = h.x.size(0), classes = h.weight.size(0);
-  const int64_t size = chunk_size(tokens, classes);
+  const ChunkRule rule = chunk_rule(h.x.device().kind);
+  const int64_t tokens = h.x.size(0);
+  const int64_t length = kernels::round_up(h.weight.size(0), rule.row_multiple);
+  const int64_t size = chunk_size(rule, tokens, length);
   const TensorOptions acc = acc_options(h.x);
-  const Tensor losses = empty({tokens}, acc), logits = empty({size, classes}, acc);
+  const Tensor losses = empty({tokens}, acc), logits = empty({size, length}, acc);
   // f16 would lose small gradients, which no factor has lifted yet.
   const bool narrow = h.x.dtype() == bf16;
   const Tensor dlogits =
-      narrow && h.differentiated() ? empty({size, classes}, {bf16, acc.device}) : logits;
+      narrow && h.differentiated() ? empty({size, length}, {bf16, acc.device}) : logits;
   const int64_t end = h.x.device() == meta ? std::min(size, tokens) : tokens;  // no values: one
   for (int64_t begin = 0; begin < end; begin += size)
     run_chunk(h, begin, std::min(begin + size, tokens), losses, logits, dlogits);

@@ -46,7 +46,7 @@ MoERouting moe_route(const Tensor& logits, const MoERouteOptions& options, const
   const Tensor experts = empty(chosen, {i32, x.device()});
   const Tensor weights = empty(chosen, acc_options(x)), scores = empty(x.shape(), acc_options(x));
   run(x.device().kind, MoERoute{.dtype = x.dtype(),
-                                .experts = experts.mutable_data<int32_t>(),
+                                .experts = mutable_device_data<int32_t>(experts),
                                 .weights = weights.mutable_data(),
                                 .scores = scores.mutable_data(),
                                 .logits = x.data(),
@@ -62,29 +62,29 @@ MoERouting moe_route(const Tensor& logits, const MoERouteOptions& options, const
                                 .epsilon = options.epsilon,
                                 .stream = stream_of(x)});
 
-  Tensors results =
-      record("moe_route", {experts, weights, scores}, {logits},
-             [o = options, scores = saved(scores), experts = saved(experts)](const Tensors& dys,
-                                                                             Sinks into) -> Grads {
-               const Tensor dx = empty_if_needed(into[0]), s = scores.get();
-               if (!dx.defined()) return {dx};
-               const Tensor dweights = raw::contiguous(dys[1]), dscores = raw::contiguous(dys[2]);
-               run(dx.device().kind, MoERouteBackward{.dtype = dx.dtype(),
-                                                      .dlogits = dx.mutable_data(),
-                                                      .dweights = dweights.data(),
-                                                      .dscores = dscores.data(),
-                                                      .scores = s.data(),
-                                                      .experts = experts.get().data<int32_t>(),
-                                                      .tokens = leading_size(s),
-                                                      .num_experts = s.size(-1),
-                                                      .top_k = o.top_k,
-                                                      .scoring = o.scoring,
-                                                      .normalize = o.normalize,
-                                                      .scale = o.scale,
-                                                      .epsilon = o.epsilon,
-                                                      .stream = stream_of(dx)});
-               return {dx};
-             });
+  Tensors results = record(
+      "moe_route", {experts, weights, scores}, {logits},
+      [o = options, scores = saved(scores), experts = saved(experts)](const Tensors& dys,
+                                                                      Sinks into) -> Grads {
+        const Tensor dx = empty_if_needed(into[0]), s = scores.get();
+        if (!dx.defined()) return {dx};
+        const Tensor dweights = raw::contiguous(dys[1]), dscores = raw::contiguous(dys[2]);
+        run(dx.device().kind, MoERouteBackward{.dtype = dx.dtype(),
+                                               .dlogits = dx.mutable_data(),
+                                               .dweights = dweights.data(),
+                                               .dscores = dscores.data(),
+                                               .scores = s.data(),
+                                               .experts = device_data<int32_t>(experts.get()),
+                                               .tokens = leading_size(s),
+                                               .num_experts = s.size(-1),
+                                               .top_k = o.top_k,
+                                               .scoring = o.scoring,
+                                               .normalize = o.normalize,
+                                               .scale = o.scale,
+                                               .epsilon = o.epsilon,
+                                               .stream = stream_of(dx)});
+        return {dx};
+      });
   return {results[0], results[1], results[2]};
 }
 

@@ -16,4 +16,7 @@ constexpr T round_up(T n, std::type_identity_t<T> size) {
   return ceil_div(n, size) * size;
 }
 
+/// The distance between rows of a matrix whose contract says that a stride of 0 means tight.
+constexpr int64_t row_stride(int64_t stride, int64_t cols) { return stride ? stride : cols; }
+
 }  // namespace olm::kernels

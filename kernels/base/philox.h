@@ -33,6 +33,12 @@ OLM_HD inline uint32_t philox_word(uint64_t seed, uint64_t i) {
   return philox(seed, i >> 2).v[i & 3];
 }
 
+/// Where the words of a call begin that has `offset`: it counts from the number at `base`, that of
+/// the call's stream (null: from 0).
+OLM_HD inline uint64_t random_offset(const uint64_t* base, uint64_t offset) {
+  return base ? *base + offset : offset;
+}
+
 /// A uniform number in [0, 1) with 24 bits.
 OLM_HD inline float to_uniform(uint32_t word) { return float(word >> 8) * 0x1p-24f; }
 

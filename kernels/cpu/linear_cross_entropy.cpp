@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/activation-inl.h>
@@ -31,8 +32,8 @@ void softcap_row(A* x, int64_t cols, A cap) {
 template <class T>
 void chunk_row(const CrossEntropyChunk& k, int64_t r, int64_t target) {
   using A = acc_t<T>;
-  A* x = row_out<A>(k.logits, r, k.cols);
-  T* dx = k.dlogits ? row_out<T>(k.dlogits, r, k.cols) : nullptr;
+  A* x = row_out<A>(k.logits, r, row_stride(k.logits_stride, k.cols));
+  T* dx = k.dlogits ? row_out<T>(k.dlogits, r, row_stride(k.dlogits_stride, k.cols)) : nullptr;
   A& loss = out<A>(k.losses)[r];
   if (target == k.terms.ignore_index) {
     loss = 0;

@@ -194,10 +194,31 @@ void run(Cpu, const GlobalNorm& k) {
   *k.norm = std::sqrt(sum);
 }
 
+void run(Cpu, const WriteStep& k) {
+  k.scalars->lr = k.inputs.lr;
+  k.scalars->gradient_scale = k.inputs.gradient_scale;
+  k.scalars->step = k.inputs.step;
+}
+
+void run(Cpu, const AccumulateLoss& k) {
+  require(k.dtype == f32 || k.dtype == f64, k.name, ": losses must be f32 (or f64), got ", k.dtype);
+  const auto value = [&](const void* p) {
+    return k.dtype == f32 ? double(*in<float>(p)) : *in<double>(p);
+  };
+  double aux = 0;
+  for (int64_t i = 0; i < k.aux_count; ++i) aux += value(k.aux[i]);
+  StepScalars& s = *k.scalars;
+  s.loss = (k.accumulate ? s.loss : 0) + (value(k.loss) - aux) * k.targets;
+  s.aux = (k.accumulate ? s.aux : 0) + aux * k.targets;
+}
+
 void run(Cpu, const BeginStep& k) {
   StepScalars& s = *k.scalars;
+  s.loss = k.targets > 0 ? s.loss / k.targets : 0;
+  s.aux = k.targets > 0 ? s.aux / k.targets : 0;
   s.norm *= s.gradient_scale;
-  s.skip = !std::isfinite(s.norm) || s.norm > k.skip_above;
+  s.skip = !std::isfinite(s.loss) || s.loss > k.skip_loss_above || !std::isfinite(s.norm) ||
+           s.norm > k.skip_above;
   s.clip = s.gradient_scale;
   if (s.skip) return;
   if (k.clip_norm > 0) s.clip *= std::min(1.0, k.clip_norm / (s.norm + 1e-6));
@@ -214,6 +235,18 @@ void run(Cpu, const SGDUpdate& k) {
 
 void run(Cpu, const LionUpdate& k) {
   if (!k.scalars->skip) HWY_DYNAMIC_DISPATCH(lion)(k);
+}
+
+void run(Cpu, const ExpertBiasUpdate& k) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < k.count; ++i) total += k.offsets[i][k.experts];
+  for (int64_t e = 0; e < k.experts; ++e) {
+    int64_t load = 0;
+    for (int64_t i = 0; i < k.count; ++i) load += k.offsets[i][e + 1] - k.offsets[i][e];
+    const int64_t missing = total - k.experts * load;
+    const int sign = missing > 0 ? 1 : missing < 0 ? -1 : 0;
+    k.bias[e] = float(double(k.bias[e]) + k.rate * sign);
+  }
 }
 
 }  // namespace olm::kernels

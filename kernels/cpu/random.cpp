@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include <olm/kernels/base/parallel.h>
+#include <olm/kernels/base/philox.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/philox-inl.h>
 #include <olm/kernels/cpu/vec-inl.h>
@@ -74,7 +75,11 @@ HWY_EXPORT(dropout);
 
 }  // namespace
 
-void run(Cpu, const Dropout& k) { HWY_DYNAMIC_DISPATCH(dropout)(k); }
+void run(Cpu, const Dropout& k) {
+  Dropout from_base = k;
+  from_base.offset = random_offset(k.stream.rng_base, k.offset);
+  HWY_DYNAMIC_DISPATCH(dropout)(from_base);
+}
 
 }  // namespace olm::kernels
 #endif  // HWY_ONCE

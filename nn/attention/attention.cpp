@@ -6,7 +6,6 @@
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/select.h>
 #include <olm/autograd/ops/view.h>
-#include <olm/engine/raw.h>
 #include <olm/nn/attention.h>
 
 namespace olm::nn {
@@ -146,7 +145,7 @@ Tensor AttentionModule::attend(const Tensor& q, const Tensor& k, const Tensor& v
 
 Tensor AttentionModule::slopes(const Tensor& x) const {
   if (!slopes_) return {};
-  return raw::cast(raw::to(slopes_->tensor(), x.device()), acc_dtype(x.dtype()));
+  return slopes_->as(acc_options(x));
 }
 
 Tensor AttentionModule::mask_of_keys(int64_t keys, const Context& ctx) const {

@@ -33,7 +33,7 @@ Tensor ALiBiPositionalBiasModule::bias(int64_t queries, int64_t keys, TensorOpti
   const TensorOptions places{.dtype = acc, .device = options.device};
   const Tensor from = raw::view(arange(queries, places), {queries, 1}) + double(offset);
   const Tensor at = raw::view(arange(keys, places), {1, keys});
-  const Tensor slopes = raw::cast(raw::to(slopes_.tensor(), options.device), acc);
+  const Tensor slopes = slopes_.as(places);
   const Tensor bias = abs(at - from) * raw::view(-slopes, {1, slopes.size(0), 1, 1});
   return raw::cast(bias, options.dtype);
 }

@@ -5,7 +5,6 @@
 #include <olm/autograd/ops/reduce.h>
 #include <olm/autograd/ops/select.h>
 #include <olm/autograd/ops/view.h>
-#include <olm/engine/raw.h>
 #include <olm/nn/moe.h>
 
 namespace olm::nn {
@@ -41,7 +40,7 @@ RoutedTokens MoERouterModule::route(const Tensor& x, Context& ctx) {
   const MoERoutingOptions& r = options.routing;
   const Tensor logits = gate(cast(x, acc_dtype(x.dtype())), ctx);
   Tensor bias;
-  if (expert_bias) bias = raw::cast(raw::to(*expert_bias, x.device()), logits.dtype());
+  if (expert_bias) bias = expert_bias->as(options_of(logits));
   RoutedTokens routed;
   routed.routing = moe_route(logits,
                              {.top_k = options.top_k,

@@ -38,6 +38,33 @@ TEST_SUITE("kernels/gemm_epilogue") {
     }
   }
 
+  TEST_CASE("rows of dy may lie apart") {
+    constexpr int64_t rows = 70, cols = 37, stride = 64;
+    for (const Activation act : {Activation::none, Activation::silu}) {
+      std::vector<float> tight(rows * cols), apart(rows * stride, NAN), z(rows * cols);
+      for (int64_t i = 0; i < rows * cols; ++i) {
+        z[size_t(i)] = float(i % 11) - 5;
+        tight[size_t(i)] = apart[size_t(i / cols * stride + i % cols)] = float(i % 7) - 3;
+      }
+      std::vector<float> dz[2], dbias[2];
+      for (const bool is_apart : {false, true}) {
+        dz[is_apart].resize(rows * cols);
+        dbias[is_apart].resize(cols);
+        const bool none = act == Activation::none;
+        run(Cpu{}, GemmEpilogueBackward{.dy = is_apart ? apart.data() : tight.data(),
+                                        .z = none ? nullptr : z.data(),
+                                        .dz = none ? nullptr : dz[is_apart].data(),
+                                        .dbias = dbias[is_apart].data(),
+                                        .rows = rows,
+                                        .cols = cols,
+                                        .dy_stride = is_apart ? stride : 0,
+                                        .activation = act});
+      }
+      CHECK(dz[0] == dz[1]);
+      CHECK(dbias[0] == dbias[1]);
+    }
+  }
+
   TEST_CASE("backward of the epilogue") {
     for (const DType t : {f64, f32, bf16, f16})
       for (const Activation act : kActivations)

@@ -335,7 +335,8 @@ void backward_heads(const FlashAttentionBackward& f, const attention::MicroKerne
 }  // namespace
 
 void run(Cpu, const FlashAttentionBackward& f) {
-  attention::run_backward(f, attention::bf16_microkernel(f.attention));
+  const auto call = attention::from_base(f);
+  attention::run_backward(call, attention::bf16_microkernel(call.attention));
 }
 
 void attention::run_backward(const FlashAttentionBackward& f, const MicroKernel* kernel) {

@@ -299,7 +299,8 @@ void attend_heads(const FlashAttentionForward& f, const attention::MicroKernel* 
 }  // namespace
 
 void run(Cpu, const FlashAttentionForward& f) {
-  attention::run_forward(f, attention::bf16_microkernel(f.attention));
+  const auto call = attention::from_base(f);
+  attention::run_forward(call, attention::bf16_microkernel(call.attention));
 }
 
 void attention::run_forward(const FlashAttentionForward& f, const MicroKernel* kernel) {

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <olm/kernels/base/math.h>
+#include <olm/kernels/base/philox.h>
 #include <olm/kernels/flash_attention.h>
 
 namespace olm::kernels::attention {
@@ -77,6 +78,14 @@ inline void check(const Attention& a, const char* name) {
           " is not a multiple of 4");
   require((a.query_documents == nullptr) == (a.key_documents == nullptr), name,
           ": document ids are needed for queries and keys, or for neither");
+}
+
+/// The call with a dropout_offset that counts from 0.
+template <class Call>
+Call from_base(Call call) {
+  uint64_t& offset = call.attention.dropout_offset;
+  offset = random_offset(call.stream.rng_base, offset);
+  return call;
 }
 
 struct Span {

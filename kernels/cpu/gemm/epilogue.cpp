@@ -6,6 +6,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/activation-inl.h>
 #include <olm/kernels/cpu/gemm/epilogue.h>
@@ -77,7 +78,7 @@ HWY_INLINE void backward_rows(const GemmEpilogueBackward& k, int64_t begin, int6
   using A = acc_t<T>;
   const hn::ScalableTag<A> d;
   for (int64_t r = begin; r < end; ++r) {
-    const T* dy = row<T>(k.dy, r, k.cols);
+    const T* dy = row<T>(k.dy, r, row_stride(k.dy_stride, k.cols));
     const T* z = k.z ? row<T>(k.z, r, k.cols) : nullptr;
     T* dz = k.dz ? row_out<T>(k.dz, r, k.cols) : nullptr;
     for_vectors(d, k.cols, [&](int64_t c, auto part) HWY_ATTR {
