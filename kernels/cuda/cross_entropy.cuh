@@ -168,6 +168,7 @@ struct LossGradient {
       if (log_probability < kMinLogProbability) p = 0;
       g = fmaf(p, dy * weight, -(dy * spread));
     }
+    if (inverse_cap == 0) return g;
     const float ratio = x * inverse_cap;
     return g * fmaf(-ratio, ratio, 1.0f);
   }

@@ -34,7 +34,10 @@ struct Lanes {
   }
 };
 
-constexpr int64_t kWarpColumns = 1024, kMaxColumns = int64_t(1) << 30;
+constexpr int64_t kMaxColumns = int64_t(1) << 30;
+/// The longest row of a warp, which holds all of it. Single elements are read for odd rows alone.
+template <int N>
+inline constexpr int64_t kWarpColumns = N == 1 ? 256 : 1024;
 constexpr int kWarpBlock = 128;  // threads of a block of warps with a row each
 constexpr int kMaxBlock = 512;
 
@@ -52,21 +55,24 @@ template <class F, class... Pointers>
 void visit_team(DType dtype, int64_t cols, F&& f, Pointers... rows) {
   require(cols <= kMaxColumns, "cuda: rows of ", cols, " columns are too long for a norm");
   visit_cuda_float(dtype, [&]<class T>() {
-    const bool wide = is_vectorizable<T>(cols, rows...);
-    if (cols <= kWarpColumns)
-      wide ? f.template operator()<Team::warp, T, kVec<T>>()
-           : f.template operator()<Team::warp, T, 1>();
+    const auto of_width = [&]<int N>() {
+      if (cols <= kWarpColumns<N>)
+        f.template operator()<Team::warp, T, N>();
+      else
+        f.template operator()<Team::block, T, N>();
+    };
+    if (is_vectorizable<T>(cols, rows...))
+      of_width.template operator()<kVec<T>>();
     else
-      wide ? f.template operator()<Team::block, T, kVec<T>>()
-           : f.template operator()<Team::block, T, 1>();
+      of_width.template operator()<1>();
   });
 }
 
 // Forward -----------------------------------------------------------------------------------------
 
-/// Of a row, in the registers of one thread. Where single elements are read, fewer.
+/// Elements of a row in the registers of one thread: all that a warp has.
 template <int N>
-inline constexpr int kForwardElements = N == 1 ? 8 : 32;
+inline constexpr int kForwardElements = kWarpColumns<N> / kWarp;
 
 template <class T>
 struct ForwardRows {
@@ -140,7 +146,7 @@ __global__ void __launch_bounds__(team == Team::warp ? kWarpBlock : kMaxBlock, 1
 #pragma unroll
       for (int p = 0; p < kPieces; ++p) sum += sum_of(v[p]);
     }
-    for (int col = first + held; col < k.cols; col += step) {
+    for (int col = first + held; team == Team::block && col < k.cols; col += step) {
       make_sum(more, k, r, col);
       sum += sum_of(more);
     }
@@ -148,7 +154,7 @@ __global__ void __launch_bounds__(team == Team::warp ? kWarpBlock : kMaxBlock, 1
 #pragma unroll
     for (int p = 0; p < kPieces; ++p)
       if (first + p * step < k.cols) squares += squares_of(v[p], mean);
-    for (int col = first + held; col < k.cols; col += step) {
+    for (int col = first + held; team == Team::block && col < k.cols; col += step) {
       load_floats(more, stored + r * k.cols + col);
       squares += squares_of(more, mean);
     }
@@ -160,7 +166,7 @@ __global__ void __launch_bounds__(team == Team::warp ? kWarpBlock : kMaxBlock, 1
 #pragma unroll
     for (int p = 0; p < kPieces; ++p)
       if (first + p * step < k.cols) store_norm(v[p], k, r, first + p * step, mean, rstd);
-    for (int col = first + held; col < k.cols; col += step) {
+    for (int col = first + held; team == Team::block && col < k.cols; col += step) {
       load_floats(more, stored + r * k.cols + col);
       store_norm(more, k, r, col, mean, rstd);
     }
@@ -277,7 +283,7 @@ __global__ void __launch_bounds__(team == Team::warp ? kWarpBlock : kMaxBlock, 1
     for (int p = 0; p < kPieces; ++p)
       if (first + p * step < k.cols)
         add_piece(x[p], k, first + p * step, mean, rstd, sums, dweight[p], dbias[p]);
-    for (int col = first + held; col < k.cols; col += step) {
+    for (int col = first + held; team == Team::block && col < k.cols; col += step) {
       float dweight_here[N] = {}, dbias_here[N] = {};
       more.load(k, r, col);
       add_piece(more, k, col, mean, rstd, sums, dweight_here, dbias_here);
@@ -290,7 +296,7 @@ __global__ void __launch_bounds__(team == Team::warp ? kWarpBlock : kMaxBlock, 1
     for (int p = 0; p < kPieces; ++p)
       if (first + p * step < k.cols)
         store_gradient(x[p], k, r, first + p * step, mean, rstd, means);
-    for (int col = first + held; col < k.cols; col += step) {
+    for (int col = first + held; team == Team::block && col < k.cols; col += step) {
       more.load(k, r, col);
       store_gradient(more, k, r, col, mean, rstd, means);
     }
