@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include <olm/engine/cuda/report.h>
+
 namespace olm {
 namespace {
 std::atomic<int64_t> to_host_count{0};
@@ -19,8 +21,17 @@ void copy_between_devices(void* to, Device to_device, const void* from, Device f
 }
 #else
 void cuda_backend::require_card(int index) {
-  fail("device: ", cuda(index), " asked for, but this build has no cuda");
+  fail("device: ", cuda(index), " asked for, but ", why_not(index));
 }
+
+// What engine/cuda/report.h says where nothing of CUDA is built.
+std::vector<cuda_backend::CardInfo> cuda_backend::cards() { return {}; }
+std::string cuda_backend::why_not(int) {
+  return "this build has no CUDA; configure one with cmake --preset cuda, or -DOLM_CUDA=ON";
+}
+std::string cuda_backend::driver_version() { return {}; }
+std::string cuda_backend::runtime_version() { return {}; }
+std::string cuda_backend::compiled_architectures() { return {}; }
 
 void synchronize(Device device) { require_device(device); }
 

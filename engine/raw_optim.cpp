@@ -118,15 +118,40 @@ kernels::StepScalars StepState::read() const {
   return scalars;
 }
 
-void StepState::write(const kernels::StepScalars& scalars) {
-  if (device() == meta) return;
-  const Tensor host = empty(memory_.shape(), {.dtype = i64});
-  std::memcpy(host.mutable_data(), &scalars, sizeof scalars);
-  memory_ = to(host, device());
+void StepState::write(const kernels::StepInputs& inputs) const {
+  kernels::run(
+      device().kind,
+      kernels::WriteStep{.scalars = scalars(), .inputs = inputs, .stream = stream_of(memory_)});
 }
 
 kernels::StepScalars* StepState::scalars() const {
   return static_cast<kernels::StepScalars*>(memory_.mutable_data());
+}
+
+void accumulate_loss(const StepState& state, const Tensor& loss, const Tensors& aux,
+                     int64_t targets, bool first) {
+  const char* op = kernels::AccumulateLoss::name;
+  Tensors held;  // copies in the dtype of the kernel live as long as the call
+  std::vector<const void*> list;
+  const auto take = [&](const Tensor& x) {
+    require_float(op, x);
+    require_same_dtype(op, loss, x);
+    require(x.numel() == 1, op, ": wanted a scalar, got ", x.shape());
+    require(x.device() == state.device(), op, ": a loss is on ", x.device(),
+            ", the optimizer's state on ", state.device());
+    held.push_back(cast(x, acc_dtype(x.dtype())));
+    return held.back().data();
+  };
+  const void* value = take(loss);
+  for (const Tensor& x : aux) list.push_back(take(x));
+  kernels::run(state.device().kind, kernels::AccumulateLoss{.dtype = held[0].dtype(),
+                                                            .scalars = state.scalars(),
+                                                            .loss = value,
+                                                            .aux = list.data(),
+                                                            .aux_count = int64_t(list.size()),
+                                                            .targets = double(targets),
+                                                            .accumulate = !first,
+                                                            .stream = stream_of(loss)});
 }
 
 void begin_step(const StepState& state, const std::vector<OptimItem>& items,
@@ -142,8 +167,10 @@ void begin_step(const StepState& state, const std::vector<OptimItem>& items,
   }
   norm_into(&state.scalars()->norm, gradients);
   kernels::run(state.device().kind, kernels::BeginStep{.scalars = state.scalars(),
+                                                       .targets = options.targets,
                                                        .clip_norm = options.clip_norm,
                                                        .skip_above = options.skip_above,
+                                                       .skip_loss_above = options.skip_loss_above,
                                                        .stream = stream_of(gradients[0])});
 }
 
@@ -162,6 +189,29 @@ void sgd_(const std::vector<OptimItem>& items, const StepState& state, double mo
 void lion_(const std::vector<OptimItem>& items, const StepState& state, double beta1,
            double beta2) {
   run_update(kernels::LionUpdate{.beta1 = beta1, .beta2 = beta2}, items, state, {.first = true});
+}
+
+void update_expert_bias_(const Tensor& bias, const Tensors& offsets, double rate) {
+  const char* op = kernels::ExpertBiasUpdate::name;
+  require(bias.dtype() == f32 && bias.rank() == 1 && bias.is_contiguous(), op,
+          ": wanted a contiguous bias [E] of f32, got ", bias.dtype(), " ", bias.shape());
+  Tensors held;
+  std::vector<const int32_t*> list;
+  for (const Tensor& x : offsets) {
+    require_same_device(op, bias, x);
+    require(x.dtype() == i32 && x.shape() == Shape{bias.size(0) + 1}, op,
+            ": wanted offsets [E+1] of i32 for a bias ", bias.shape(), ", got ", x.dtype(), " ",
+            x.shape());
+    held.push_back(contiguous(x));
+    list.push_back(static_cast<const int32_t*>(held.back().data()));
+  }
+  kernels::run(bias.device().kind,
+               kernels::ExpertBiasUpdate{.bias = static_cast<float*>(bias.mutable_data()),
+                                         .offsets = list.data(),
+                                         .count = int64_t(list.size()),
+                                         .experts = bias.size(0),
+                                         .rate = rate,
+                                         .stream = stream_of(bias)});
 }
 
 }  // namespace olm::raw

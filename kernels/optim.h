@@ -7,8 +7,8 @@
 
 namespace olm::kernels {
 
-/// Numbers of one optimizer step, in the memory of the device. The host writes `lr` and
-/// `gradient_scale`; BeginStep writes the rest.
+/// Numbers of one optimizer step, in the memory of the device: 64 bytes, which one copy brings to
+/// the host.
 struct StepScalars {
   double lr = 0;
   double gradient_scale = 1;  ///< gradients arrive as 1/gradient_scale of what they mean
@@ -16,7 +16,47 @@ struct StepScalars {
   double clip = 1;   ///< gradient_scale times the clip factor: what gradients are multiplied by
   int64_t step = 0;  ///< updates done, this one included
   int64_t skip = 0;  ///< not 0: this step leaves everything as it is
+  double loss = 0;  ///< without auxiliary losses: a sum over targets until BeginStep, then the mean
+  double aux = 0;   ///< auxiliary losses likewise
 };
+static_assert(sizeof(StepScalars) == 64);
+
+/// What the host knows of a step.
+struct StepInputs {
+  double lr = 0;
+  double gradient_scale = 1;
+  int64_t step = 0;  ///< updates done before this one
+};
+
+/// Puts `inputs` into the members of the same names; the others stay as they are.
+struct WriteStep {
+  static constexpr const char* name = "optimizer step";
+  StepScalars* scalars = nullptr;
+  StepInputs inputs = {};
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const WriteStep&);
+OLM_API void run(Cuda, const WriteStep&);
+
+/// Takes the loss of a micro-batch, of which each auxiliary loss is a part; in f64:
+///   a = sum over i of aux[i], in order
+///   scalars->loss = (loss - a) · targets    scalars->aux = a · targets
+/// or, with `accumulate`, adds to what is there.
+///   loss, aux[i]: one element of `dtype`, f32 or f64    aux: a list in host memory, read before
+///   run() returns, of pointers into device memory
+struct AccumulateLoss {
+  static constexpr const char* name = "accumulate loss";
+  DType dtype = f32;
+  StepScalars* scalars = nullptr;
+  const void* loss = nullptr;
+  const void* const* aux = nullptr;
+  int64_t aux_count = 0;
+  double targets = 0;
+  bool accumulate = false;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const AccumulateLoss&);
+OLM_API void run(Cuda, const AccumulateLoss&);
 
 /// One parameter of an update: contiguous, all of the update's dtype.
 struct OptimTensor {
@@ -36,7 +76,8 @@ struct NormTensor {
 };
 
 /// *norm = sqrt(sum of x² over all tensors), summed in f64 by blocks in fixed order.
-///   dtype: f32, f64, bf16 or f16    norm: one double in device memory
+///   dtype: f32, f64, bf16 or f16    norm: one double in device memory    tensors: host memory,
+///   read before run() returns, as in all updates below
 struct GlobalNorm {
   static constexpr const char* name = "global_norm";
   DType dtype = f32;
@@ -48,13 +89,17 @@ struct GlobalNorm {
 OLM_API void run(Cpu, const GlobalNorm&);
 OLM_API void run(Cuda, const GlobalNorm&);
 
-/// Opens a step: from scalars->norm (of the gradients as they arrived) decides on skipping (norm
-/// not finite, or above skip_above after gradient_scale) and clipping (factor min(1, clip_norm /
-/// (norm + 1e-6)), none if clip_norm is 0), and counts the step unless it is skipped.
+/// Opens a step. Divides loss and aux by `targets`, or makes them 0 where that is 0, and norm, of
+/// the gradients as they arrived, becomes that of gradient_scale times them. The step is skipped
+/// where loss or norm is not finite, loss > skip_loss_above, or norm > skip_above. Else clip =
+/// gradient_scale · min(1, clip_norm / (norm + 1e-6)), without the second factor if clip_norm is 0,
+/// and the step is counted. A skipped step has clip = gradient_scale.
 struct BeginStep {
   static constexpr const char* name = "optimizer step";
   StepScalars* scalars = nullptr;
+  double targets = 0;
   double clip_norm = 0, skip_above = std::numeric_limits<double>::infinity();
+  double skip_loss_above = std::numeric_limits<double>::infinity();
   Stream stream = {};
 };
 OLM_API void run(Cpu, const BeginStep&);
@@ -107,5 +152,23 @@ struct LionUpdate {
 };
 OLM_API void run(Cpu, const LionUpdate&);
 OLM_API void run(Cuda, const LionUpdate&);
+
+/// Moves the bias of each expert against its load (Wang et al. 2024, arXiv:2408.15664), in f64
+/// rounded once; the argument of sign is a whole number:
+///   load[e] = sum over i of offsets[i][e + 1] - offsets[i][e]    total = sum over e of load[e]
+///   bias[e] += rate · sign(total - experts · load[e]), sign(0) = 0
+/// bias: [experts] f32    offsets: a list in host memory, read before run() returns, of pointers to
+/// [experts + 1] in device memory, ascending from 0
+struct ExpertBiasUpdate {
+  static constexpr const char* name = "expert bias";
+  float* bias = nullptr;
+  const int32_t* const* offsets = nullptr;
+  int64_t count = 0;  ///< of `offsets`
+  int64_t experts = 0;
+  double rate = 0;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const ExpertBiasUpdate&);
+OLM_API void run(Cuda, const ExpertBiasUpdate&);
 
 }  // namespace olm::kernels

@@ -96,7 +96,10 @@ struct Batch {
 /// ends with the id `end_of_text`. Positions begin at 0 in every document, so that its tokens are
 /// computed as if it stood alone.
 ///   ids: [B,T] of i32 or i64, read on the host
-OLM_API void set_documents(Context& ctx, const Tensor& ids, int64_t end_of_text);
+/// The results go to `device`, ids' own if not given: ids that are not there yet need not come
+/// back.
+OLM_API void set_documents(Context& ctx, const Tensor& ids, int64_t end_of_text,
+                           std::optional<Device> device = {});
 
 struct LoaderOptions {
   int64_t batch = 1;    ///< windows of a batch

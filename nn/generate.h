@@ -148,6 +148,8 @@ class OLM_API StopFilter {
   bool stopped_ = false;
 };
 
+/// Where a model computes: the device of its first parameter; cpu without parameters.
+OLM_API Device device_of(Module& model);
 /// The largest number of tokens that a model takes: the smallest `max_seq_len` among the options of
 /// its layers, or 0 where none has one.
 OLM_API int64_t context_of(Module& model);

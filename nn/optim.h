@@ -27,13 +27,16 @@ struct StepOptions {
   double gradient_scale = 1;  ///< gradients are multiplied by it first, such as 1 / targets, where
                               ///< losses were summed; see Module::loss
   double skip_above = std::numeric_limits<double>::infinity();  ///< a larger norm skips the step
+  double skip_loss_above = std::numeric_limits<double>::infinity();  ///< likewise a larger loss
 };
 
 /// What a step did.
 struct StepInfo {
   double grad_norm = 0;    ///< global L2 norm of the scaled gradients, before clipping
-  bool skipped = false;    ///< the norm was not finite or too large: nothing changed
+  bool skipped = false;    ///< norm or loss was not finite or too large: nothing changed
   int64_t first_bad = -1;  ///< first of parameters() whose gradient holds NaN or infinity
+  double loss = 0;         ///< mean over the targets that add_loss() counted, without aux_loss
+  double aux_loss = 0;     ///< likewise of auxiliary losses
 };
 
 /// Holds parameters (handles: moving or converting a model keeps them) and their moments. A
@@ -44,9 +47,15 @@ class OLM_API Optimizer {
   Optimizer(const Optimizer&) = delete;
   Optimizer& operator=(const Optimizer&) = delete;
 
-  /// Clips by the global norm, updates, and clears the gradients. A step whose gradients are not
-  /// finite changes nothing but clears them too. Does nothing if there are no gradients.
+  /// Adds a micro-batch to the loss that the next step() judges and reports: the mean `loss` over
+  /// `targets` targets, of which the losses `aux` (Context::aux_losses) are a part. Reads nothing
+  /// from the device.
+  void add_loss(const Tensor& loss, const Tensors& aux, int64_t targets);
+  /// Clips by the global norm, updates, and clears the gradients. A step whose gradients or loss
+  /// are not finite changes nothing but clears them too. Without gradients it only reports the
+  /// loss. Makes one copy from the device, of kernels::StepScalars.
   StepInfo step(StepOptions options = {});
+  /// Clears the gradients, and the losses since the last step.
   void zero_grad();
   double lr() const { return lr_; }
   void set_lr(double lr);
@@ -80,6 +89,8 @@ class OLM_API Optimizer {
   };
   virtual void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) = 0;
   std::vector<raw::OptimItem> collect();
+  void place_state(Device device);
+  StepInfo loss_alone();
   void open_step(const std::vector<raw::OptimItem>& items, const StepOptions& options);
   Tensor read_moment(const std::map<std::string, Tensor>& state, const char* moment, size_t i,
                      bool wanted) const;
@@ -90,6 +101,7 @@ class OLM_API Optimizer {
   raw::StepState state_;
   double lr_, last_grad_norm_ = 0;
   int64_t steps_ = 0;
+  std::optional<int64_t> targets_;  // of the losses since the last step
 };
 
 struct AdamWOptions {

@@ -45,9 +45,10 @@ struct OLM_API SpikeStatistics {
   double mean = 0, deviation = 0;
   int64_t count = 0;     ///< losses averaged
   int64_t in_a_row = 0;  ///< steps skipped since then
-  /// True where `loss` is `factor` deviations above the mean of at least 50 losses; never with
-  /// factor 0.
-  bool is_spike(double loss, double factor) const;
+  /// The largest loss that is no spike: `factor` deviations above the mean of at least 50 losses;
+  /// infinity for fewer of them, and with factor 0.
+  double limit(double factor) const;
+  bool is_spike(double loss, double factor) const { return loss > limit(factor); }
   void take(double loss);
   void fields(auto& v) {
     v("mean", mean);
@@ -108,9 +109,12 @@ struct TrainerOptions {
   int64_t eval_every = 0;        ///< steps; 0: never, else the last step too
   int64_t sample_every = 0;      ///< steps; 0: never
   int64_t checkpoint_every = 0;  ///< steps; 0: only at the end
-  int64_t loads_every = 10;      ///< steps between lines with the load of every expert; 0: none
-  int64_t keep = 3;              ///< newest checkpoints kept, beside the best
-  double spike_factor = 0;       ///< see SpikeStatistics::is_spike(); such steps are skipped
+  /// Steps between lines with the load of every expert; 0: none. Where the model is not on the CPU,
+  /// what experts did (StepReport::loads and routing_totals()) is read and reported then alone: of
+  /// other steps nothing but 64 bytes comes to the host.
+  int64_t loads_every = 10;
+  int64_t keep = 3;         ///< newest checkpoints kept, beside the best
+  double spike_factor = 0;  ///< see SpikeStatistics::is_spike(); such steps are skipped
   GenerateOptions sample = {};
   std::vector<int32_t> prompt = {};  ///< ids that samples continue
   /// The id that documents end with; in training and evaluation tokens attend only within their
@@ -129,7 +133,8 @@ struct StepReport {
   /// they were not.
   std::string skipped = {};
   std::map<std::string, double> metrics = {};  ///< Metrics::values and routing_totals()
-  std::vector<ExpertLoad> loads = {};          ///< of all routers, in the order of the model
+  /// Of all routers, in the order of the model; see TrainerOptions::loads_every.
+  std::vector<ExpertLoad> loads = {};
 };
 struct EvalReport {
   int64_t step = 0, total_steps = 0;  ///< of the training it was made in
@@ -169,8 +174,9 @@ OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t con
                             bool with_rest = true, std::optional<int64_t> end_of_text = {});
 
 /// The training loop: batches, loss, backward, optimizer step, with evaluation, samples, logs and
-/// checkpoints. It prints nothing and reports to its callbacks. After a step that was not skipped
-/// it updates expert biases by the loads of the step's micro-batches; see update_expert_biases().
+/// checkpoints, on the device of the model. It prints nothing and reports to its callbacks. After a
+/// step that was not skipped it updates expert biases by the loads of the step's micro-batches; see
+/// update_expert_biases().
 class OLM_API Trainer {
  public:
   /// Without ids in `validation` nothing is evaluated. `tokenizer` is used for samples only.
@@ -199,12 +205,9 @@ class OLM_API Trainer {
   std::optional<double> validation_loss() const { return val_loss_; }
 
  private:
-  struct MicroBatch {
-    double loss_sum = 0, aux_sum = 0;  // over its targets
-    int64_t targets = 0;
-  };
   StepReport train_step();
-  MicroBatch loss_and_backward(const Batch& batch, Generator& rng, Metrics& metrics);
+  int64_t loss_and_backward(const Batch& batch, Generator& rng, Metrics& metrics);
+  void report_routing(StepReport& report, const Metrics& metrics) const;
   std::string count_skipped_step(const StepReport& report, int64_t first_batch, bool spike,
                                  const StepInfo& info);
   void after_step(const StepReport& report);

@@ -73,4 +73,6 @@ std::string runtime_version() {
   return version_text(version);
 }
 
+std::string compiled_architectures() { return OLM_CUDA_ARCHS; }
+
 }  // namespace olm::cuda_backend

@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include <olm/kernels/base/error.h>
+
 namespace olm::cuda_backend {
 
 /// An NVIDIA card.
@@ -13,11 +15,13 @@ struct CardInfo {
 };
 
 /// Every card, also those that kernels of this build do not run on; none where there is no driver.
-std::vector<CardInfo> cards();
+OLM_API std::vector<CardInfo> cards();
 /// Why card `index` cannot be used, without a full stop; empty where it can.
-std::string why_not(int index);
+OLM_API std::string why_not(int index);
 /// The version of the driver, as 13.0, and of the runtime; empty where there is none.
-std::string driver_version();
-std::string runtime_version();
+OLM_API std::string driver_version();
+OLM_API std::string runtime_version();
+/// What kernels were compiled for, as CMake names it; empty where the build has no CUDA.
+OLM_API std::string compiled_architectures();
 
 }  // namespace olm::cuda_backend

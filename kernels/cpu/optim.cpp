@@ -13,7 +13,7 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/vec-inl.h>
-#include <olm/kernels/optim.h>
+#include <olm/kernels/optim_internal.h>
 
 #ifndef OLM_KERNELS_CPU_OPTIM_ONCE
 #define OLM_KERNELS_CPU_OPTIM_ONCE
@@ -194,15 +194,25 @@ void run(Cpu, const GlobalNorm& k) {
   *k.norm = std::sqrt(sum);
 }
 
-void run(Cpu, const BeginStep& k) {
-  StepScalars& s = *k.scalars;
-  s.norm *= s.gradient_scale;
-  s.skip = !std::isfinite(s.norm) || s.norm > k.skip_above;
-  s.clip = s.gradient_scale;
-  if (s.skip) return;
-  if (k.clip_norm > 0) s.clip *= std::min(1.0, k.clip_norm / (s.norm + 1e-6));
-  ++s.step;
+void run(Cpu, const WriteStep& k) {
+  k.scalars->lr = k.inputs.lr;
+  k.scalars->gradient_scale = k.inputs.gradient_scale;
+  k.scalars->step = k.inputs.step;
 }
+
+void run(Cpu, const AccumulateLoss& k) {
+  require(k.dtype == f32 || k.dtype == f64, k.name, ": losses must be f32 (or f64), got ", k.dtype);
+  const auto value = [&](const void* p) {
+    return k.dtype == f32 ? double(*in<float>(p)) : *in<double>(p);
+  };
+  double aux = 0;
+  for (int64_t i = 0; i < k.aux_count; ++i) aux += value(k.aux[i]);
+  StepScalars& s = *k.scalars;
+  s.loss = (k.accumulate ? s.loss : 0) + (value(k.loss) - aux) * k.targets;
+  s.aux = (k.accumulate ? s.aux : 0) + aux * k.targets;
+}
+
+void run(Cpu, const BeginStep& k) { begin_step(*k.scalars, k); }
 
 void run(Cpu, const AdamWUpdate& k) {
   if (!k.scalars->skip) HWY_DYNAMIC_DISPATCH(adamw)(k);
@@ -214,6 +224,16 @@ void run(Cpu, const SGDUpdate& k) {
 
 void run(Cpu, const LionUpdate& k) {
   if (!k.scalars->skip) HWY_DYNAMIC_DISPATCH(lion)(k);
+}
+
+void run(Cpu, const ExpertBiasUpdate& k) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < k.count; ++i) total += k.offsets[i][k.experts];
+  for (int64_t e = 0; e < k.experts; ++e) {
+    int64_t load = 0;
+    for (int64_t i = 0; i < k.count; ++i) load += k.offsets[i][e + 1] - k.offsets[i][e];
+    k.bias[e] = moved_bias(k.bias[e], load, total, k.experts, k.rate);
+  }
 }
 
 }  // namespace olm::kernels

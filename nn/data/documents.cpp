@@ -2,7 +2,8 @@
 
 namespace olm::nn {
 
-void set_documents(Context& ctx, const Tensor& ids, int64_t end_of_text) {
+void set_documents(Context& ctx, const Tensor& ids, int64_t end_of_text,
+                   std::optional<Device> device) {
   require(ids.rank() == 2 && (ids.dtype() == i32 || ids.dtype() == i64),
           "set_documents: wanted ids [B,T] of i32 or i64, got ", ids.dtype(), " ", ids.shape());
   const std::vector<int64_t> values = to_host<int64_t>(ids);
@@ -14,8 +15,8 @@ void set_documents(Context& ctx, const Tensor& ids, int64_t end_of_text) {
     documents[i] = documents[i - 1] + begins;
     positions[i] = begins ? 0 : positions[i - 1] + 1;
   }
-  ctx.documents = from_host(documents, ids.shape(), ids.device());
-  ctx.positions = from_host(positions, ids.shape(), ids.device());
+  ctx.documents = from_host(documents, ids.shape(), device.value_or(ids.device()));
+  ctx.positions = from_host(positions, ids.shape(), device.value_or(ids.device()));
 }
 
 }  // namespace olm::nn

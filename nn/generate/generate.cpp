@@ -20,7 +20,7 @@ constexpr size_t kMaxBatch = 32;
 class Stepper {
  public:
   Stepper(Module& model, const GenerateOptions& options, int64_t capacity)
-      : model_(model), options_(options) {
+      : model_(model), device_(device_of(model)), options_(options) {
     if (options.use_cache) cache_.emplace(capacity);
   }
 
@@ -52,7 +52,7 @@ class Stepper {
     std::vector<int64_t> ids;
     for (const auto text : texts) ids.insert(ids.end(), text.begin() + int64_t(begin), text.end());
     const int64_t batch = int64_t(texts.size()), count = int64_t(texts[0].size() - begin);
-    const Tensor y = model_.forward(from_host(ids, {batch, count}), ctx);
+    const Tensor y = model_.forward(from_host(ids, {batch, count}, device_), ctx);
     require(y.rank() == 3 && y.size(0) == batch && y.size(1) == count, "generate: the model made ",
             y.shape(), " of ids [", batch, ",", count, "], logits [B,T,V] were wanted");
     if (cache_) cache_->advance(count);
@@ -60,6 +60,7 @@ class Stepper {
   }
 
   Module& model_;
+  const Device device_;
   const GenerateOptions& options_;
   std::optional<KVCache> cache_;
 };
@@ -189,6 +190,11 @@ const char* name_of(StopReason reason) {
       return "callback";
   }
   fail("there is no StopReason ", int(reason));
+}
+
+Device device_of(Module& model) {
+  const Tensors parameters = model.parameters();
+  return parameters.empty() ? cpu : parameters[0].device();
 }
 
 int64_t context_of(Module& model) {

@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include <olm/engine/raw.h>
+#include <olm/engine/raw_optim.h>
 #include <olm/nn/moe.h>
 
 namespace olm::nn {
@@ -91,18 +92,12 @@ std::map<std::string, double> routing_totals(const std::vector<ExpertLoad>& load
 void update_expert_biases(Module& model, const Metrics& metrics) {
   for_each_router(model, [&](const std::string&, MoERouterModule& router) {
     if (!router.expert_bias || is_frozen(router)) return;
-    const std::vector<int64_t> tokens = load_of(router, metrics).tokens;
-    if (tokens.empty()) return;
-    const auto experts = int64_t(tokens.size());
-    const int64_t total = std::accumulate(tokens.begin(), tokens.end(), int64_t(0));
-    const Tensor& held = router.expert_bias->tensor();
-    std::vector<float> bias = to_host<float>(held);
-    for (size_t e = 0; e < tokens.size(); ++e) {
-      const int64_t missing = total - experts * tokens[e];  // whole numbers compare exactly
-      const int sign = missing > 0 ? 1 : missing < 0 ? -1 : 0;
-      bias[e] = float(double(bias[e]) + router.options.routing.bias_update_rate * sign);
-    }
-    router.expert_bias->assign(raw::to(from_host<float>(bias, held.shape()), held.device()));
+    const Tensor& bias = router.expert_bias->tensor();
+    Tensors offsets;
+    for (const RoutingRecord& record : metrics.routing)
+      if (record.router == &router) offsets.push_back(raw::to(record.offsets, bias.device()));
+    if (!offsets.empty())
+      raw::update_expert_bias_(bias, offsets, router.options.routing.bias_update_rate);
   });
 }
 

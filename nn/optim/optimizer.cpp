@@ -56,6 +56,19 @@ Tensors Optimizer::parameters() const {
 
 void Optimizer::zero_grad() {
   for (const Entry& entry : entries_) olm::zero_grad(entry.parameter);
+  targets_.reset();
+}
+
+/// The state is where the parameters are.
+void Optimizer::place_state(Device device) {
+  if (state_.device() != device) state_ = raw::StepState(device);
+}
+
+void Optimizer::add_loss(const Tensor& loss, const Tensors& aux, int64_t targets) {
+  require(targets >= 0, kind_.name, ": wanted at least 0 targets, got ", targets);
+  if (!targets_) place_state(loss.device());
+  raw::accumulate_loss(state_, loss, aux, targets, !targets_);
+  targets_ = targets_.value_or(0) + targets;
 }
 
 /// Parameters that have a gradient.
@@ -78,19 +91,34 @@ std::vector<raw::OptimItem> Optimizer::collect() {
 }
 
 void Optimizer::open_step(const std::vector<raw::OptimItem>& items, const StepOptions& options) {
-  const Device device = items[0].parameter.device();
-  if (state_.device() != device) state_ = raw::StepState(device);
+  place_state(items[0].parameter.device());
   state_.write({.lr = lr_, .gradient_scale = options.gradient_scale, .step = steps_});
-  raw::begin_step(state_, items, {.clip_norm = kind_.clip_norm, .skip_above = options.skip_above});
+  raw::begin_step(state_, items,
+                  {.targets = targets_ ? double(std::max<int64_t>(1, *targets_)) : 0,
+                   .clip_norm = kind_.clip_norm,
+                   .skip_above = options.skip_above,
+                   .skip_loss_above = options.skip_loss_above});
+}
+
+/// What a step reports where there is nothing to update.
+StepInfo Optimizer::loss_alone() {
+  if (!targets_) return {};
+  const kernels::StepScalars sums = state_.read();
+  const double targets = double(std::max<int64_t>(1, *targets_));
+  targets_.reset();
+  return {.loss = sums.loss / targets, .aux_loss = sums.aux / targets};
 }
 
 StepInfo Optimizer::step(StepOptions options) {
   const std::vector<raw::OptimItem> items = collect();
-  if (items.empty()) return {};
+  if (items.empty()) return loss_alone();
   open_step(items, options);
   update(items, state_);
   const kernels::StepScalars scalars = state_.read();
-  StepInfo info{.grad_norm = scalars.norm, .skipped = scalars.skip != 0};
+  StepInfo info{.grad_norm = scalars.norm,
+                .skipped = scalars.skip != 0,
+                .loss = scalars.loss,
+                .aux_loss = scalars.aux};
   steps_ = scalars.step;
   last_grad_norm_ = scalars.norm;
   for (size_t i = 0; i < entries_.size(); ++i) {

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include <olm/autograd/tape.h>
+#include <olm/engine/raw.h>
 #include <olm/nn/training.h>
 
 namespace olm::nn {
@@ -12,6 +13,7 @@ EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DT
   constexpr int64_t kTokensAtOnce = 16384;
   const auto start = std::chrono::steady_clock::now();
   NoGrad guard;
+  const Device device = device_of(model);
   Loader windows(data, {.batch = std::max<int64_t>(1, kTokensAtOnce / context),
                         .context = context,
                         .shuffle = false});
@@ -20,9 +22,11 @@ EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DT
   const auto add = [&](const Batch& batch) {
     if (should_stop && should_stop()) return report.finished = false;
     Context ctx{.dtype = dtype};
-    if (end_of_text) set_documents(ctx, batch.inputs, *end_of_text);
+    if (end_of_text) set_documents(ctx, batch.inputs, *end_of_text, device);
     const int64_t tokens = batch.targets.numel();
-    sum += model.loss(batch.inputs, batch.targets, ctx).item<double>() * double(tokens);
+    const Tensor loss =
+        model.loss(raw::to(batch.inputs, device), raw::to(batch.targets, device), ctx);
+    sum += loss.item<double>() * double(tokens);
     report.tokens += tokens;
     return true;
   };

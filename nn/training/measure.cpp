@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include <olm/engine/allocator.h>
+#include <olm/engine/backend.h>
 #include <olm/engine/file.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/training.h>
@@ -24,7 +25,8 @@ Timing Trainer::measure(double seconds) {
   Generator rng = rng_;
   Timing timing;
   std::vector<double> times;
-  reset_peak_memory();
+  const Device device = device_of(*model_);
+  reset_peak_memory(device);
   const auto begin = Clock::now();
   // The first one allocates, and is not counted where there are others.
   while (times.size() < 2 || (times.size() < 50 && seconds_since(begin) < seconds)) {
@@ -33,6 +35,7 @@ Timing Trainer::measure(double seconds) {
     Metrics metrics;
     for (int64_t i = 0; i < options_.accumulation; ++i)
       loss_and_backward(loader.next(), rng, metrics);
+    synchronize(device);
     times.push_back(seconds_since(start));
     optimizer_.zero_grad();
     if (times.size() == 1 && times[0] > seconds) break;
@@ -40,7 +43,7 @@ Timing Trainer::measure(double seconds) {
   if (times.size() > 1) times.erase(times.begin());
   std::sort(times.begin(), times.end());
   timing.step_seconds = times[times.size() / 2];
-  timing.peak_bytes = memory_stats().peak;
+  timing.peak_bytes = memory_stats(device).peak;
   time_evaluation(timing);
   time_sample(timing);
   return timing;

@@ -1,15 +1,16 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <olm/nn/training.h>
 
 namespace olm::nn {
 
-bool SpikeStatistics::is_spike(double loss, double factor) const {
+double SpikeStatistics::limit(double factor) const {
   constexpr int64_t kMinSteps = 50;
-  if (factor <= 0 || count < kMinSteps) return false;
+  if (factor <= 0 || count < kMinSteps) return std::numeric_limits<double>::infinity();
   // A loss that hardly moves has a tiny deviation: a hundredth of the mean is always allowed for.
-  return loss > mean + factor * std::max(deviation, 0.01 * std::abs(mean));
+  return mean + factor * std::max(deviation, 0.01 * std::abs(mean));
 }
 
 void SpikeStatistics::take(double loss) {

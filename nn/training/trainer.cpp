@@ -1,12 +1,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <limits>
 
 #include <olm/autograd/ops/cross_entropy.h>
 #include <olm/autograd/tape.h>
-#include <olm/engine/allocator.h>
 #include <olm/engine/file.h>
+#include <olm/engine/raw.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/training.h>
 
@@ -53,21 +52,20 @@ void Trainer::set_total_steps(int64_t total) {
 
 /// The loss is a mean over the micro-batch's targets. Weighted by their number, micro-batches of
 /// different length add up to the mean over all, once the optimizer divides by the number of all.
-Trainer::MicroBatch Trainer::loss_and_backward(const Batch& batch, Generator& rng,
-                                               Metrics& metrics) {
+/// Returns that number. Nothing is read from the device.
+int64_t Trainer::loss_and_backward(const Batch& batch, Generator& rng, Metrics& metrics) {
+  const Device device = device_of(*model_);
   Context ctx{.dtype = options_.dtype, .rng = &rng, .metrics = &metrics};
-  if (options_.end_of_text) set_documents(ctx, batch.inputs, *options_.end_of_text);
-  const Tensor loss = model_->loss(batch.inputs, batch.targets, ctx);
+  if (options_.end_of_text) set_documents(ctx, batch.inputs, *options_.end_of_text, device);
   const int64_t targets = count_targets(batch.targets);
+  const Tensor loss =
+      model_->loss(raw::to(batch.inputs, device), raw::to(batch.targets, device), ctx);
+  optimizer_.add_loss(loss, ctx.aux_losses, targets);
   if (options_.accumulation == 1)
     backward(loss);
   else
     backward(loss, {.gradient = full(loss.shape(), double(targets), options_of(loss))});
-  double added = 0;
-  for (const Tensor& aux : ctx.aux_losses) added += aux.item<double>();
-  return {.loss_sum = (loss.item<double>() - added) * double(targets),
-          .aux_sum = added * double(targets),
-          .targets = targets};
+  return targets;
 }
 
 StepReport Trainer::train_step() {
@@ -75,39 +73,39 @@ StepReport Trainer::train_step() {
   StepReport report{.step = step_ + 1, .total_steps = options_.total_steps};
   const int64_t first_batch = loader_.position();
   Metrics metrics;
-  for (int64_t i = 0; i < options_.accumulation; ++i) {
-    const Batch batch = loader_.next();
-    const MicroBatch done = loss_and_backward(batch, rng_, metrics);
-    report.loss += done.loss_sum;
-    report.aux_loss += done.aux_sum;
-    report.tokens += done.targets;
-  }
-  report.loss /= double(std::max<int64_t>(1, report.tokens));
-  report.aux_loss /= double(std::max<int64_t>(1, report.tokens));
+  for (int64_t i = 0; i < options_.accumulation; ++i)
+    report.tokens += loss_and_backward(loader_.next(), rng_, metrics);
 
-  const bool spike = spikes_.is_spike(report.loss, options_.spike_factor);
-  StepOptions how;
+  StepOptions how{.skip_loss_above = spikes_.limit(options_.spike_factor)};
   if (options_.accumulation > 1) how.gradient_scale = 1 / double(report.tokens);
-  if (spike || !std::isfinite(report.loss)) how.skip_above = -1;  // any norm is too large
   report.lr = options_.schedule.at(step_);
   optimizer_.set_lr(report.lr);
   const StepInfo info = optimizer_.step(how);
+  report.loss = info.loss;
+  report.aux_loss = info.aux_loss;
   report.grad_norm = info.grad_norm;
   if (info.skipped) {
-    report.skipped = count_skipped_step(report, first_batch, spike, info);
+    report.skipped = count_skipped_step(report, first_batch, info.loss > how.skip_loss_above, info);
   } else {
     spikes_.take(report.loss);
     update_expert_biases(*model_, metrics);
   }
-  report.loads = expert_loads(*model_, metrics);
-  report.metrics = routing_totals(report.loads);
-  report.metrics.merge(metrics.values);
 
   ++step_;
+  report_routing(report, metrics);
   const double seconds = seconds_since(start);
   report.train_seconds = train_seconds_ += seconds;
   report.tokens_per_second = double(report.tokens) / std::max(seconds, 1e-9);
   return report;
+}
+
+void Trainer::report_routing(StepReport& report, const Metrics& metrics) const {
+  if (device_of(*model_) == cpu || is_due(options_.loads_every)) {
+    report.loads = expert_loads(*model_, metrics);
+    report.metrics = routing_totals(report.loads);
+  }
+  const std::map<std::string, double>& values = metrics.values;
+  report.metrics.insert(values.begin(), values.end());
 }
 
 /// Counts a skipped step and says why it was; throws where too many were, one after another.

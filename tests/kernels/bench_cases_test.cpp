@@ -27,7 +27,7 @@ bool is_quick(const Case& c) {
 
 void check_case(const Case& c, double length) {
   const std::string what = c.name + " " + c.shape + " " + name_of(c.dtype) + " " + c.pass;
-  const Tensors wanted = c.exact(), got = c.prepare()();
+  const Tensors wanted = c.exact(), got = c.prepare(cpu)();
   REQUIRE_MESSAGE(got.size() == wanted.size(), what);
   for (size_t i = 0; i < got.size(); ++i) {
     REQUIRE_MESSAGE(wanted[i].dtype() == f64, what);

@@ -16,20 +16,20 @@ struct Parameters {
 };
 
 /// Random f32 numbers, held in `dtype`.
-Parameters make_parameters(const Sizes& shape, DType dtype) {
+Parameters make_parameters(const Sizes& shape, DType dtype, Device device) {
   Generator rng(1);
   Parameters p;
   for (int64_t i = 0; i < shape[0]; ++i) {
-    p.values.push_back(raw::cast(randn({shape[1], shape[2]}, rng), dtype));
-    p.gradients.push_back(raw::cast(randn({shape[1], shape[2]}, rng), dtype));
+    p.values.push_back(raw::to(raw::cast(randn({shape[1], shape[2]}, rng), dtype), device));
+    p.gradients.push_back(raw::to(raw::cast(randn({shape[1], shape[2]}, rng), dtype), device));
     set_requires_grad(p.values.back());
   }
   return p;
 }
 
 /// The update alone: p, m, v read and written, g read.
-std::function<Tensors()> prepare_update(const Sizes& shape, DType dtype) {
-  const Parameters p = make_parameters(shape, dtype);
+std::function<Tensors()> prepare_update(const Sizes& shape, DType dtype, Device device) {
+  const Parameters p = make_parameters(shape, dtype, device);
   std::vector<raw::OptimItem> items;
   for (size_t i = 0; i < p.values.size(); ++i)
     items.push_back({.parameter = p.values[i],
@@ -37,7 +37,7 @@ std::function<Tensors()> prepare_update(const Sizes& shape, DType dtype) {
                      .first = zeros_like(p.values[i]),
                      .second = ones_like(p.values[i]),
                      .weight_decay = 0.1});
-  const auto state = std::make_shared<raw::StepState>();
+  const auto state = std::make_shared<raw::StepState>(device);
   state->write({.lr = 1e-4, .step = 1});
   return [=] {
     raw::adamw_(items, *state, 0.9, 0.95, 1e-8);
@@ -46,8 +46,8 @@ std::function<Tensors()> prepare_update(const Sizes& shape, DType dtype) {
 }
 
 /// What a user calls: the norm of all gradients first, then the update, then no gradients.
-std::function<Tensors()> prepare_step(const Sizes& shape, DType dtype) {
-  const Parameters p = make_parameters(shape, dtype);
+std::function<Tensors()> prepare_step(const Sizes& shape, DType dtype, Device device) {
+  const Parameters p = make_parameters(shape, dtype, device);
   const auto optimizer = std::make_shared<nn::AdamW>(
       p.values, nn::AdamWOptions{.lr = 1e-4, .weight_decay = 0.1, .clip_norm = 1});
   return [=] {
@@ -71,8 +71,8 @@ void add_adamw(Cases& cases, const Sizes& shape, DType dtype) {
                      .cost = {.flop = (step ? 18 : 16) * n,
                               .bytes = (step ? 32 : 28) * n,
                               .traffic = Traffic::update},
-                     .prepare = [=] { return prepare(shape, f32); },
-                     .exact = [=] { return prepare(shape, f64)(); }});
+                     .prepare = [=](Device device) { return prepare(shape, f32, device); },
+                     .exact = [=] { return prepare(shape, f64, cpu)(); }});
   }
 }
 

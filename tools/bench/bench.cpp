@@ -52,6 +52,11 @@ Tensors in_f64(Tensors tensors) {
   return tensors;
 }
 
+Tensors on_device(Tensors tensors, Device device) {
+  for (Tensor& t : tensors) t = raw::to(t, device);
+  return tensors;
+}
+
 namespace {
 
 /// Inputs of an op, and gradients of its results.
@@ -103,20 +108,26 @@ void add_op(Cases& cases, const test::OpCase& op, const Sizes& shape, DType dtyp
     return Operands{in_f64(o.inputs), in_f64(o.dys)};
   };
   const test::Costs cost = op.cost(Shape(shape), dtype);
-  cases.push_back({.name = op.name,
-                   .shape = text_of(shape),
-                   .pass = "forward",
-                   .dtype = dtype,
-                   .cost = cost.forward,
-                   .prepare = [=] { return forward_call(op, inputs()); },
-                   .exact = [=] { return forward_call(op, in_f64(inputs()))(); }});
-  cases.push_back({.name = op.name,
-                   .shape = text_of(shape),
-                   .pass = "forward+backward",
-                   .dtype = dtype,
-                   .cost = cost.both,
-                   .prepare = [=] { return both_call(op, operands()); },
-                   .exact = [=] { return both_call(op, wide())(); }});
+  cases.push_back(
+      {.name = op.name,
+       .shape = text_of(shape),
+       .pass = "forward",
+       .dtype = dtype,
+       .cost = cost.forward,
+       .prepare = [=](Device device) { return forward_call(op, on_device(inputs(), device)); },
+       .exact = [=] { return forward_call(op, in_f64(inputs()))(); }});
+  cases.push_back(
+      {.name = op.name,
+       .shape = text_of(shape),
+       .pass = "forward+backward",
+       .dtype = dtype,
+       .cost = cost.both,
+       .prepare =
+           [=](Device device) {
+             const Operands o = operands();
+             return both_call(op, {on_device(o.inputs, device), on_device(o.dys, device)});
+           },
+       .exact = [=] { return both_call(op, wide())(); }});
 }
 
 void require_writable(const std::string& json_path) {

@@ -38,10 +38,13 @@ void put_json(const std::string& path, const Json& json);
 /// Prints a line for readers: on stdout, unless JSON goes there.
 void put_text(const std::string& json_path, const std::string& text);
 
+/// Makes operands on a device and returns the call upon them.
+using Prepare = std::function<std::function<Tensors()>(Device device)>;
+
 /// A call that a case is compared with: both are timed by turns.
 struct Beside {
   std::string name = {};
-  std::function<std::function<Tensors()>()> prepare = {};
+  Prepare prepare = {};
 };
 
 /// One measured call.
@@ -51,9 +54,9 @@ struct Case {
   std::string pass = {};   ///< "forward", "forward+backward"
   DType dtype = f32;
   Cost cost = {};
-  /// Makes operands and returns the call upon them. What a call returns is kept while it is cold,
-  /// so that results too lie in memory that was not touched for long.
-  std::function<std::function<Tensors()>()> prepare = {};
+  /// What a call returns is kept while it is cold, so that results too lie in memory that was not
+  /// touched for long.
+  Prepare prepare = {};
   /// For tests: what the first call returns, computed in f64 from the same operands, with every
   /// row_step-th row alone. Empty where there is no such thing.
   std::function<Tensors()> exact = {};
@@ -66,6 +69,7 @@ using Sizes = std::vector<int64_t>;
 std::string text_of(const Sizes& sizes);
 /// Float tensors widened to f64.
 Tensors in_f64(Tensors tensors);
+Tensors on_device(Tensors tensors, Device device);
 
 /// A benchmark by name: its axes, its shapes, and its cases for one of them. The tests check the
 /// results of these cases, on these shapes and on `awkward` ones.

@@ -38,18 +38,18 @@ Matrices make_matrices(const Layout& layout, const Sizes& shape, DType dtype) {
 }
 
 void multiply(const Layout& layout, const Matrices& x) {
-  run(cpu.kind, kernels::Gemm{.a_dtype = x.a.dtype(),
-                              .b_dtype = x.b.dtype(),
-                              .c_dtype = x.c.dtype(),
-                              .a = x.a.data(),
-                              .b = x.b.data(),
-                              .c = x.c.mutable_data(),
-                              .transpose_a = layout.transpose_a,
-                              .transpose_b = layout.transpose_b,
-                              .m = x.c.size(0),
-                              .n = x.c.size(1),
-                              .k = x.a.size(layout.transpose_a ? 0 : 1),
-                              .stream = stream_of(x.a)});
+  run(x.a.device().kind, kernels::Gemm{.a_dtype = x.a.dtype(),
+                                       .b_dtype = x.b.dtype(),
+                                       .c_dtype = x.c.dtype(),
+                                       .a = x.a.data(),
+                                       .b = x.b.data(),
+                                       .c = x.c.mutable_data(),
+                                       .transpose_a = layout.transpose_a,
+                                       .transpose_b = layout.transpose_b,
+                                       .m = x.c.size(0),
+                                       .n = x.c.size(1),
+                                       .k = x.a.size(layout.transpose_a ? 0 : 1),
+                                       .stream = stream_of(x.a)});
 }
 
 /// Each row_step-th row of C.
@@ -71,8 +71,10 @@ void add_gemm(Cases& cases, const Sizes& shape, DType dtype) {
     const double bytes = double(m * k) * double(size_of(dtype)) +
                          double(k * n) * double(size_of(b_dtype)) +
                          double(m * n) * double(size_of(c_dtype));
-    const auto prepare = [=] {
-      return [layout, x = make_matrices(layout, shape, dtype)] {
+    const auto prepare = [=](Device device) {
+      const Matrices made = make_matrices(layout, shape, dtype);
+      const Matrices x{raw::to(made.a, device), raw::to(made.b, device), raw::to(made.c, device)};
+      return [layout, x] {
         multiply(layout, x);
         return Tensors{x.c};
       };

@@ -20,9 +20,10 @@ void add_generate(Cases& cases, const Sizes& shape, DType dtype) {
                                  .max_seq_len = tokens + 1,
                                  .tie_weights = false};
   const int64_t weights = nn::Llama3Model(config)->num_parameters() - config.vocab_size * d;
-  const auto prepare = [=] {
+  const auto prepare = [=](Device device) {
     const auto model = nn::Llama3Model(config);
     nn::init_gpt2(model, layers, {.seed = 1, .dtype = dtype});
+    model->to(device);
     return [=]() -> Tensors {
       const std::vector<int32_t> prompt{1};
       nn::generate(model, prompt, {.tokens = tokens, .temperature = 0, .dtype = dtype});

@@ -8,6 +8,8 @@
 #include <optional>
 
 #include <olm/engine/allocator.h>
+#include <olm/engine/backend.h>
+#include <olm/engine/cuda/report.h>
 #include <olm/kernels/base/instruction_set.h>
 #include <olm/nn/version.h>
 
@@ -60,15 +62,22 @@ Sizes parse_shape(const Bench& bench, const std::string& text) {
   return sizes;
 }
 
-/// Throws where operands and results would take more than the machine has.
-void check_fits(const Bench& bench, const Sizes& shape, bool cold) {
-  const double wanted = bench.elements(shape) * sizeof(float) * (cold ? 2 : 1);
-  const double there = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
-  require(wanted <= there, "--shape: ", bench.name, " ", text_of(shape), " takes about ",
-          bytes_text(wanted), " of memory, and this machine has ", bytes_text(there));
+double memory_of(Device device) {
+  if (device.kind == DeviceKind::cuda)
+    return double(cuda_backend::cards().at(size_t(device.index)).memory);
+  return double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
 }
 
-Cases gather_cases(const BenchArgs& args) {
+/// Throws where operands and results would take more than the device has.
+void check_fits(const Bench& bench, const Sizes& shape, bool cold, Device device) {
+  const double wanted = bench.elements(shape) * sizeof(float) * (cold ? 2 : 1);
+  const double there = memory_of(device);
+  require(wanted <= there, "--shape: ", bench.name, " ", text_of(shape), " takes about ",
+          bytes_text(wanted), " of memory, and ", device == cpu ? "this machine" : "the device",
+          " has ", bytes_text(there));
+}
+
+Cases gather_cases(const BenchArgs& args, Device device) {
   const std::vector<const Bench*> wanted = chosen(args.kernels);
   require(args.shape.empty() || wanted.size() == 1, "--shape: wants one kernel, got ",
           wanted.size());
@@ -78,7 +87,7 @@ Cases gather_cases(const BenchArgs& args) {
   for (const Bench* b : wanted) {
     std::vector<Sizes> shapes = b->shapes;
     if (!args.shape.empty()) shapes = {parse_shape(*b, args.shape)};
-    for (const Sizes& shape : shapes) check_fits(*b, shape, args.cold);
+    for (const Sizes& shape : shapes) check_fits(*b, shape, args.cold, device);
     for (const DType dtype : dtypes)
       for (const Sizes& shape : shapes) b->add(cases, shape, dtype);
   }
@@ -90,9 +99,10 @@ Cases gather_cases(const BenchArgs& args) {
 class Timed {
  public:
   /// With `copies` operands above 1 the calls take them in turn.
-  Timed(const std::function<std::function<Tensors()>()>& prepare, int64_t copies)
-      : results_(static_cast<size_t>(copies)) {
-    for (int64_t i = 0; i < copies; ++i) calls_.push_back(prepare());
+  Timed(const Prepare& prepare, int64_t copies, Device device)
+      : device_(device), results_(static_cast<size_t>(copies)) {
+    for (int64_t i = 0; i < copies; ++i) calls_.push_back(prepare(device));
+    synchronize(device);
     run_many(copies);
     const double once = run_many(copies) / double(copies);
     inner_ = int64_t(std::clamp(std::ceil(0.01 / std::max(once, 1e-9)), 1.0, 1e6));
@@ -111,9 +121,11 @@ class Timed {
       Tensors result = calls_[next_]();
       if (calls_.size() > 1) results_[next_].swap(result);
     }
+    synchronize(device_);  // calls only queue work where a device has a stream
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
+  Device device_;
   std::vector<std::function<Tensors()>> calls_;
   std::vector<Tensors> results_;
   size_t next_ = 0;
@@ -125,10 +137,11 @@ struct Times {
   double us = 0, beside_us = 0;
 };
 
-Kept<Times> time_calls(const Case& c, Gate& gate, const Series& how, int64_t copies) {
-  Timed own(c.prepare, copies);
+Kept<Times> time_calls(const Case& c, Gate& gate, const Series& how, int64_t copies,
+                       Device device) {
+  Timed own(c.prepare, copies, device);
   std::optional<Timed> beside;
-  if (c.beside.prepare) beside.emplace(c.beside.prepare, copies);
+  if (c.beside.prepare) beside.emplace(c.beside.prepare, copies, device);
   return sample_series(gate, how, [&]() -> Times {
     return {.us = own.sample(), .beside_us = beside ? beside->sample() : 0};
   });
@@ -150,15 +163,19 @@ struct Measured {
   double percent = 0;
 };
 
-Measured measure(const Case& c, const BenchArgs& args, const Roofs& roofs, Gate& gate) {
+/// Bytes of the largest cache; on a GPU more than any has.
+size_t cache_of(Device device) { return device == cpu ? last_level_cache() : size_t(1) << 28; }
+
+Measured measure(const Case& c, const BenchArgs& args, const Roofs& roofs, Gate& gate,
+                 Device device) {
   Measured m{.us = {}, .cold = args.cold && !c.cost.gemm};
   int64_t copies = 1;
   if (m.cold)
-    copies = std::clamp(int64_t(2 * double(last_level_cache()) / c.cost.bytes) + 1, int64_t(2),
+    copies = std::clamp(int64_t(2 * double(cache_of(device)) / c.cost.bytes) + 1, int64_t(2),
                         int64_t(1024));
-  const Kept<Times> kept =
-      time_calls(c, gate, {.least = args.reps, .budget = args.budget, .patience = 5}, copies);
-  empty_cache();
+  const Kept<Times> kept = time_calls(
+      c, gate, {.least = args.reps, .budget = args.budget, .patience = 5}, copies, device);
+  empty_cache(device);
   m.us = spread_over(kept.values, [](const Times& t) { return t.us; });
   m.beside_us = spread_over(kept.values, [](const Times& t) { return t.beside_us; });
   m.ratio = spread_over(kept.values, [](const Times& t) { return t.us / t.beside_us; });
@@ -174,10 +191,10 @@ Measured measure(const Case& c, const BenchArgs& args, const Roofs& roofs, Gate&
   return m;
 }
 
-Json json_of(const Case& c, const Measured& m, int threads) {
+Json json_of(const Case& c, const Measured& m, const std::string& where) {
   Json j = Json::object();
-  j["case"] = fmt::format("{} {} {} {}{}, threads: {}", c.name, c.shape, name_of(c.dtype), c.pass,
-                          m.cold ? " cold" : "", threads);
+  j["case"] = fmt::format("{} {} {} {}{}, {}", c.name, c.shape, name_of(c.dtype), c.pass,
+                          m.cold ? " cold" : "", where);
   j["name"] = c.name;
   j["shape"] = c.shape;
   j["dtype"] = name_of(c.dtype);
@@ -221,29 +238,33 @@ std::string line_of(const Case& c, const Measured& m) {
 }  // namespace
 
 int bench_kernels(const BenchArgs& args) {
-  const Cases cases = gather_cases(args);
+  const Device device = compute_device(args.device);
+  const Cases cases = gather_cases(args, device);
   require(args.reps >= 1, "--reps: wants at least 1, got ", args.reps);
   require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
   require_writable(args.json);
   const int threads = bench_threads(args.threads);
-  Gate gate(threads, args.gate);
+  Gate gate(threads, device == cpu ? args.gate : 0);  // canaries tell of this machine's cores
   Json json = Json::object();
   json["what"] = "olm_bench";
   json["version"] = version();
+  json["device"] = detail::concat(device);
   json["threads"] = threads;
   json["isa"] = name_of(kernels::instruction_set());
   for (const auto& [name, value] : machine_facts()) json["machine"][name] = value;
   Roofs roofs;
-  if (!args.no_roofs) {
+  if (!args.no_roofs && device == cpu) {
     roofs = measure_roofs(threads, gate, {.least = std::min<int64_t>(args.reps, 7)});
     json["roofs"] = roofs.json();
     put_text(args.json, roofs.text());
   }
+  const std::string where =
+      device == cpu ? fmt::format("threads: {}", threads) : detail::concat(device);
   json["cases"] = Json::array();
   for (const Case& c : cases) {
-    const Measured m = measure(c, args, roofs, gate);
+    const Measured m = measure(c, args, roofs, gate, device);
     put_text(args.json, line_of(c, m));
-    json["cases"].push_back(json_of(c, m, threads));
+    json["cases"].push_back(json_of(c, m, where));
   }
   put_json(args.json, json);
   return 0;

@@ -4,6 +4,9 @@
 
 #include <cmath>
 
+#include <olm/engine/allocator.h>
+#include <olm/engine/backend.h>
+#include <olm/engine/raw.h>
 #include <olm/kernels/base/instruction_set.h>
 #include <olm/nn/models.h>
 #include <olm/nn/optim.h>
@@ -100,9 +103,11 @@ struct Step {
 /// A model, its optimizer and one batch.
 class StepRun {
  public:
-  StepRun(const Preset& p, DType dtype, bool recompute) : dtype_(dtype), model_(p.model.make()) {
+  StepRun(const Preset& p, DType dtype, Device device, bool recompute)
+      : dtype_(dtype), device_(device), model_(p.model.make()) {
     nn::set_recompute(*model_, recompute);
     p.model.init(*model_, {.seed = 1});
+    model_->to(device);
     optimizer_.emplace(model_->parameters(),
                        nn::AdamWOptions{.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1});
     Generator data(2);
@@ -115,11 +120,13 @@ class StepRun {
       inputs.insert(inputs.end(), row, row + tokens);
       targets.insert(targets.end(), row + 1, row + tokens + 1);
     }
-    inputs_ = from_host(inputs, {p.batch, tokens});
-    targets_ = from_host(targets, {p.batch, tokens});
+    inputs_ = from_host(inputs, {p.batch, tokens}, device);
+    targets_ = from_host(targets, {p.batch, tokens}, device);
   }
 
-  Step step() {
+  /// With `parts` the device's work of each part ends before the next one begins; else only the sum
+  /// of the parts means something where calls queue work.
+  Step step(bool parts) {
     using Clock = std::chrono::steady_clock;
     const auto between = [](Clock::time_point a, Clock::time_point b) {
       return std::chrono::duration<double>(b - a).count();
@@ -128,10 +135,13 @@ class StepRun {
     const auto start = Clock::now();
     nn::Context ctx{.dtype = dtype_, .rng = &rng_};
     const Tensor loss = model_->loss(inputs_, targets_, ctx);
+    if (parts) synchronize(device_);
     const auto forward_end = Clock::now();
     backward(loss);
+    if (parts) synchronize(device_);
     const auto backward_end = Clock::now();
     optimizer_->step();
+    synchronize(device_);
     const auto end = Clock::now();
     return {.forward = between(start, forward_end),
             .backward = between(forward_end, backward_end),
@@ -144,6 +154,7 @@ class StepRun {
 
  private:
   DType dtype_;
+  Device device_;
   nn::Ref<nn::BlockModule> model_;
   std::optional<nn::AdamW> optimizer_;
   Tensor inputs_, targets_;
@@ -157,12 +168,14 @@ Spread spread_over(const std::vector<Step>& steps, double (*value)(const Step&))
 }
 
 /// What a run was, in the order to print.
-Json describe(const BenchStepArgs& args, const Preset& p, int threads, int64_t parameters) {
+Json describe(const BenchStepArgs& args, const Preset& p, Device device, int threads,
+              int64_t parameters) {
   Json json = Json::object();
   json["what"] = "olm_train_step";
   json["version"] = version();
   json["config"] = p.name;
   json["dtype"] = args.dtype;
+  json["device"] = detail::concat(device);
   json["threads"] = threads;
   json["isa"] = name_of(kernels::instruction_set());
   json["recompute"] = args.recompute;
@@ -170,9 +183,11 @@ Json describe(const BenchStepArgs& args, const Preset& p, int threads, int64_t p
   return json;
 }
 
-void add_figures(Json& json, const Preset& p, nn::Module& model, const Kept<Step>& kept) {
+/// `parts`: steps whose parts were timed one by one.
+void add_figures(Json& json, const Preset& p, nn::Module& model, const Kept<Step>& kept,
+                 const std::vector<Step>& parts) {
   const auto part = [&](double (*value)(const Step&)) {
-    return rounded(1e3 * spread_over(kept.values, value).median);
+    return rounded(1e3 * spread_over(parts, value).median);
   };
   const Spread whole = spread_over(kept.values, [](const Step& s) { return s.seconds(); });
   const double tokens = double(p.tokens());
@@ -196,10 +211,12 @@ void add_figures(Json& json, const Preset& p, nn::Module& model, const Kept<Step
 std::string line_of(const Json& j) {
   const auto number = [&](const char* key) { return j.at(key).as_double(); };
   return fmt::format(
-      "{} {}, threads: {}{}; {:.1f} ms a step ({:.1f} to {:.1f}), {:.0f} tokens/s; forward {:.1f}, "
+      "{} {}, {}{}; {:.1f} ms a step ({:.1f} to {:.1f}), {:.0f} tokens/s; forward {:.1f}, "
       "backward {:.1f}, optimizer {:.1f} ms; {:.0f} GFLOP/s, {} page faults a step, {} MiB; "
       "loss {:.4f}, then {:.4f}; {} of {} steps passed the gate",
-      j.at("config").as_string(), j.at("dtype").as_string(), j.at("threads").as_int(),
+      j.at("config").as_string(), j.at("dtype").as_string(),
+      j.at("device").as_string() == "cpu" ? fmt::format("threads: {}", j.at("threads").as_int())
+                                          : j.at("device").as_string(),
       j.at("recompute").as_bool() ? ", recomputing" : "", number("step_ms"), number("min_ms"),
       number("max_ms"), number("tokens_per_s"), number("forward_ms"), number("backward_ms"),
       number("optimizer_ms"), number("model_gflops"), j.at("faults_per_step").as_int(),
@@ -212,23 +229,29 @@ std::string line_of(const Json& j) {
 int bench_step(const BenchStepArgs& args) {
   const Preset& preset = find_step_preset(args.preset);
   const DType dtype = bench_dtype(args.dtype);
+  const Device device = compute_device(args.device);
   require(args.steps >= 1, "--steps: wants at least 1, got ", args.steps);
   require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
   require_writable(args.json);
   const int threads = bench_threads(args.threads);
-  Gate gate(threads, args.gate);
-  StepRun run(preset, dtype, args.recompute);
-  Json json = describe(args, preset, threads, run.model().num_parameters());
-  const double first = run.step().loss;
-  run.step();
+  const bool on_cpu = device == cpu;
+  Gate gate(threads, on_cpu ? args.gate : 0);
+  StepRun run(preset, dtype, device, args.recompute);
+  Json json = describe(args, preset, device, threads, run.model().num_parameters());
+  const double first = run.step(true).loss;
+  run.step(true);
   double last = first;
   const auto take = [&] {
-    const Step s = run.step();
+    const Step s = run.step(false);
     last = s.loss;
     return s;
   };
   const Kept<Step> kept = sample_series(gate, {.least = args.steps, .budget = args.budget}, take);
-  add_figures(json, preset, run.model(), kept);
+  std::vector<Step> parts = kept.values;
+  if (!on_cpu) parts.clear();
+  for (int64_t i = 0; i < args.steps && !on_cpu; ++i) parts.push_back(run.step(true));
+  add_figures(json, preset, run.model(), kept, parts);
+  if (!on_cpu) json["peak_device_mib"] = int64_t(memory_stats(device).peak >> 20);
   json["loss_first"] = rounded(first);
   json["loss_last"] = rounded(last);
   put_text(args.json, line_of(json));

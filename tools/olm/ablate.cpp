@@ -81,6 +81,7 @@ nn::TrainerCallbacks callbacks(Variant& v, Progress& progress) {
 /// Data, model and folder of a variant, and its trainer at the step where it goes on.
 void prepare(Variant& v, const Variant* first, Progress& progress) {
   Run& run = v.run;
+  run.device = compute_device(run.config.train.device, "train.device");
   if (!run.resumed) require_no_run(run.folder);
   if (run.resumed) run.lock = RunLock(run.folder);
   load_data(run, first ? &first->run : nullptr);

@@ -16,7 +16,7 @@ struct TrainArgs {
 int train(const TrainArgs& args);
 
 struct SampleArgs {
-  std::string folder = {}, dtype = "f32", prompts_file = {};
+  std::string folder = {}, dtype = "f32", device = "cpu", prompts_file = {};
   std::vector<std::string> prompts = {}, stop_strings = {};
   FlagValues flags = {};
   bool no_cache = false, stop_when_full = false, logprobs = false;
@@ -24,7 +24,7 @@ struct SampleArgs {
 int sample(const SampleArgs& args);
 
 struct EvalArgs {
-  std::string folder = {}, data = {}, dtype = "f32";
+  std::string folder = {}, data = {}, dtype = "f32", device = "cpu";
   bool json = false;
 };
 int eval(const EvalArgs& args);
@@ -59,7 +59,7 @@ int tokenizer_decode(const TokenizerArgs& args);
 int doctor();
 
 struct BenchStepArgs {
-  std::string preset = "S", dtype = "f32", json = {};
+  std::string preset = "S", dtype = "f32", device = "cpu", json = {};
   int64_t threads = 0, steps = 8;
   double budget = 0, gate = 0.83;
   bool recompute = false;
@@ -68,7 +68,7 @@ int bench_step(const BenchStepArgs& args);
 
 struct BenchArgs {
   std::vector<std::string> kernels = {};
-  std::string shape = {}, dtype = "all", json = {};
+  std::string shape = {}, dtype = "all", device = "cpu", json = {};
   int64_t threads = 0, reps = 7;
   double budget = 0.5, gate = 0.83;
   bool cold = false, no_roofs = false;

@@ -186,6 +186,22 @@ DType activation_dtype(const std::string& text) {
   return nn::parse_dtype(text, "--dtype");
 }
 
+Device parse_compute_device(const std::string& text, const std::string& where) {
+  Device device = meta;
+  try {
+    device = parse_device(text);
+  } catch (const Error&) {  // the sentence below says what is wanted here
+  }
+  require(device != meta, where, ": wants cpu, cuda or cuda:N, got \"", text, "\"");
+  return device;
+}
+
+Device compute_device(const std::string& text, const std::string& where) {
+  const Device device = parse_compute_device(text, where);
+  require_device(device);
+  return device;
+}
+
 std::vector<KeyInfo> list_keys(const RunConfig& config) {
   Lister lister;
   RunConfig copy = config;
@@ -242,6 +258,7 @@ const std::vector<std::pair<std::string, std::string>>& aliases() {
       {"checkpoint-every", "train.checkpoint_every"},
       {"context", "model.max_seq_len"},
       {"data", "data.path"},
+      {"device", "train.device"},
       {"dtype", "train.dtype"},
       {"eval-every", "train.eval_every"},
       {"init-from", "train.init_from"},
@@ -285,6 +302,7 @@ void check_texts(const RunConfig& config) {
 }
 
 void check(const RunConfig& config) {
+  parse_compute_device(config.train.device, "train.device");
   try {
     // Any vocabulary does here: the tokenizer comes with the data.
     if (config.model.is_described())

@@ -47,6 +47,12 @@ inline nn::FieldInfo activation_dtypes() {
 /// The dtype of a flag --dtype; throws for another than those.
 DType activation_dtype(const std::string& text);
 
+inline nn::FieldInfo device_info() { return {.help = "what computes: cpu, cuda or cuda:N"}; }
+/// The device of a flag --device or of what else `where` names; throws for another than those.
+Device parse_compute_device(const std::string& text, const std::string& where = "--device");
+/// Throws too where this build or machine has no such device.
+Device compute_device(const std::string& text, const std::string& where = "--device");
+
 /// No run is longer; sums of steps stay far from overflow.
 inline constexpr double kMaxSteps = 1e15;
 
@@ -105,6 +111,7 @@ struct TrainConfig {
   int64_t batch_size = 12;
   int64_t accumulation = 1;
   DType dtype = f32;
+  std::string device = "cpu";
   int64_t seed = 1;
   int64_t threads = 0;
   int64_t eval_every = 250;
@@ -124,6 +131,7 @@ struct TrainConfig {
     v("batch_size", batch_size, {.min = 1, .max = 1000000, .help = "sequences per batch"});
     v("accumulation", accumulation, {.min = 1, .max = 1000000, .help = "batches per step"});
     v("dtype", dtype, activation_dtypes());
+    v("device", device, device_info());
     v("seed", seed, {.min = 0, .help = "of initialisation, shuffling and dropout"});
     v("threads", threads, {.min = 0, .max = 4096, .help = "CPU threads; 0 takes all"});
     v("eval_every", eval_every,

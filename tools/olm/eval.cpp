@@ -26,7 +26,7 @@ std::optional<int64_t> end_of_text(const std::string& folder, const nn::Tokenize
 }  // namespace
 
 int eval(const EvalArgs& args) {
-  const nn::Ref<nn::Module> model = nn::load(args.folder);
+  const nn::Ref<nn::Module> model = nn::load(args.folder, compute_device(args.device));
   const auto tokenizer = nn::load_tokenizer(args.folder);
   const DType dtype = activation_dtype(args.dtype);
   const nn::Corpus corpus = open_corpus(args.data);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 
+#include <olm/engine/cuda/report.h>
 #include <olm/kernels/base/instruction_set.h>
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/gemm.h>
@@ -83,9 +84,21 @@ std::string system_name() {
   return name;
 }
 
-}  // namespace
+/// What the build has for CUDA, and what this machine does.
+std::string cuda_support() {
+  const std::string archs = cuda_backend::compiled_architectures();
+  if (archs.empty()) return cuda_backend::why_not(0);
+  const std::string driver = cuda_backend::driver_version(), problem = cuda_backend::why_not(0);
+  return fmt::format("kernels for {}, runtime {}, {}{}", archs, cuda_backend::runtime_version(),
+                     driver.empty() ? "no driver" : "driver for CUDA " + driver,
+                     problem.empty() ? "" : "; " + problem);
+}
 
-Facts machine_facts() {
+std::string card_text(const cuda_backend::CardInfo& card) {
+  return fmt::format("{}, {}", card.name, bytes_text(double(card.memory)));
+}
+
+Facts basic_facts() {
   return {{"olm", version()},
           {"system", system_name()},
           {"processor", line_of("/proc/cpuinfo", "model name")},
@@ -96,7 +109,31 @@ Facts machine_facts() {
            fmt::format("f32 by {}, bf16 by {}, f64 by {}", kernels::gemm_kernels(f32),
                        kernels::gemm_kernels(bf16), kernels::gemm_kernels(f64))},
           {"BLAS", blas()},
-          {"memory", memory()}};
+          {"memory", memory()},
+          {"CUDA", cuda_support()}};
+}
+
+}  // namespace
+
+Facts machine_facts() {
+  Facts facts = basic_facts();
+  const std::vector<cuda_backend::CardInfo> cards = cuda_backend::cards();
+  for (size_t i = 0; i < cards.size(); ++i) {
+    const std::string problem = cuda_backend::why_not(int(i));
+    facts.emplace_back(
+        detail::concat(cuda(int(i))),
+        fmt::format("{}, compute capability {}.{}{}", card_text(cards[i]), cards[i].major,
+                    cards[i].minor, problem.empty() ? "" : "; cannot be used: " + problem));
+  }
+  return facts;
+}
+
+std::string device_text(Device device) {
+  if (device == cpu)
+    return fmt::format("cpu, {} {}", num_threads(), num_threads() == 1 ? "thread" : "threads");
+  const std::vector<cuda_backend::CardInfo> cards = cuda_backend::cards();
+  const bool known = size_t(device.index) < cards.size();
+  return detail::concat(device) + (known ? ", " + card_text(cards[size_t(device.index)]) : "");
 }
 
 std::string bytes_text(double bytes) {

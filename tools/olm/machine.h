@@ -4,11 +4,16 @@
 #include <utility>
 #include <vector>
 
+#include <olm/engine/device.h>
+
 namespace olm::tools {
 
 /// Facts as (name, value), in the order to print them.
 using Facts = std::vector<std::pair<std::string, std::string>>;
 Facts machine_facts();
+
+/// "cpu, 2 threads", "cuda:0, NVIDIA H200, 151 GB".
+std::string device_text(Device device);
 
 /// "1.5 GB", "340 MB", "12 kB".
 std::string bytes_text(double bytes);

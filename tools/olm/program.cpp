@@ -73,6 +73,10 @@ void add_dtype(CLI::App& app, std::string& dtype) {
   app.add_option("--dtype", dtype, info.help + ": " + info.range())->capture_default_str();
 }
 
+void add_device(CLI::App& app, std::string& device) {
+  app.add_option("--device", device, device_info().help)->capture_default_str();
+}
+
 std::string preset_names() {
   std::string names;
   for (const Preset& preset : presets()) names += (names.empty() ? "" : ", ") + preset.name;
@@ -110,6 +114,7 @@ void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
                        "natural logarithms of the probabilities that the model gave them");
   sample_app->footer("Where a flag is left out the run's own [sample] holds.");
   add_dtype(*sample_app, args.dtype);
+  add_device(*sample_app, args.device);
   sample_app->add_flag("--no-cache", args.no_cache, "compute all earlier tokens again each time");
   sample_app->add_flag("--stop-when-full", args.stop_when_full,
                        "stop where the model's context is full instead of moving on");
@@ -121,6 +126,7 @@ void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
   eval_app->add_option("folder", args.folder, "run folder")->required();
   eval_app->add_option("--data", args.data, "text: a file or a folder")->required();
   add_dtype(*eval_app, args.dtype);
+  add_device(*eval_app, args.device);
   eval_app->add_flag("--json", args.json, "print the figures as a JSON object");
   eval_app->callback([&] { job = {"olm eval", [&] { return eval(args); }}; });
 }
@@ -199,6 +205,7 @@ void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
 /// Flags that all benchmarks have.
 template <class Args>
 void add_bench_flags(CLI::App& app, Args& args) {
+  add_device(app, args.device);
   app.add_option("--threads", args.threads, "0: as many as olm doctor says")->capture_default_str();
   app.add_option("--budget", args.budget, "seconds to go on taking samples of a case")
       ->capture_default_str();

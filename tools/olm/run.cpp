@@ -129,6 +129,7 @@ void load_model(Run& run) {
   c.model.init(*run.model, {.seed = uint64_t(c.train.seed)});
   if (!c.train.init_from.empty() && !run.resumed)
     nn::load_weights(*run.model, c.train.init_from + "/model.safetensors");
+  run.model->to(run.device);
   run.optimizer = make_optimizer(c.optim, *run.model);
 }
 
@@ -216,6 +217,7 @@ Plan plan(Run& run, nn::Trainer& trainer) {
   const int64_t left = trainer.total_steps() - trainer.step();
   run.about = {
       {"parameters", grouped(parameters)},
+      {"device", device_text(run.device)},
       {"memory", bytes_text(memory)},
       {"FLOPs per token", short_number(flops)},
       {"tokens per step", grouped(tokens)},

@@ -16,6 +16,7 @@ struct Run {
   RunConfig config = {};
   std::string folder = {};
   int64_t context = 0;
+  Device device = cpu;
   bool resumed = false;
   bool steps_given = false;  // by a flag: they replace those of the checkpoint
   std::shared_ptr<const nn::Tokenizer> tokenizer = {};
@@ -29,7 +30,7 @@ struct Run {
 };
 
 /// Fills in tokenizer, tokens and context from the configuration, or takes tokenizer and tokens of
-/// another run; then model and optimizer.
+/// another run; then model, on the run's device, and optimizer.
 void load_data(Run& run, const Run* same = nullptr);
 void load_model(Run& run);
 /// Makes the folder of a new run, for this process alone.

@@ -127,7 +127,7 @@ nn::GenerateOptions options_of(const SampleArgs& args, const SampleConfig& confi
 int sample(const SampleArgs& args) {
   const SampleConfig config = sample_config(args);
   const std::vector<Prompt> prompts = prompts_of(args, config);
-  const nn::Ref<nn::Module> model = nn::load(args.folder);
+  const nn::Ref<nn::Module> model = nn::load(args.folder, compute_device(args.device));
   const auto tokenizer = nn::load_tokenizer(args.folder);
   const nn::GenerateOptions options = options_of(args, config, *model, *tokenizer);
   std::vector<std::vector<int32_t>> ids;

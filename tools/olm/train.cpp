@@ -60,11 +60,12 @@ nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::StepRepor
 }
 
 /// Says what is about to happen.
-void print(const Plan& p) {
+void print(const Plan& p, Device device) {
   fmt::print(
-      "plan: {} parameters, {} memory, {} FLOPs per token, {} tokens per step, {} steps in "
+      "plan: {} parameters, {} memory{}, {} FLOPs per token, {} tokens per step, {} steps in "
       "about {}\n",
-      grouped(p.parameters), bytes_text(p.memory), short_number(p.flops_per_token),
+      grouped(p.parameters), bytes_text(p.memory),
+      device == cpu ? "" : detail::concat(" on ", device), short_number(p.flops_per_token),
       grouped(p.tokens_per_step), p.steps_left, duration_text(p.seconds));
   std::fflush(stdout);
 }
@@ -74,6 +75,7 @@ void introduce(const Run& run) {
              run.config.data.path, grouped(run.train.size()), grouped(run.validation.size()),
              run.tokenizer->name(), run.tokenizer->vocab_size());
   if (!run.data_note.empty()) fmt::print("data: {}\n", run.data_note);
+  fmt::print("device: {}\n", device_text(run.device));
   fmt::print("run folder: {}\n", run.folder);
   std::fflush(stdout);
 }
@@ -97,7 +99,7 @@ int train_run(Run& run) {
   write_folder(run);
   introduce(run);
   catch_signals();
-  print(plan(run, trainer));
+  print(plan(run, trainer), run.device);
   const bool done = trainer.run();
   progress.clear();
   write_results(run);
@@ -130,6 +132,7 @@ int train(const TrainArgs& args) {
     return 0;
   }
   if (run.config.train.threads > 0) set_threads(int(run.config.train.threads));
+  run.device = compute_device(run.config.train.device, "train.device");
   run.folder = run.config.train.out;
   if (run.folder.empty()) run.folder = default_folder(args);
   run.config.train.out = run.folder;

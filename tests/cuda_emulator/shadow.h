@@ -1,0 +1,44 @@
+#pragma once
+// What the race detector remembers of each place of shared and device memory.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace olm::cuda_emulator::shadow {
+
+/// Stamp and clock of the thread that came here; stamp 0: nobody did.
+struct Access {
+  uint32_t stamp = 0;
+  uint16_t thread = 0, clock = 0;
+};
+
+/// The last write, the reads since: of this block the latest two that nothing orders, and the
+/// stamp of the first of the launch.
+struct Cell {
+  Access write;
+  std::array<Access, 2> reads;
+  uint32_t first_read = 0;
+  uint16_t next_slot = 0;
+  bool atomic = false;
+};
+static_assert(sizeof(Cell) == 32);
+
+/// A cell stands for two bytes. Bytes at odd addresses that are accessed alone have cells of their
+/// own, so neighbours of a boolean array do not disturb each other.
+struct Cells {
+  Cell* even;
+  Cell* odd;
+  size_t offset;
+};
+Cells of_shared(size_t offset);
+Cells of_device(const void* memory);
+/// Makes the shadow of a device's memory, at its first use.
+void open(int device);
+
+template <class F>
+void for_each_cell(const Cells& cells, size_t bytes, F&& f) {
+  if (bytes == 1) return f((cells.offset % 2 ? cells.odd : cells.even)[cells.offset / 2]);
+  for (size_t i = cells.offset / 2; i < (cells.offset + bytes + 1) / 2; ++i) f(cells.even[i]);
+}
+
+}  // namespace olm::cuda_emulator::shadow
