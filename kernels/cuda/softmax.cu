@@ -1,9 +1,12 @@
-// Softmax over rows. A warp, or for long rows a block, holds a row in registers: maximum, sum of
-// exponentials, result. Rows that do not fit are read twice (the second time from L2 if all rows in
-// flight fit there), the first time with an online softmax (Milakov & Gimelshein 2018). Sixteen
-// bytes at a time where rows are aligned. Traffic: x once, y once; backward: dy and y once, dx
-// once.
+// Softmax over rows. A team of threads, a part of a warp or for long rows a block, holds a row in
+// registers: maximum, sum of exponentials, result. Rows that do not fit are read twice (the second
+// time from L2 if all rows in flight fit there), the first time with an online softmax (Milakov &
+// Gimelshein 2018). Sixteen bytes at a time where rows are aligned. Traffic: x once, y once;
+// backward: dy and y once, dx once.
 #include <olm/kernels/softmax.h>
+
+#include <bit>
+#include <cmath>
 #include <olm/kernels/cuda/packet.cuh>
 #include <olm/kernels/cuda/reduce.cuh>
 
@@ -13,28 +16,30 @@ namespace {
 constexpr int kForwardPackets = 4, kBackwardPackets = 2;  // of a thread, in registers
 constexpr int kMaxThreads = 1024;
 constexpr int kForwardThreads = 512;  // whose registers hold a row
-constexpr int kMaxWarps = 8;          // of a block whose warps have a row each
+constexpr int64_t kTeamsBlock = 256;  // of several rows
 constexpr float kMinNormalExp = -87;  // the least x for which e^x is a normal f32
 constexpr float kLowest = -INFINITY;
 
-/// The row of this thread, and its place among the threads that share it.
+/// The row of this thread, and its place among the threads that share it: a power of two of a
+/// warp's, or the block. Beyond the last row there are no columns.
 struct Team {
-  int64_t row, base;
+  int64_t base, cols;
   int lane, threads;
-  bool by_warp;
 };
-__device__ inline Team team_of(int64_t cols, bool by_warp) {
-  const int lane = int(threadIdx.x), warps = int(blockDim.x) / kWarp;
-  const int64_t row = by_warp ? int64_t(blockIdx.x) * warps + lane / kWarp : int64_t(blockIdx.x);
-  return {row, row * cols, by_warp ? lane % kWarp : lane, by_warp ? kWarp : int(blockDim.x),
-          by_warp};
+__device__ inline Team team_of(int64_t rows, int64_t cols, int threads) {
+  const int thread = int(threadIdx.x), teams = int(blockDim.x) / threads;
+  const int64_t row = int64_t(blockIdx.x) * teams + thread / threads;
+  return {row * cols, row < rows ? cols : 0, thread % threads, threads};
 }
 struct PlainMax {
   __device__ float operator()(float a, float b) const { return a > b ? a : b; }
 };
 template <class Op>
 __device__ inline float team_reduce(const Team& team, float v, Op op) {
-  return team.by_warp ? warp_reduce(v, op) : block_reduce(v, op);
+  if (team.threads > kWarp) return block_reduce(v, op);
+  for (int distance = team.threads / 2; distance > 0; distance /= 2)
+    v = op(v, __shfl_xor_sync(kAllLanes, v, distance));
+  return v;
 }
 
 /// Column of element j of packet p of a thread: packets go on by all threads; where rows are not
@@ -47,18 +52,18 @@ __device__ inline int64_t column(const Team& team, int64_t first, int p, int j, 
 /// The thread's elements of columns from `first`; `fill` beyond the row.
 template <int P>
 __device__ inline void load_row(const void* x, DType t, const Team& team, int64_t first,
-                                int64_t cols, bool aligned, float fill, float (&v)[P][kPacket]) {
+                                bool aligned, float fill, float (&v)[P][kPacket]) {
   Packet raw[P];
   uint32_t bits[P][kPacket];
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     const int64_t c = column(team, first, p, 0, true);
-    if (aligned && c < cols) raw[p] = load_packet(x, t, team.base + c);
+    if (aligned && c < team.cols) raw[p] = load_packet(x, t, team.base + c);
   }
   if (aligned) {
 #pragma unroll
     for (int p = 0; p < P; ++p) {
-      const bool inside = column(team, first, p, 0, true) < cols;
+      const bool inside = column(team, first, p, 0, true) < team.cols;
       if (inside) widen(raw[p], t, v[p]);
 #pragma unroll
       for (int j = 0; j < kPacket; ++j)
@@ -71,22 +76,22 @@ __device__ inline void load_row(const void* x, DType t, const Team& team, int64_
 #pragma unroll
     for (int j = 0; j < kPacket; ++j) {
       const int64_t c = column(team, first, p, j, false);
-      bits[p][j] = c < cols ? load_bits(x, t, team.base + c) : 0u;
+      bits[p][j] = c < team.cols ? load_bits(x, t, team.base + c) : 0u;
     }
 #pragma unroll
   for (int p = 0; p < P; ++p)
 #pragma unroll
     for (int j = 0; j < kPacket; ++j)
-      v[p][j] = column(team, first, p, j, false) < cols ? widen_bits(bits[p][j], t) : fill;
+      v[p][j] = column(team, first, p, j, false) < team.cols ? widen_bits(bits[p][j], t) : fill;
 }
 
 template <int P>
-__device__ inline void store_row(void* y, DType t, const Team& team, int64_t first, int64_t cols,
-                                 bool aligned, const float (&v)[P][kPacket]) {
+__device__ inline void store_row(void* y, DType t, const Team& team, int64_t first, bool aligned,
+                                 const float (&v)[P][kPacket]) {
 #pragma unroll
   for (int p = 0; p < P; ++p) {
     const int64_t c = column(team, first, p, 0, true);
-    if (aligned && c < cols) store_packet(y, t, team.base + c, narrow(v[p], t));
+    if (aligned && c < team.cols) store_packet(y, t, team.base + c, narrow(v[p], t));
   }
   if (aligned) return;
 #pragma unroll
@@ -94,7 +99,7 @@ __device__ inline void store_row(void* y, DType t, const Team& team, int64_t fir
 #pragma unroll
     for (int j = 0; j < kPacket; ++j) {
       const int64_t c = column(team, first, p, j, false);
-      if (c < cols) store_float(y, t, team.base + c, v[p][j]);
+      if (c < team.cols) store_float(y, t, team.base + c, v[p][j]);
     }
 }
 
@@ -127,11 +132,10 @@ struct Scaling {
 template <int P>
 __global__ void __launch_bounds__(kForwardThreads)
     softmax_registers(const void* x, void* y, DType t, int64_t rows, int64_t cols, bool log,
-                      bool by_warp, bool aligned) {
-  const Team team = team_of(cols, by_warp);
-  if (team.row >= rows) return;  // whole warps, which then have a row each
+                      int threads, bool aligned) {
+  const Team team = team_of(rows, cols, threads);
   float v[P][kPacket];
-  load_row(x, t, team, 0, cols, aligned, kLowest, v);
+  load_row(x, t, team, 0, aligned, kLowest, v);
   float most = kLowest, sum = 0;
   for_each(v, [&](float e) { most = e > most ? e : most; });
   most = team_reduce(team, most, PlainMax{});
@@ -144,16 +148,16 @@ __global__ void __launch_bounds__(kForwardThreads)
   const Scaling scaling{most, team_reduce(team, sum, Sum{}), log};
   const float offset = scaling.offset();
   for_each(v, [&](float& e) { e = scaling(e, e, offset); });
-  store_row(y, t, team, 0, cols, aligned, v);
+  store_row(y, t, team, 0, aligned, v);
 }
 
 __global__ void __launch_bounds__(kMaxThreads)
     softmax_online(const void* x, void* y, DType t, int64_t cols, bool log, bool aligned) {
-  const Team team = team_of(cols, false);
+  const Team team = team_of(int64_t(gridDim.x), cols, int(blockDim.x));
   const int64_t piece = int64_t(blockDim.x) * kPacket;
   float v[1][kPacket], most = kLowest, sum = 0;
   for (int64_t first = 0; first < cols; first += piece) {
-    load_row(x, t, team, first, cols, aligned, kLowest, v);
+    load_row(x, t, team, first, aligned, kLowest, v);
     float larger = most;
     for_each(v, [&](float e) { larger = e > larger ? e : larger; });
     if (larger > most) sum *= expf(most - larger);
@@ -167,9 +171,9 @@ __global__ void __launch_bounds__(kMaxThreads)
   const Scaling scaling{most, block_sum(sum), log};
   const float offset = scaling.offset(), shift = shift_of(most);
   for (int64_t first = 0; first < cols; first += piece) {
-    load_row(x, t, team, first, cols, aligned, kLowest, v);
+    load_row(x, t, team, first, aligned, kLowest, v);
     for_each(v, [&](float& e) { e = scaling(e, log ? 0.0f : exp_or_zero(e - shift), offset); });
-    store_row(y, t, team, first, cols, aligned, v);
+    store_row(y, t, team, first, aligned, v);
   }
 }
 
@@ -188,7 +192,8 @@ __device__ inline Slope slope_of(const Team& team, float sum, float most, float 
   Slope slope{team_reduce(team, sum, Sum{}), log, false, 0};
   if (!log) return slope;
   slope.empty = team_reduce(team, most, PlainMax{}) == kLowest;
-  if (slope.empty && team_reduce(team, nans, Sum{}) > 0) slope.of_empty = NAN;
+  nans = team_reduce(team, nans, Sum{});  // by all: a warp may hold several rows
+  if (nans > 0) slope.of_empty = NAN;
   return slope;
 }
 template <int P>
@@ -216,47 +221,50 @@ __device__ inline void apply_slope(const Slope& slope, float (&dy)[P][kPacket],
 template <int P>
 __global__ void __launch_bounds__(kMaxThreads)
     softmax_backward_registers(const void* dy, const void* y, void* dx, DType t, int64_t rows,
-                               int64_t cols, bool log, bool by_warp, bool aligned) {
-  const Team team = team_of(cols, by_warp);
-  if (team.row >= rows) return;  // whole warps, which then have a row each
+                               int64_t cols, bool log, int threads, bool aligned) {
+  const Team team = team_of(rows, cols, threads);
   float v[P][kPacket], of_y[P][kPacket], sum = 0, most = kLowest, nans = 0;
-  load_row(dy, t, team, 0, cols, aligned, 0, v);
-  load_row(y, t, team, 0, cols, aligned, log ? kLowest : 0, of_y);
+  load_row(dy, t, team, 0, aligned, 0, v);
+  load_row(y, t, team, 0, aligned, log ? kLowest : 0, of_y);
   gather_slope(v, of_y, log, sum, most, nans);
   apply_slope(slope_of(team, sum, most, nans, log), v, of_y);
-  store_row(dx, t, team, 0, cols, aligned, v);
+  store_row(dx, t, team, 0, aligned, v);
 }
 
 __global__ void __launch_bounds__(kMaxThreads)
     softmax_backward_twice(const void* dy, const void* y, void* dx, DType t, int64_t cols, bool log,
                            bool aligned) {
-  const Team team = team_of(cols, false);
+  const Team team = team_of(int64_t(gridDim.x), cols, int(blockDim.x));
   const int64_t piece = int64_t(blockDim.x) * kPacket;
   float v[1][kPacket], of_y[1][kPacket], sum = 0, most = kLowest, nans = 0;
   for (int64_t first = 0; first < cols; first += piece) {
-    load_row(dy, t, team, first, cols, aligned, 0, v);
-    load_row(y, t, team, first, cols, aligned, log ? kLowest : 0, of_y);
+    load_row(dy, t, team, first, aligned, 0, v);
+    load_row(y, t, team, first, aligned, log ? kLowest : 0, of_y);
     gather_slope(v, of_y, log, sum, most, nans);
   }
   const Slope slope = slope_of(team, sum, most, nans, log);
   for (int64_t first = 0; first < cols; first += piece) {
-    load_row(dy, t, team, first, cols, aligned, 0, v);
-    load_row(y, t, team, first, cols, aligned, log ? kLowest : 0, of_y);
+    load_row(dy, t, team, first, aligned, 0, v);
+    load_row(y, t, team, first, aligned, log ? kLowest : 0, of_y);
     apply_slope(slope, v, of_y);
-    store_row(dx, t, team, first, cols, aligned, v);
+    store_row(dx, t, team, first, aligned, v);
   }
 }
 
-/// A launch of threads that hold `per_thread` columns each.
+/// A launch of teams whose threads hold `per_thread` columns each.
 struct RowLaunch {
   Launch shape;
-  bool by_warp;
+  int threads;  // of a team
 };
 RowLaunch row_launch(int64_t rows, int64_t cols, int64_t per_thread, const Stream& stream) {
-  if (cols > kWarp * per_thread)
-    return {{.grid = rows, .block = row_block(cols, per_thread), .stream = stream}, false};
-  const int64_t warps = std::min<int64_t>(rows, kMaxWarps);
-  return {{.grid = ceil_div(rows, warps), .block = warps * kWarp, .stream = stream}, true};
+  if (cols > kWarp * per_thread) {
+    const int64_t block = row_block(cols, per_thread);
+    return {{.grid = rows, .block = block, .stream = stream}, int(block)};
+  }
+  const int64_t threads = int64_t(std::bit_ceil(uint64_t(ceil_div(cols, per_thread))));
+  const int64_t block = std::min(kTeamsBlock, round_up(rows * threads, kWarp));
+  return {{.grid = ceil_div(rows * threads, block), .block = block, .stream = stream},
+          int(threads)};
 }
 
 }  // namespace
@@ -266,8 +274,8 @@ void run(Cuda, const SoftmaxForward& k) {
   if (k.rows * k.cols == 0) return;
   const bool aligned = k.cols % kPacket == 0 && has_packets(k.x, k.y);
   const auto launch_registers = [&]<int P>(std::integral_constant<int, P>) {
-    const auto [shape, by_warp] = row_launch(k.rows, k.cols, P * kPacket, k.stream);
-    launch(softmax_registers<P>, shape, k.x, k.y, k.dtype, k.rows, k.cols, k.log, by_warp, aligned);
+    const auto [shape, threads] = row_launch(k.rows, k.cols, P * kPacket, k.stream);
+    launch(softmax_registers<P>, shape, k.x, k.y, k.dtype, k.rows, k.cols, k.log, threads, aligned);
   };
   if (k.cols <= kWarp * kPacket)
     launch_registers(std::integral_constant<int, 1>());
@@ -283,10 +291,10 @@ void run(Cuda, const SoftmaxBackward& k) {
   if (k.rows * k.cols == 0) return;
   const bool aligned = k.cols % kPacket == 0 && has_packets(k.dy, k.y, k.dx);
   constexpr int64_t kPerThread = kBackwardPackets * kPacket;
-  const auto [shape, by_warp] = row_launch(k.rows, k.cols, kPerThread, k.stream);
+  const auto [shape, threads] = row_launch(k.rows, k.cols, kPerThread, k.stream);
   if (k.cols <= kMaxThreads * kPerThread)
     launch(softmax_backward_registers<kBackwardPackets>, shape, k.dy, k.y, k.dx, k.dtype, k.rows,
-           k.cols, k.log, by_warp, aligned);
+           k.cols, k.log, threads, aligned);
   else
     launch(softmax_backward_twice, {.grid = k.rows, .block = kMaxThreads, .stream = k.stream}, k.dy,
            k.y, k.dx, k.dtype, k.cols, k.log, aligned);

@@ -186,7 +186,7 @@ void launch_tiles(const Plan& p, int64_t first_row, int64_t rows, Item* runs) {
          p.to, first_row, int(p.tile), int(p.size), p.tiles, int(p.keep), p.descending, runs);
 }
 
-/// Rows of several tiles; each scratch holds their items with room for an odd run.
+/// Rows of several tiles; each scratch has room for a power of two of runs.
 template <class Item>
 void sort_long_rows(const Plan& p, int64_t first_row, int64_t rows, Item* from, Item* to) {
   constexpr int64_t kBlock = 256;
@@ -216,7 +216,7 @@ void sort(const Sort& k) {
                k.descending,
                k.stream};
   if (p.tiles == 1) return launch_tiles<Item>(p, 0, k.rows, nullptr);
-  const int64_t of_row = (p.tiles + 1) * p.keep;
+  const int64_t of_row = int64_t(std::bit_ceil(uint64_t(p.tiles))) * p.keep;
   const int64_t at_once =
       std::clamp<int64_t>(kScratchBytes / (of_row * int64_t(sizeof(Item))), 1, k.rows);
   const Scratch<Item> from = k.stream.scratch<Item>(size_t(at_once * of_row));

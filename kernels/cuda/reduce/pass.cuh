@@ -1,86 +1,20 @@
-// Reductions, each as folds over x: [outer, reduced, inner]. Where inner is 1 a warp, or for longer
-// rows a block, folds a row, 16 bytes at a time where rows are aligned; else the threads of a block
-// lie on kWarp columns or fewer and fold rows in turn. Where that makes too few blocks the axis is
-// cut, by the shape alone, and partial results are folded by a second launch. Traffic: x once, for
-// logsumexp and variance twice.
-#include <olm/kernels/reduce.h>
-#include <olm/kernels/cuda/packet.cuh>
-#include <olm/kernels/cuda/reduce.cuh>
-
+#pragma once
+// One pass of a reduction: a fold over x: [outer, reduced, inner]. Where inner is 1 a team of
+// threads, a part of a warp or for longer rows a block, folds a row, 16 bytes at a time where rows
+// are aligned; else the threads of a block lie on a warp's columns or so and fold rows in turn.
+// Where that makes too few blocks the axis is cut, by the shape alone, and partial results are
+// folded by a second launch. Traffic: x once.
 #include <bit>
-#include <cmath>
-#include <limits>
 
-namespace olm::kernels {
-namespace {
+#include <olm/kernels/cuda/reduce/folds.cuh>
+
+namespace olm::kernels::cuda_reduce {
 
 constexpr int64_t kBlock = 256;
 constexpr int64_t kWarpRow = 1024;     // elements of a row that a warp folds alone
 constexpr int64_t kMinRowPart = 8192;  // elements of a row that are worth a block
 constexpr int64_t kMinBlocks = 512;    // below which the axis is cut
 constexpr int kLoads = 8;              // of a thread on columns, in flight
-
-// Folds: the values they read, their state, and how it begins, takes an element and is joined.
-// `ref` is a value known from an earlier fold, `r` the index along the axis.
-template <class V>
-struct Total {
-  using Value = V;
-  using State = V;
-  __device__ static State neutral() { return 0; }
-  __device__ static State term(V x, float, int64_t) { return x; }
-  __device__ static State join(State a, State b) { return a + b; }
-};
-/// 0 instead of NaN and infinities, which exp and log carry by themselves.
-__device__ inline float finite_or_zero(float v) {
-  return fabsf(v) <= std::numeric_limits<float>::max() ? v : 0.0f;
-}
-struct Powers : Total<float> {
-  __device__ static State term(float x, float ref, int64_t) {
-    return expf(x - finite_or_zero(ref));
-  }
-};
-
-/// Squares of what lies beyond kTiny⁻¹ overflow: they are summed times kTiny² too.
-constexpr float kTiny = 0x1p-70f;
-struct SquaresState {
-  float sum, tiny;
-};
-struct Squares {
-  using Value = float;
-  using State = SquaresState;
-  __device__ static State neutral() { return {0, 0}; }
-  __device__ static State term(float x, float ref, int64_t) {
-    const float centred = x - ref, tiny = centred * kTiny;
-    return {centred * centred, tiny * tiny};
-  }
-  __device__ static State join(State a, State b) { return {a.sum + b.sum, a.tiny + b.tiny}; }
-};
-
-template <class V>
-struct ExtremeState {
-  V value;
-  int64_t index;
-};
-/// The first of the largest or smallest; a NaN goes before all numbers.
-template <class V, bool largest>
-struct Extreme {
-  using Value = V;
-  using State = ExtremeState<V>;
-  __device__ static State neutral() {
-    constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-    if constexpr (std::is_same_v<V, float>)
-      return {largest ? -INFINITY : INFINITY, kNone};
-    else
-      return {largest ? std::numeric_limits<V>::min() : std::numeric_limits<V>::max(), kNone};
-  }
-  __device__ static State term(V x, float, int64_t r) { return {x, r}; }
-  __device__ static State join(State a, State b) {
-    const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
-    const bool tie = a.value == b.value || (a_nan && b_nan);
-    const bool beyond = largest ? a.value > b.value : a.value < b.value;
-    return (tie ? a.index < b.index : a_nan || beyond) ? a : b;
-  }
-};
 
 template <class V>
 __device__ inline V from_lane(V v, int distance) {
@@ -94,10 +28,10 @@ __device__ inline ExtremeState<V> from_lane(ExtremeState<V> v, int distance) {
   return {from_lane(v.value, distance), from_lane(v.index, distance)};
 }
 
+/// Over teams of `threads`, a power of two, of a warp.
 template <class Fold>
-__device__ inline typename Fold::State warp_fold(typename Fold::State v) {
-#pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+__device__ inline typename Fold::State warp_fold(typename Fold::State v, int threads = kWarp) {
+  for (int distance = threads / 2; distance > 0; distance /= 2)
     v = Fold::join(v, from_lane(v, distance));
   return v;
 }
@@ -131,40 +65,6 @@ __device__ inline V from_raw(Raw<V> raw, DType t) {
     return raw;
 }
 __device__ inline float load_ref(const float* ref, int64_t i) { return ref ? ref[i] : 0.0f; }
-
-/// What results are made of.
-struct Result {
-  ReduceOp op = ReduceOp::sum;
-  DType dtype = f32;
-  void* y = nullptr;
-  const float* ref = nullptr;
-  float divisor = 1;
-};
-__device__ inline void finish(const Result& to, int64_t i, float sum) {
-  if (to.op == ReduceOp::mean) sum /= to.divisor;
-  if (to.op == ReduceOp::logsumexp) sum = finite_or_zero(to.ref[i]) + logf(sum);
-  store_float(to.y, to.dtype, i, sum);
-}
-__device__ inline void finish(const Result& to, int64_t i, uint64_t sum) {
-  if (to.dtype == i32)
-    out<uint32_t>(to.y)[i] = uint32_t(sum);
-  else
-    out<uint64_t>(to.y)[i] = sum;
-}
-__device__ inline void finish(const Result& to, int64_t i, SquaresState s) {
-  const bool overflowed = s.sum > std::numeric_limits<float>::max();
-  store_float(to.y, to.dtype, i,
-              overflowed ? s.tiny / to.divisor / kTiny / kTiny : s.sum / to.divisor);
-}
-template <class V>
-__device__ inline void finish(const Result& to, int64_t i, ExtremeState<V> extreme) {
-  if (to.op == ReduceOp::argmax || to.op == ReduceOp::argmin)
-    out<int64_t>(to.y)[i] = extreme.index;
-  else if constexpr (std::is_same_v<V, float>)
-    store_float(to.y, to.dtype, i, extreme.value);
-  else
-    finish(to, i, uint64_t(extreme.value));
-}
 
 /// How the axis is cut: into `parts` of `length`.
 struct Cut {
@@ -222,21 +122,21 @@ __device__ inline typename Fold::State fold_part(const void* x, DType t, int64_t
   return Fold::join(state, fold_singly<Fold>(x, t, base, 1, begin + lane, end, threads, ref));
 }
 
-/// Rows: a warp each, or parts of rows: a block each. States go to `partial`, or results to `to`.
+/// Rows, or parts of rows, by teams of `threads`: a power of two of a warp's, or the block. States
+/// go to `partial`, or results to `to`.
 template <class Fold>
-__global__ void fold_rows(const void* x, DType t, Cut cut, const float* ref, bool aligned,
-                          typename Fold::State* partial, Result to) {
-  const bool by_warp = cut.reduced <= kWarpRow;
-  const int warps = int(blockDim.x) / kWarp, warp = int(threadIdx.x) / kWarp;
-  const int64_t unit = by_warp ? int64_t(blockIdx.x) * warps + warp : int64_t(blockIdx.x);
-  if (unit >= cut.outer * cut.parts) return;  // whole warps, which then have a row each
+__global__ void fold_rows(const void* x, DType t, Cut cut, const float* ref, int threads,
+                          bool aligned, typename Fold::State* partial, Result to) {
+  const int teams = int(blockDim.x) / threads, team = int(threadIdx.x) / threads;
+  const int lane = int(threadIdx.x) % threads;
+  const int64_t unit = int64_t(blockIdx.x) * teams + team;
+  const bool has_unit = unit < cut.outer * cut.parts;
   const int64_t o = unit / cut.parts, begin = unit % cut.parts * cut.length;
-  const int64_t end = std::min(cut.reduced, begin + cut.length);
-  const int lane = by_warp ? int(threadIdx.x) % kWarp : int(threadIdx.x);
-  auto state = fold_part<Fold>(x, t, o * cut.reduced, begin, end, load_ref(ref, o), lane,
-                               by_warp ? kWarp : int(blockDim.x), aligned);
-  state = by_warp ? warp_fold<Fold>(state) : block_fold<Fold>(state);
-  if (lane != 0) return;
+  const int64_t end = has_unit ? std::min(cut.reduced, begin + cut.length) : begin;
+  const float of_row = has_unit ? load_ref(ref, o) : 0.0f;
+  auto state = fold_part<Fold>(x, t, o * cut.reduced, begin, end, of_row, lane, threads, aligned);
+  state = threads > kWarp ? block_fold<Fold>(state) : warp_fold<Fold>(state, threads);
+  if (lane != 0 || !has_unit) return;
   if (partial)
     partial[unit] = state;
   else
@@ -306,7 +206,7 @@ struct Shape {
 };
 
 /// Parts of the axis so that there are kMinBlocks, of a multiple of `unit` elements each.
-Cut cut_of(const Shape& s, int64_t blocks, int64_t unit) {
+inline Cut cut_of(const Shape& s, int64_t blocks, int64_t unit) {
   const int64_t wanted =
       std::clamp<int64_t>(ceil_div(kMinBlocks, blocks), 1, std::max<int64_t>(1, s.reduced / unit));
   const int64_t length = std::max<int64_t>(unit, round_up(ceil_div(s.reduced, wanted), unit));
@@ -315,14 +215,15 @@ Cut cut_of(const Shape& s, int64_t blocks, int64_t unit) {
 }
 
 /// Columns of a block: a warp of them, more where the axis is short, a power of two.
-int columns_of_block(const Shape& s) {
+inline int columns_of_block(const Shape& s) {
   int width = 1;
   while (width < kBlock && width < s.inner && (width < kWarp || kBlock / width > s.reduced))
     width *= 2;
   return width;
 }
 /// A launch of blocks that lie on `width` columns of an axis of n.
-Launch column_launch(int64_t grid, int width, int64_t n, size_t state_bytes, const Stream& stream) {
+inline Launch column_launch(int64_t grid, int width, int64_t n, size_t state_bytes,
+                            const Stream& stream) {
   const int64_t lanes = std::min<int64_t>(kBlock / width, int64_t(std::bit_ceil(uint64_t(n))));
   const int64_t block = std::max<int64_t>(kWarp, width * lanes);
   return {.grid = grid, .block = block, .shared = size_t(block) * state_bytes, .stream = stream};
@@ -343,13 +244,17 @@ void fold(const Shape& s, const float* ref, const Result& to) {
       s.stream.scratch<State>(whole ? 1 : size_t(s.outer * cut.parts * s.inner));
   State* partial = whole ? nullptr : scratch.get();
   if (s.inner == 1) {
-    const int64_t rows = by_warp ? std::min<int64_t>(kBlock / kWarp, s.outer) : 1;
+    const int64_t packets = std::min<int64_t>(kWarp, ceil_div(s.reduced, kPacket));
+    const int64_t threads = by_warp ? int64_t(std::bit_ceil(uint64_t(packets))) : kBlock;
+    const int64_t all = s.outer * cut.parts * threads;
+    const int64_t block = std::min(kBlock, round_up(all, kWarp));
     launch(fold_rows<Fold>,
-           {.grid = ceil_div(s.outer * cut.parts, rows),
-            .block = by_warp ? rows * kWarp : kBlock,
+           {.grid = ceil_div(all, block),
+            .block = block,
             .shared = sizeof(State) * kWarp,
             .stream = s.stream},
-           s.x, s.dtype, cut, ref, s.reduced % kPacket == 0 && has_packets(s.x), partial, to);
+           s.x, s.dtype, cut, ref, int(threads), s.reduced % kPacket == 0 && has_packets(s.x),
+           partial, to);
   } else {
     launch(fold_columns<Fold>,
            column_launch(s.outer * cut.parts * chunks, width, s.reduced, sizeof(State), s.stream),
@@ -361,63 +266,7 @@ void fold(const Shape& s, const float* ref, const Result& to) {
            width, to);
 }
 
-void reduce_floats(const Shape& s, Result to) {
-  switch (to.op) {
-    case ReduceOp::sum:
-    case ReduceOp::mean:
-      return fold<Total<float>>(s, nullptr, to);
-    case ReduceOp::max:
-    case ReduceOp::argmax:
-      return fold<Extreme<float, true>>(s, nullptr, to);
-    case ReduceOp::min:
-    case ReduceOp::argmin:
-      return fold<Extreme<float, false>>(s, nullptr, to);
-    case ReduceOp::logsumexp: {
-      const Scratch<float> most = s.stream.scratch<float>(size_t(s.outer * s.inner));
-      fold<Extreme<float, true>>(s, nullptr, {.op = ReduceOp::max, .y = most.get()});
-      to.ref = most;
-      return fold<Powers, Total<float>>(s, most, to);
-    }
-  }
-}
+/// Reductions of i32 and i64.
+void reduce_integers(const Shape& s, const Result& to);
 
-void reduce_integers(const Shape& s, const Result& to) {
-  switch (to.op) {
-    case ReduceOp::sum:
-      return fold<Total<uint64_t>>(s, nullptr, to);
-    case ReduceOp::max:
-    case ReduceOp::argmax:
-      return fold<Extreme<int64_t, true>>(s, nullptr, to);
-    case ReduceOp::min:
-    case ReduceOp::argmin:
-      return fold<Extreme<int64_t, false>>(s, nullptr, to);
-    default:
-      fail("reduce: ", s.dtype, " has no mean or logsumexp");
-  }
-}
-
-}  // namespace
-
-void run(Cuda, const Reduce& k) {
-  const bool extreme = k.op == ReduceOp::max || k.op == ReduceOp::min || k.op == ReduceOp::argmax ||
-                       k.op == ReduceOp::argmin;
-  require(!extreme || k.reduced > 0 || k.outer * k.inner == 0,
-          "reduce: an empty axis has no largest or smallest element");
-  const bool integers = k.dtype == i32 || k.dtype == i64;
-  if (!integers) require_packet_dtype("reduce", k.dtype);
-  if (k.outer * k.inner == 0) return;
-  const Shape s{k.x, k.dtype, k.outer, k.reduced, k.inner, k.stream};
-  const Result to{.op = k.op, .dtype = k.dtype, .y = k.y, .divisor = float(k.reduced)};
-  integers ? reduce_integers(s, to) : reduce_floats(s, to);
-}
-
-void run(Cuda, const Variance& k) {
-  require_packet_dtype("variance", k.dtype);
-  if (k.outer * k.inner == 0) return;
-  const Shape s{k.x, k.dtype, k.outer, k.reduced, k.inner, k.stream};
-  fold<Total<float>>(s, nullptr, {.op = ReduceOp::mean, .y = k.mean, .divisor = float(k.reduced)});
-  const float divisor = float(std::max(0.0, double(k.reduced) - k.correction));
-  fold<Squares>(s, in<float>(k.mean), {.dtype = k.dtype, .y = k.y, .divisor = divisor});
-}
-
-}  // namespace olm::kernels
+}  // namespace olm::kernels::cuda_reduce
