@@ -34,9 +34,9 @@ struct Call {
 
 /// What a block owns: rows [first, end) among those of its heads, from head `h` on.
 struct Owner {
-  int64_t b, h, kv, first, end;
-  bool packed;
-  int64_t queries;
+  int64_t b = 0, h = 0, kv = 0, first = 0, end = 0;
+  bool packed = false;
+  int64_t queries = 0;
   __device__ int64_t head(int64_t row) const { return packed ? h + row / queries : h; }
   __device__ int64_t query(int64_t row) const { return packed ? row % queries : row; }
   /// Queries between which the rows lie.

@@ -47,7 +47,7 @@ struct Call {
   const Tile* tiles = nullptr;  // not by_depth
   const int32_t* offsets = nullptr;
   int64_t group_count = 0, rows = 0, n = 0, k = 0;
-  cuda_gemm::Epilogue epilogue;  // c, bias and accumulate of each group are its own
+  cuda_gemm::Epilogue epilogue = {};  // c, bias and accumulate of each group are its own
   bool transpose_b = false;
   bool vectors_a = false, vectors_b = false;  // 16 bytes at a time
   DeviceFault* fault = nullptr;
