@@ -186,7 +186,7 @@ TEST_SUITE("kernels/cuda/grouped_gemm") {
       const Placed x(f32, 64, 1), w(f32, 64, 2);
       const Tensor offsets = on_test_device(from_host<int32_t>({0, 9, 4}, {3}));
       const void* b_list[] = {w.data(), w.data()};
-      void* c_list[] = {w.data(), w.data()};
+      void* c_list[] = {w.data(), w.at(16)};
       run(test_device().kind, GroupedGemm{.a = x.data(),
                                           .b = x.data(),
                                           .b_list = b_list,
