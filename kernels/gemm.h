@@ -17,12 +17,12 @@ OLM_API const char* name_of(Activation activation);
 ///   Z = alpha · op(A) · op(B) + bias        C = act(Z) + residual   (+ C where `accumulate`)
 /// op(A): [m, k], op(B): [k, n], C, Z, residual: [m, n] with `ldc`; op transposes what is stored.
 /// a_dtype, b_dtype and c_dtype are any floats, but f64 goes only with f64. Sums are kept in
-/// acc_dtype. Beside a bf16 operand an f32 one is rounded to bf16 where pairs of bf16 are
-/// multiplied, not where they are widened to f32. Z is stored, in c_dtype, where `preactivation` is
-/// given. A leading dimension of 0 means tight: as long as a stored row. Members of the batch lie
-/// at multiples of the batch strides (0 repeats one), or, where the pointer list of an operand is
-/// given, where its entries say (lists are host memory, read before run() returns). Throws where
-/// sizes or leading dimensions cannot be.
+/// acc_dtype. Beside a 16-bit operand an f32 one is rounded to its dtype where pairs of that are
+/// multiplied, not where they are widened to f32; on CUDA so is an f32 bias to a C of 16 bits. Z is
+/// stored, in c_dtype, where `preactivation` is given. A leading dimension of 0 means tight: as
+/// long as a stored row. Members of the batch lie at multiples of the batch strides (0 repeats
+/// one), or, where the pointer list of an operand is given, where its entries say (lists are host
+/// memory, read before run() returns). Throws where sizes or leading dimensions cannot be.
 struct Gemm {
   static constexpr const char* name = "gemm";
   DType a_dtype = f32, b_dtype = f32, c_dtype = f32;
@@ -43,6 +43,8 @@ struct Gemm {
   const void* residual = nullptr;  ///< likewise; may be c
   Stream stream = {};
 };
+/// Throws where its dtypes, sizes or leading dimensions cannot be.
+void check(const Gemm&);
 OLM_API void run(Cpu, const Gemm&);
 /// What multiplies large matrices of this dtype on this CPU: "AVX-512", "AVX-512 BF16", "AMX",
 /// "OpenBLAS".

@@ -33,6 +33,8 @@ struct GroupedGemm {
   void* preactivation = nullptr;             ///< Z, in c_dtype, or null
   Stream stream = {};
 };
+/// Throws where its dtypes or sizes cannot be; offsets are not looked at.
+void check(const GroupedGemm&);
 OLM_API void run(Cpu, const GroupedGemm&);
 OLM_API void run(Cuda, const GroupedGemm&);
 

@@ -1,5 +1,6 @@
 #pragma once
-// Contract of the kernels that bring results of experts back to their tokens.
+// Contract of the kernels that bring results of experts back to their tokens. Positions outside
+// [0, tokens · top_k) are errors as the indices in index.h.
 #include <olm/kernels/base/run.h>
 
 namespace olm::kernels {

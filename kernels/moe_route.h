@@ -36,6 +36,8 @@ struct MoERoute {
   double scale = 1, epsilon = 0;
   Stream stream = {};
 };
+/// Throws where there are not so many experts to choose from.
+void check(const MoERoute&);
 OLM_API void run(Cpu, const MoERoute&);
 OLM_API void run(Cuda, const MoERoute&);
 

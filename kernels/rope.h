@@ -34,6 +34,13 @@ struct Rope {
   RopePairing pairing = RopePairing::interleaved;
   Stream stream = {};
 };
+/// Throws unless positions that are not given, t + offset, are in the table.
+inline void check_offset(const Rope& k) {
+  if (k.positions || k.batch == 0 || k.time == 0) return;
+  require(k.offset >= 0 && k.offset + k.time <= k.max_position, "rope: positions ", k.offset,
+          " to ", k.offset + k.time - 1, " are outside the table of ", k.max_position,
+          " positions");
+}
 OLM_API void run(Cpu, const Rope&);
 OLM_API void run(Cuda, const Rope&);
 

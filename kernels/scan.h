@@ -5,7 +5,7 @@
 namespace olm::kernels {
 
 /// y[o, j, i] = sum of x[o, 0..j, i], or of x[o, j.., i] if `reverse`; summed in acc_dtype,
-/// in an order fixed by `size`.
+/// in an order fixed by the shape.
 ///   x, y: [outer, size, inner] of `dtype`, a float or i64
 struct Cumsum {
   static constexpr const char* name = "cumsum";

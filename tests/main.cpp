@@ -1,6 +1,6 @@
 // The test program. OLM_TEST_TARGET=SSE4, AVX2 or AVX-512 makes all kernels run on that instruction
 // set; status 77 says that the build or the machine lacks it. OLM_FIXTURES_PAGE=FILE writes
-// docs/fixtures.md there, from what the tests that ran recorded.
+// docs/fixtures.md there, OLM_CUDA_PAGE=FILE docs/cuda.md, from what the tests that ran recorded.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
@@ -9,7 +9,25 @@
 
 #include <olm/engine/file.h>
 #include <tests/support/fixture_errors.h>
+#include <tests/support/op_errors.h>
 #include <tests/support/targets.h>
+
+namespace {
+
+/// Writes a page to the file that an environment variable names, if it does.
+bool write_page(const char* variable, std::string (*page)()) {
+  const char* path = std::getenv(variable);
+  if (!path) return true;
+  try {
+    olm::write_file(path, page());
+    return true;
+  } catch (const olm::Error& error) {
+    std::fprintf(stderr, "%s: %s\n", variable, error.what());
+    return false;
+  }
+}
+
+}  // namespace
 
 int main(int argc, char** argv) {
   constexpr int kSkipped = 77;
@@ -23,11 +41,8 @@ int main(int argc, char** argv) {
       return 1;
     }
   const int status = doctest::Context(argc, argv).run();
-  if (const char* page = std::getenv("OLM_FIXTURES_PAGE")) try {
-      olm::write_file(page, olm::test::fixtures_page());
-    } catch (const olm::Error& error) {
-      std::fprintf(stderr, "OLM_FIXTURES_PAGE: %s\n", error.what());
-      return 1;
-    }
+  if (!write_page("OLM_FIXTURES_PAGE", olm::test::fixtures_page) ||
+      !write_page("OLM_CUDA_PAGE", olm::test::cuda_page))
+    return 1;
   return status;
 }

@@ -36,10 +36,15 @@ need_packages() {
   rm -f "$log"
 }
 
+# find_nvcc: the path of CUDA's compiler; false where there is none.
+find_nvcc() {
+  command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/dev/null
+}
+
 # has_card: true where there is an NVIDIA card and the toolkit that compiles for it.
 has_card() {
-  { command -v nvcc || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; } >/dev/null &&
-    command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'
+  find_nvcc >/dev/null && command -v nvidia-smi >/dev/null &&
+    nvidia-smi -L 2>/dev/null | grep -q '^GPU'
 }
 
 # build PRESET TARGET...: configures and builds into build/PRESET; release with CUDA where there is

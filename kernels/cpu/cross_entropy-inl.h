@@ -93,7 +93,7 @@ void cross_entropy_row_backward(const T* x, int64_t cols, int64_t target,
   const A smoothing = A(terms.label_smoothing), spread = smoothing / A(cols);
   const A weight = 1 + 2 * A(terms.z_loss) * lse.total();
   const A inverse_cap = softcap != 0 ? 1 / softcap : A(0);
-  const A at = A(x[target]), capped = at * inverse_cap;
+  const A at = A(x[target]), capped = softcap != 0 ? at * inverse_cap : A(0);
   const A at_target =
       dy * (std::exp(at - lse.maximum - lse.log_sum) * weight - (1 - smoothing) - spread);
   const auto maximum = hn::Set(d, lse.maximum), log_sum = hn::Set(d, lse.log_sum);

@@ -165,12 +165,16 @@ const char* name_of(MoEScoring scoring) {
   return scoring == MoEScoring::softmax ? "softmax" : "sigmoid";
 }
 
-void run(Cpu, const MoERoute& k) {
+void check(const MoERoute& k) {
   const int64_t in_groups = k.num_experts / std::max<int64_t>(k.groups, 1) * k.top_groups;
   require(k.groups >= 1 && k.num_experts % k.groups == 0 && k.top_groups <= k.groups &&
               k.top_k <= in_groups,
           "moe_route: cannot choose ", k.top_k, " of ", k.num_experts, " experts from ",
           k.top_groups, " of ", k.groups, " groups");
+}
+
+void run(Cpu, const MoERoute& k) {
+  check(k);
   if (k.tokens == 0) return;
   compute_scores(k);
   visit_float(k.dtype, [&]<class T>() {

@@ -13,7 +13,7 @@
 #include <olm/kernels/base/parallel.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/cpu/vec-inl.h>
-#include <olm/kernels/optim.h>
+#include <olm/kernels/optim_internal.h>
 
 #ifndef OLM_KERNELS_CPU_OPTIM_ONCE
 #define OLM_KERNELS_CPU_OPTIM_ONCE
@@ -212,18 +212,7 @@ void run(Cpu, const AccumulateLoss& k) {
   s.aux = (k.accumulate ? s.aux : 0) + aux * k.targets;
 }
 
-void run(Cpu, const BeginStep& k) {
-  StepScalars& s = *k.scalars;
-  s.loss = k.targets > 0 ? s.loss / k.targets : 0;
-  s.aux = k.targets > 0 ? s.aux / k.targets : 0;
-  s.norm *= s.gradient_scale;
-  s.skip = !std::isfinite(s.loss) || s.loss > k.skip_loss_above || !std::isfinite(s.norm) ||
-           s.norm > k.skip_above;
-  s.clip = s.gradient_scale;
-  if (s.skip) return;
-  if (k.clip_norm > 0) s.clip *= std::min(1.0, k.clip_norm / (s.norm + 1e-6));
-  ++s.step;
-}
+void run(Cpu, const BeginStep& k) { begin_step(*k.scalars, k); }
 
 void run(Cpu, const AdamWUpdate& k) {
   if (!k.scalars->skip) HWY_DYNAMIC_DISPATCH(adamw)(k);
@@ -243,9 +232,7 @@ void run(Cpu, const ExpertBiasUpdate& k) {
   for (int64_t e = 0; e < k.experts; ++e) {
     int64_t load = 0;
     for (int64_t i = 0; i < k.count; ++i) load += k.offsets[i][e + 1] - k.offsets[i][e];
-    const int64_t missing = total - k.experts * load;
-    const int sign = missing > 0 ? 1 : missing < 0 ? -1 : 0;
-    k.bias[e] = float(double(k.bias[e]) + k.rate * sign);
+    k.bias[e] = moved_bias(k.bias[e], load, total, k.experts, k.rate);
   }
 }
 

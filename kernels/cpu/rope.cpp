@@ -97,12 +97,8 @@ HWY_EXPORT(rope);
 
 namespace {
 void check_positions(const Rope& k) {
-  if (!k.positions) {
-    require(k.batch == 0 || k.time == 0 || (k.offset >= 0 && k.offset + k.time <= k.max_position),
-            "rope: positions ", k.offset, " to ", k.offset + k.time - 1,
-            " are outside the table of ", k.max_position, " positions");
-    return;
-  }
+  check_offset(k);
+  if (!k.positions) return;
   for (int64_t i = 0; i < k.batch * k.time; ++i)
     require(k.positions[i] >= 0 && k.positions[i] < k.max_position, "rope: position ",
             k.positions[i], " of token ", i % k.time, " in sequence ", i / k.time,

@@ -23,10 +23,14 @@ struct Copy {
   bool valid;
 };
 
+/// A group ends before this copy.
+struct GroupEnd {
+  size_t copy;
+};
 /// What a thread has copied since nothing was in flight.
 struct Queue {
   std::vector<Copy> copies;
-  std::vector<size_t> group_ends;  ///< a group is the copies between two of them
+  std::vector<GroupEnd> group_ends;
   size_t landed = 0, groups_landed = 0;
 
   void clear() {
@@ -51,11 +55,13 @@ void land(const Copy& copy) {
 void check(const void* shared, const void* global, bool valid) {
   const auto offset = uintptr_t(static_cast<const unsigned char*>(shared) - shared_base());
   if (offset % kBytes != 0 || (valid && reinterpret_cast<uintptr_t>(global) % kBytes != 0))
-    fail_block("cp.async alignment", "cp.async: both addresses have to be aligned to 16");
+    fail_block("cp.async alignment",
+               [&] { return std::string("cp.async: both addresses have to be aligned to 16"); });
   if (!kAddressSanitizer && offset + kBytes > running.grid->shared)
-    fail_block("cp.async range", "cp.async writes outside the block's shared memory");
+    fail_block("cp.async range",
+               [&] { return std::string("cp.async writes outside the block's shared memory"); });
   if (valid && !is_device_memory(running.grid->device, global, kBytes))
-    fail_block("cp.async source", "cp.async reads " + describe_memory(global));
+    fail_block("cp.async source", [&] { return "cp.async reads " + describe_memory(global); });
 }
 
 }  // namespace
@@ -71,7 +77,7 @@ void copy_async(void* shared, const void* global, bool valid) {
 
 void commit_copies() {
   Queue& queue = queues[thread_number];
-  queue.group_ends.push_back(queue.copies.size());
+  queue.group_ends.push_back({queue.copies.size()});
 }
 
 void wait_for_copies(int kept) {
@@ -79,7 +85,7 @@ void wait_for_copies(int kept) {
   const size_t groups = queue.group_ends.size();
   if (groups - queue.groups_landed <= size_t(kept)) return;
   queue.groups_landed = groups - size_t(kept);
-  const size_t end = queue.group_ends[queue.groups_landed - 1];
+  const size_t end = queue.group_ends[queue.groups_landed - 1].copy;
   in_flight -= int64_t(end - queue.landed);
   while (queue.landed < end) land(queue.copies[queue.landed++]);
   if (queue.landed == queue.copies.size() && kept == 0) queue.clear();

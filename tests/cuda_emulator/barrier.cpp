@@ -51,9 +51,10 @@ void arrive(Barrier& barrier, int id, int threads, bool waits) {
     barrier.threads = threads;
     ++in_use;
   } else if (barrier.threads != threads) {
-    fail_block("barrier counts", "barrier " + std::to_string(id) + " is for " +
-                                     std::to_string(barrier.threads) + " threads, this one says " +
-                                     std::to_string(threads));
+    fail_block("barrier counts", [&] {
+      return "barrier " + std::to_string(id) + " is for " + std::to_string(barrier.threads) +
+             " threads, this one says " + std::to_string(threads);
+    });
   }
   barrier.members[size_t(barrier.arrived)] = uint16_t(thread_number);
   barrier.waits[size_t(barrier.arrived)] = waits;
@@ -72,10 +73,13 @@ void arrive(Barrier& barrier, int id, int threads, bool waits) {
 
 void barrier(int id, int threads, bool waits) {
   if (id < 0 || id > 15)
-    fail_block("barrier id", "barriers are numbered 0 to 15, got " + std::to_string(id));
+    fail_block("barrier id",
+               [&] { return "barriers are numbered 0 to 15, got " + std::to_string(id); });
   if (threads % kWarp != 0 || threads < 0 || threads > running.threads)
-    fail_block("barrier size", "a barrier is for whole warps of the block, got " +
-                                   std::to_string(threads) + " threads");
+    fail_block("barrier size", [&] {
+      return "a barrier is for whole warps of the block, got " + std::to_string(threads) +
+             " threads";
+    });
   arrive(barriers[size_t(id)], id, threads, waits);
 }
 

@@ -123,9 +123,10 @@ int next_thread() {
   const int next = ready.pop();
   if (next < 0) {
     running.inside = false;  // the report is about the block
-    fail_block("deadlock", "block (" + std::to_string(blockIdx.x) + ", " +
-                               std::to_string(blockIdx.y) + ", " + std::to_string(blockIdx.z) +
-                               "): deadlock: " + describe_waiting());
+    fail_block("deadlock", [&] {
+      return "block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
+             std::to_string(blockIdx.z) + "): deadlock: " + describe_waiting();
+    });
   }
   return next;
 }
@@ -242,12 +243,9 @@ void abandon_block() {
   __builtin_unreachable();
 }
 
-void fail_block(const char* kind, const std::string& sentence) {
-  report(kind, [&] { return sentence; });
-  abandon_block();
+void trap() {
+  fail_block("trap", [&] { return std::string("the kernel stopped itself with __trap()"); });
 }
-
-void trap() { fail_block("trap", "the kernel stopped itself with __trap()"); }
 
 void check_alignment(const void* memory, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(memory) % bytes != 0)

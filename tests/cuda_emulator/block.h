@@ -3,7 +3,6 @@
 // fibre from the moment that it first waits.
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 #include <cuda_runtime.h>
 #include <tests/cuda_emulator/fiber.h>
@@ -47,8 +46,17 @@ void make_ready(int thread);
 bool has_exited(int thread);
 /// Ends the block, and the grid with it, where going on would make no sense.
 [[noreturn]] void abandon_block();
-/// Reports and ends the block.
-[[noreturn]] void fail_block(const char* kind, const std::string& sentence);
+/// While it lives, what runs is the emulator's, and is not watched.
+class Pause {
+ public:
+  Pause() : was_(runs_kernel) { runs_kernel = false; }
+  ~Pause() { runs_kernel = was_; }
+  Pause(const Pause&) = delete;
+  Pause& operator=(const Pause&) = delete;
+
+ private:
+  bool was_;
+};
 
 // What a block has beyond its threads; each part is reset when a block ends early.
 void reset_barriers();

@@ -48,17 +48,21 @@ Meeting& find_meeting(Warp& warp, unsigned mask) {
 void meet(const char* name, unsigned mask, void* argument, void (*complete)(const Meeting&)) {
   const unsigned me = lane(), bit = 1u << me;
   if (!(mask & bit))
-    fail_block("mask", std::string(name) + ": the calling lane " + std::to_string(me) +
-                           " is not in its own mask " + hexadecimal(mask));
+    fail_block("mask", [&] {
+      return std::string(name) + ": the calling lane " + std::to_string(me) +
+             " is not in its own mask " + hexadecimal(mask);
+    });
   Warp& warp = warps[thread_number / kWarp];
   Meeting& meeting = find_meeting(warp, mask);
   if (meeting.arrived == 0) {
     meeting.mask = mask;
     meeting.name = name;
   } else if (meeting.name != name) {
-    fail_block("divergence", "lanes of one mask " + hexadecimal(mask) + " diverge: lanes " +
-                                 lanes_text(meeting.arrived) + " are at " + meeting.name +
-                                 ", lane " + std::to_string(me) + " is at " + name);
+    fail_block("divergence", [&] {
+      return "lanes of one mask " + hexadecimal(mask) + " diverge: lanes " +
+             lanes_text(meeting.arrived) + " are at " + meeting.name + ", lane " +
+             std::to_string(me) + " is at " + name;
+    });
   }
   meeting.arguments[me] = argument;
   meeting.arrived |= bit;

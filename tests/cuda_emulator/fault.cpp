@@ -25,11 +25,15 @@ bool misaligned = false, writes = false;
 [[noreturn]] void leave_kernel() {
   const auto* p = static_cast<const char*>(address);
   if (running.fiber->stack - p > 0 && running.fiber->stack - p <= 4096)
-    fail_block("stack", "the thread's local memory does not fit into the emulator's stack");
+    fail_block("stack", [&] {
+      return std::string("the thread's local memory does not fit into the emulator's stack");
+    });
   if (misaligned)
-    fail_block("alignment",
-               "an access at an address that is not aligned to its size, or no address");
-  fail_block("address", std::string(writes ? "writes " : "reads ") + describe_memory(address));
+    fail_block("alignment", [&] {
+      return std::string("an access at an address that is not aligned to its size, or no address");
+    });
+  fail_block("address",
+             [&] { return std::string(writes ? "writes " : "reads ") + describe_memory(address); });
 }
 
 struct sigaction* previous_of(int signal);

@@ -119,10 +119,13 @@ constexpr unsigned kAllLanes = ~0u;
 void load_matrices(uint32_t (&r)[4], const void* row, bool transpose) {
   const auto offset = uintptr_t(static_cast<const unsigned char*>(row) - shared_base());
   if (offset % 16 != 0)
-    fail_block("ldmatrix alignment", "ldmatrix: a row at shared memory + " +
-                                         std::to_string(offset) + ", which is not aligned to 16");
+    fail_block("ldmatrix alignment", [&] {
+      return "ldmatrix: a row at shared memory + " + std::to_string(offset) +
+             ", which is not aligned to 16";
+    });
   if (!kAddressSanitizer && offset + 16 > running.grid->shared)  // which would say more
-    fail_block("ldmatrix range", "ldmatrix reads outside the block's shared memory");
+    fail_block("ldmatrix range",
+               [&] { return std::string("ldmatrix reads outside the block's shared memory"); });
   race::note_read(row, 16);
   Load mine{static_cast<const unsigned char*>(row), r};
   if (transpose)

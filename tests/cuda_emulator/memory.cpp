@@ -40,6 +40,7 @@ struct Arena {
 };
 std::array<Arena, kMaxDeviceCount>& arenas = *new std::array<Arena, kMaxDeviceCount>;
 std::map<char*, size_t>& pinned = *new std::map<char*, size_t>;
+int64_t version = 0;  // counts allocations and releases
 
 size_t whole_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
@@ -103,6 +104,7 @@ void* allocate_device(int device, size_t bytes) {
   }
   of.allocations[data] = {bytes, mapped};
   of.in_use += mapped;
+  ++version;
   size_t all = 0;
   for (const Arena& each : arenas) all += each.in_use;
   counts.allocations += 1;
@@ -126,6 +128,7 @@ bool free_device(void* memory) {
   }
   ASAN_POISON_MEMORY_REGION(memory, mapped);
   of.in_use -= mapped;
+  ++version;
   of.allocations.erase(found);
   return true;
 }
@@ -140,13 +143,20 @@ int device_of(const void* memory) {
   return -1;
 }
 
-bool is_allocated(const void* memory, size_t bytes) {
+AllocatedBytes allocation_of(const void* memory) {
   const int device = device_of(memory);
-  if (device < 0) return false;
+  if (device < 0) return {nullptr, 0};
   const auto found = find_in(arena(device).allocations, memory);
-  if (found == arena(device).allocations.end()) return false;
-  const auto offset = size_t(static_cast<const char*>(memory) - found->first);
-  return offset <= found->second.bytes && bytes <= found->second.bytes - offset;
+  if (found == arena(device).allocations.end()) return {nullptr, 0};
+  return {found->first, found->second.bytes};
+}
+
+int64_t allocation_version() { return version; }
+
+bool is_allocated(const void* memory, size_t bytes) {
+  const AllocatedBytes found = allocation_of(memory);
+  const auto offset = size_t(static_cast<const char*>(memory) - found.data);
+  return found.data && offset <= found.bytes && bytes <= found.bytes - offset;
 }
 
 void* allocate_pinned(size_t bytes) {
@@ -183,11 +193,9 @@ std::string describe_memory(const void* memory) {
       return std::string("almost a null pointer, ") + address;
     return std::string(is_pinned(memory, 1) ? "pinned" : "host") + " memory at " + address;
   }
-  if (is_allocated(memory, 1)) {
-    const auto found = find_in(arena(device).allocations, memory);
-    return "byte " + std::to_string(static_cast<const char*>(memory) - found->first) + " of the " +
-           std::to_string(found->second.bytes) + " bytes of device memory at " + address;
-  }
+  if (const AllocatedBytes found = allocation_of(memory); is_allocated(memory, 1))
+    return "byte " + std::to_string(static_cast<const char*>(memory) - found.data) + " of the " +
+           std::to_string(found.bytes) + " bytes of device memory at " + address;
   return std::string("memory of device ") + std::to_string(device) + " that is not allocated, at " +
          address;
 }

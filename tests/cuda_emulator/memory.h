@@ -25,6 +25,13 @@ inline bool is_device_memory(int device, const void* memory, size_t bytes) {
   return size_t(static_cast<const char*>(memory) - arena_of(device)) <= kArenaBytes - bytes;
 }
 bool is_allocated(const void* memory, size_t bytes);
+/// The allocation that holds an address; it is valid while the version stays.
+struct AllocatedBytes {
+  const char* data;
+  size_t bytes;
+};
+AllocatedBytes allocation_of(const void* memory);
+int64_t allocation_version();
 
 void* allocate_pinned(size_t bytes);
 bool free_pinned(void* memory);

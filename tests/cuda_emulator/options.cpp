@@ -49,6 +49,7 @@ void take_word(Options& options, std::string_view word) {
 }
 
 std::string problem;
+uint64_t random_state = 0;  // 0: to be made of the seed
 
 Options of_environment() {
   const char* words = std::getenv("OLM_CUDA_EMULATOR");
@@ -83,16 +84,18 @@ const std::string& options_problem() {
   return problem;
 }
 
+void set_options(const Options& all) {
+  options() = all;
+  random_state = 0;
+}
+
 uint64_t draw(uint64_t n) {
-  static uint64_t state = 0, of_seed = 0;
-  if (of_seed != options().seed) {
-    of_seed = options().seed;
-    state = of_seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
-  }
-  state ^= state << 13;
-  state ^= state >> 7;
-  state ^= state << 17;
-  return n == 0 ? 0 : (state >> 11) % n;
+  if (random_state == 0)
+    random_state = options().seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
+  random_state ^= random_state << 13;
+  random_state ^= random_state >> 7;
+  random_state ^= random_state << 17;
+  return n == 0 ? 0 : (random_state >> 11) % n;
 }
 
 }  // namespace olm::cuda_emulator

@@ -22,6 +22,8 @@ Options parse_options(std::string_view words);
 
 /// The options in force, at first those of the environment.
 Options& options();
+/// Puts others in force; the sequence of draw() begins anew.
+void set_options(const Options& all);
 /// What is wrong with the environment's words; empty where nothing is.
 const std::string& options_problem();
 

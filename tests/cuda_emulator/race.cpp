@@ -85,22 +85,24 @@ void report_race(const char* kind, const Access& other, const Place& place) {
 
 Access mine_now() { return {stamp, uint16_t(thread_number), own_clock(thread_number)}; }
 
-void read(Cell& cell, const Place& place) {
+/// True if the access is in order.
+bool read(Cell& cell, const Place& place) {
   if (is_unordered(cell.write, place.floor)) {
     report_race("reads what was written", cell.write, place);
     cell = {};
-    return;
+    return false;
   }
   if (cell.first_read < place.floor) cell.first_read = stamp;
   for (Access& slot : cell.reads)
     if (slot.thread == thread_number || !is_unordered(slot, place.floor)) {
       slot = mine_now();
-      return;
+      return true;
     }
   cell.reads[cell.next_slot++ % cell.reads.size()] = mine_now();
+  return true;
 }
 
-void write(Cell& cell, const Place& place, bool atomic) {
+bool write(Cell& cell, const Place& place, bool atomic) {
   const Access* other = nullptr;
   const char* kind = "writes what was read";
   const Access by_block{cell.first_read, 0, 0};
@@ -113,21 +115,21 @@ void write(Cell& cell, const Place& place, bool atomic) {
   }
   if (other) report_race(kind, *other, place);
   cell = {};
-  if (other) return;
+  if (other) return false;
   cell.write = mine_now();
   cell.atomic = atomic;
+  return true;
 }
 
-/// f for each cell of an access; nothing for memory that has no shadow.
+/// f for the cells of an access; nothing for memory that has no shadow.
 template <class F>
 void for_each_cell(const void* memory, size_t bytes, F&& f) {
-  if (!runs_kernel) return;
   const auto offset = size_t(static_cast<const unsigned char*>(memory) - shared_base());
   const bool shared = offset < running.grid->shared;
   if (!shared && !is_device_memory(running.grid->device, memory, bytes)) return;
   const Place place{memory, shared ? first_of_block : first_of_grid, shared};
   shadow::for_each_cell(shared ? shadow::of_shared(offset) : shadow::of_device(memory), bytes,
-                        [&](Cell& cell) { f(cell, place); });
+                        [&](Cell& cell) { return f(cell, place); });
 }
 
 void meet_within(int first, int last, const uint16_t* members, const bool* waits, int count,
@@ -173,10 +175,12 @@ void join(const uint16_t* members, const bool* waits, int count) {
 
 void note_read(const void* memory, size_t bytes) { for_each_cell(memory, bytes, read); }
 void note_write(const void* memory, size_t bytes) {
-  for_each_cell(memory, bytes, [](Cell& cell, const Place& place) { write(cell, place, false); });
+  for_each_cell(memory, bytes,
+                [](Cell& cell, const Place& place) { return write(cell, place, false); });
 }
 void note_update(const void* memory, size_t bytes) {
-  for_each_cell(memory, bytes, [](Cell& cell, const Place& place) { write(cell, place, true); });
+  for_each_cell(memory, bytes,
+                [](Cell& cell, const Place& place) { return write(cell, place, true); });
 }
 
 }  // namespace race

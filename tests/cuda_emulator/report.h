@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include <tests/cuda_emulator/block.h>
 #include <tests/cuda_emulator/emulator.h>
 
 namespace olm::cuda_emulator {
@@ -16,7 +17,14 @@ void add_report(const char* kind, const std::string& sentence);
 /// Adds a report of which `sentence()` makes the text, if it is the first of its kind.
 template <class F>
 void report(const char* kind, F&& sentence) {
+  const Pause pause;
   if (is_first_report(kind)) add_report(kind, std::forward<F>(sentence)());
+}
+/// Reports and ends the block.
+template <class F>
+[[noreturn]] void fail_block(const char* kind, F&& sentence) {
+  report(kind, std::forward<F>(sentence));
+  abandon_block();
 }
 
 /// All reports so far, each count included.

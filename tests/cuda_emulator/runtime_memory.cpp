@@ -279,7 +279,7 @@ void clear_statistics() {
 void configure(std::string_view words) {
   const Options parsed = parse_options(words);
   std::lock_guard lock(api_mutex());
-  options() = parsed;
+  set_options(parsed);
 }
 
 void reset() {

@@ -35,10 +35,15 @@ Cells of_device(const void* memory);
 /// Makes the shadow of a device's memory, at its first use.
 void open(int device);
 
+/// f for the cells of an access, as long as it returns true.
 template <class F>
 void for_each_cell(const Cells& cells, size_t bytes, F&& f) {
-  if (bytes == 1) return f((cells.offset % 2 ? cells.odd : cells.even)[cells.offset / 2]);
-  for (size_t i = cells.offset / 2; i < (cells.offset + bytes + 1) / 2; ++i) f(cells.even[i]);
+  if (bytes == 1) {
+    f((cells.offset % 2 ? cells.odd : cells.even)[cells.offset / 2]);
+    return;
+  }
+  const size_t end = (cells.offset + bytes + 1) / 2;
+  for (size_t i = cells.offset / 2; i < end && f(cells.even[i]); ++i) {}
 }
 
 }  // namespace olm::cuda_emulator::shadow

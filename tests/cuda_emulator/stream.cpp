@@ -63,6 +63,7 @@ void perform(CUstream_st& stream, const Work& work) {
   if (const auto* copy = std::get_if<CopyWork>(&work)) run_copy(*copy);
   if (const auto* fill = std::get_if<FillWork>(&work))
     std::memset(fill->memory, fill->value, fill->bytes);
+  if (const auto* host = std::get_if<HostWork>(&work)) host->run();
   if (const auto* wait = std::get_if<WaitWork>(&work)) run_to(wait->mark);
   if (const auto* reached = std::get_if<MarkWork>(&work)) {
     reached->mark->reached = true;

@@ -1,6 +1,7 @@
 #pragma once
 // Streams: queues of work that runs when something waits for it. The caller holds api_mutex().
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <variant>
@@ -34,13 +35,16 @@ struct FillWork {
   int value;
   size_t bytes;
 };
+struct HostWork {
+  std::function<void()> run;
+};
 struct MarkWork {
   std::shared_ptr<Mark> mark;
 };
 struct WaitWork {
   std::shared_ptr<Mark> mark;
 };
-using Work = std::variant<LaunchWork, CopyWork, FillWork, MarkWork, WaitWork>;
+using Work = std::variant<LaunchWork, CopyWork, FillWork, HostWork, MarkWork, WaitWork>;
 
 }  // namespace olm::cuda_emulator
 

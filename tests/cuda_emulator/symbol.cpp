@@ -54,30 +54,29 @@ std::vector<Symbol> read_symbols() {
 }
 
 /// Without arguments, return type and namespaces: "norm<float>" of "void olm::norm<float>(float*)".
-std::string short_name(std::string name) {
-  for (const char* noise : {"olm::kernels::", "(anonymous namespace)::"})
-    for (size_t at; (at = name.find(noise)) != std::string::npos;)
-      name.erase(at, std::char_traits<char>::length(noise));
+std::string short_name(const std::string& name) {
   int depth = 0;  // of template arguments
-  size_t begin = 0, end = name.size();
-  for (size_t i = 0; i < name.size(); ++i) {
-    if (name[i] == '<') ++depth;
-    if (name[i] == '>') --depth;
+  size_t begin = 0;
+  std::string plain = name;
+  const std::string anonymous = "(anonymous namespace)::";
+  for (size_t at; (at = plain.find(anonymous)) != std::string::npos;)
+    plain.erase(at, anonymous.size());
+  for (size_t i = 0; i < plain.size(); ++i) {
+    if (plain[i] == '<') ++depth;
+    if (plain[i] == '>') --depth;
     if (depth != 0) continue;
-    if (name[i] == '(') {
-      end = i;
-      break;
-    }
-    if (name[i] == ' ') begin = i + 1;
+    if (plain[i] == '(') return plain.substr(begin, i - begin);
+    if (plain[i] == ' ' || plain[i] == ':') begin = i + 1;
   }
-  return name.substr(begin, end - begin);
+  return plain.substr(begin);
 }
 
 }  // namespace
 
 std::string function_name(const void* function) {
   const auto address = reinterpret_cast<uintptr_t>(function);
-  for (const Symbol& symbol : read_symbols()) {
+  static const std::vector<Symbol>& symbols = *new std::vector<Symbol>(read_symbols());
+  for (const Symbol& symbol : symbols) {
     if (symbol.address != address) continue;
     int status = 0;
     const std::unique_ptr<char, void (*)(void*)> plain(

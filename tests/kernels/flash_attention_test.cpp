@@ -223,6 +223,20 @@ TEST_SUITE("kernels/flash_attention") {
         }
   }
 
+  TEST_CASE("dropout counts its words from the base of the stream") {
+    Attention a{.batch = 2, .heads = 4, .kv_heads = 2, .queries = 70, .keys = 67, .dim = 16};
+    a.value_dim = 16;
+    a.dropout = 0.4;
+    a.seed = 11;
+    a.dropout_offset = 4004;
+    const Inputs<float> x(a);
+    const Outcome want = outcome(a, x, nullptr);
+    const uint64_t base = 4000;
+    a.dropout_offset = 4;
+    CHECK(outcome(a, x, nullptr, {.rng_base = &base}) == want);
+    CHECK(outcome(a, x, nullptr) != want);
+  }
+
   TEST_CASE("heads without elements give zeros, or the mean of what they attend") {
     for (const auto& [dim, value_dim] : {std::pair<int64_t, int64_t>{0, 4}, {4, 0}, {0, 0}}) {
       Attention a = attention_of(bf16, 2, 3, 0, {});

@@ -68,6 +68,9 @@ TEST_SUITE("nn/documents") {
     Context narrow;
     set_documents(narrow, raw::cast(from_host(ids, {2, 5}), i32), kEnd);
     check_same_bits(narrow.positions, ctx.positions, "i32");
+    set_documents(narrow, from_host(ids, {2, 5}), kEnd, meta);
+    CHECK(narrow.documents.device() == meta);
+    CHECK(narrow.positions.device() == meta);
     set_documents(narrow, zeros({0, 3}, {.dtype = i64}), kEnd);
     CHECK(narrow.documents.shape() == Shape{0, 3});
     check_error([&] { set_documents(ctx, zeros({3}, {.dtype = i64}), 0); }, {"[B,T]", "[3]"});

@@ -35,12 +35,13 @@ void parity(const std::string& name, const Make& make, DType dtype,
   const auto file = SafetensorsFile::open(std::string(OLM_FIXTURES) + "/optim.safetensors");
   Tensors parameters;
   for (const char* initial : {"initial.0", "initial.1", "initial.2"})
-    parameters.push_back(raw::clone(raw::cast(file.tensor(initial), dtype)));
+    parameters.push_back(on_test_device(raw::clone(raw::cast(file.tensor(initial), dtype))));
   const auto optimizer = make(parameters);
   for (int step = 0; step < kSteps; ++step) {
     for (size_t i = 0; i < parameters.size(); ++i)
       if (std::find(missing.begin(), missing.end(), std::pair(step, i)) == missing.end())
-        set_grad(parameters[i], raw::clone(raw::cast(file.tensor(key("grad", step, i)), dtype)));
+        set_grad(parameters[i],
+                 on_test_device(raw::clone(raw::cast(file.tensor(key("grad", step, i)), dtype))));
     CHECK(!optimizer->step().skipped);
     for (size_t i = 0; i < parameters.size(); ++i) {
       const Compared c = check_close(parameters[i], file.tensor(key(name, step, i)), dtype, 25,
@@ -55,13 +56,15 @@ void parity(const std::string& name, const Make& make, DType dtype,
 Tensors make_parameters(DType dtype = f32) {
   Generator g(1);
   Tensors parameters;
-  for (const int64_t n : kSizes) parameters.push_back(raw::cast(randn({n}, g), dtype));
-  parameters.push_back(zeros({0}, {.dtype = dtype}));
+  for (const int64_t n : kSizes)
+    parameters.push_back(on_test_device(raw::cast(randn({n}, g), dtype)));
+  parameters.push_back(on_test_device(zeros({0}, {.dtype = dtype})));
   return parameters;
 }
 void give_gradients(const Tensors& parameters, uint64_t seed) {
   Generator g(seed);
-  for (const Tensor& p : parameters) set_grad(p, raw::cast(randn(p.shape(), g), p.dtype()));
+  for (const Tensor& p : parameters)
+    set_grad(p, on_test_device(raw::cast(randn(p.shape(), g), p.dtype())));
 }
 
 const std::vector<std::pair<std::string, Make>>& makers() {
@@ -210,7 +213,7 @@ TEST_SUITE("nn/optim") {
       for (auto& [key, tensor] : state) tensor = raw::clone(tensor);
       for (const float bad : {NAN, INFINITY}) {
         give_gradients(parameters, 2);
-        grad(parameters[3]).mutable_data<float>()[4000] = bad;
+        raw::fill_(raw::slice(grad(parameters[3]), 0, 4000, 4001), bad);
         const StepInfo info = optimizer->step();
         CHECK(info.skipped);
         CHECK(info.first_bad == 3);
@@ -226,6 +229,44 @@ TEST_SUITE("nn/optim") {
       for (const auto& [key, tensor] : optimizer->state_dict())
         check_same_bits(tensor, state[key], name + " " + key);
     }
+  }
+
+  TEST_CASE("a step reports the mean loss, and a loss too large or not finite skips it") {
+    const Tensor p = zeros({4}, {.dtype = f64});
+    SGD optimizer({p}, {.lr = 1});
+    const auto step = [&](double loss, StepOptions options = {}) {
+      set_grad(p, full({4}, 1, {.dtype = f64}));
+      optimizer.add_loss(full({}, loss), {full({}, 0.5)}, 2);
+      optimizer.add_loss(full({}, 5), {}, 6);
+      return optimizer.step(options);
+    };
+    const StepInfo good = step(1);
+    CHECK(good.loss == (0.5 * 2 + 5.0 * 6) / 8);
+    CHECK(good.aux_loss == 0.5 * 2 / 8);
+    CHECK_FALSE(good.skipped);
+    CHECK(to_host<double>(p)[0] == -1);
+    const StepInfo large = step(9, {.skip_loss_above = 5.5});
+    CHECK(large.loss == (8.5 * 2 + 5.0 * 6) / 8);
+    CHECK(large.skipped);
+    CHECK(large.first_bad == -1);
+    CHECK(step(NAN).skipped);
+    CHECK(to_host<double>(p)[0] == -1);
+    CHECK(optimizer.steps() == 1);
+    // What was added before a clearing belongs to no step.
+    optimizer.add_loss(full({}, NAN), {}, 1);
+    optimizer.zero_grad();
+    set_grad(p, full({4}, 1, {.dtype = f64}));
+    const StepInfo plain = optimizer.step();
+    CHECK_FALSE(plain.skipped);
+    CHECK(plain.loss == 0);
+    // Without gradients there is nothing to do but to report, and targets may be none.
+    optimizer.add_loss(full({}, 3), {}, 4);
+    CHECK(optimizer.step().loss == 3);
+    optimizer.add_loss(full({}, 3), {}, 0);
+    CHECK(optimizer.step().loss == 0);
+    CHECK(optimizer.step().loss == 0);
+    CHECK(optimizer.steps() == 2);
+    check_error([&] { optimizer.add_loss(full({}, 3), {}, -1); }, {"SGD", "targets", "-1"});
   }
 
   TEST_CASE("gradients are scaled, then measured, then clipped") {

@@ -4,6 +4,7 @@
 
 #include <olm/autograd/ops/dropout.h>
 #include <olm/kernels/base/philox.h>
+#include <olm/kernels/random.h>
 #include <tests/support/cases/dropout.h>
 #include <tests/support/op_suite.h>
 
@@ -48,6 +49,26 @@ TEST_SUITE("ops/dropout") {
       CHECK(std::abs(sum / double(n) - 1) < 5 * sigma / (1 - p));
       CHECK(std::abs(runs / double(n) - p * p) < 10 * sigma);  // neighbours are independent
     }
+  }
+
+  TEST_CASE("words are counted from the base of the stream") {
+    const std::vector<float> x(5000, 1);
+    std::vector<float> y(x.size()), want(x.size());
+    const auto drop = [&](std::vector<float>& to, uint64_t offset, const uint64_t* base) {
+      kernels::run(kernels::Cpu{}, kernels::Dropout{.y = to.data(),
+                                                    .x = x.data(),
+                                                    .n = int64_t(x.size()),
+                                                    .p = 0.3,
+                                                    .seed = 7,
+                                                    .offset = offset,
+                                                    .stream = {.rng_base = base}});
+    };
+    const uint64_t base = 1003;
+    drop(want, 1010, nullptr);
+    drop(y, 7, &base);
+    CHECK(y == want);
+    drop(y, 7, nullptr);
+    CHECK(y != want);
   }
 
   TEST_CASE("calls that follow each other draw different masks") {

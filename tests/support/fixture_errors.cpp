@@ -1,12 +1,12 @@
 #include <tests/support/fixture_errors.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <set>
 
 #include <olm/engine/safetensors.h>
+#include <tests/support/markdown.h>
 
 namespace olm::test {
 namespace {
@@ -66,13 +66,6 @@ std::string case_of(const std::string& stem, const std::string& tensor) {
   return name == "initial" || name == "grad" ? "" : name;
 }
 
-/// One digit, on which machines agree but for its last unit.
-std::string rounded(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.0e", value);
-  return value == 0 ? "0" : text;
-}
-
 }  // namespace
 
 std::vector<FixtureCase> fixture_cases() {
@@ -122,12 +115,12 @@ std::string fixtures_page() {
     auto& parts = recorded()[c];
     const Recorded output = parts[FixturePart::output], gradient = parts[FixturePart::gradient];
     require(output.any, c.file, " ", c.name, ": no test recorded an error of it");
-    std::string tolerance = rounded(output.tolerance);
+    std::string tolerance = one_digit(output.tolerance);
     if (gradient.any && gradient.tolerance != output.tolerance)
-      tolerance += ", " + rounded(gradient.tolerance);
+      tolerance += ", " + one_digit(gradient.tolerance);
     out += "| `" + c.file + "` | `" + c.name + "` | " + maker_of(c) + " | " +
-           rounded(output.error) + " | " + (gradient.any ? rounded(gradient.error) : "") + " | " +
-           tolerance + " |\n";
+           one_digit(output.error) + " | " + (gradient.any ? one_digit(gradient.error) : "") +
+           " | " + tolerance + " |\n";
   }
   return out;
 }

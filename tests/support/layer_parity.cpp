@@ -8,6 +8,7 @@
 #include <olm/engine/safetensors.h>
 #include <tests/support/checks.h>
 #include <tests/support/fixture_errors.h>
+#include <tests/support/parity.h>
 
 namespace olm::test {
 namespace {
@@ -18,7 +19,7 @@ constexpr double kTolerance = 1e-5;
 /// The tensors of one case, without its name in front.
 Named tensors_of(const std::string& name, const std::string& file_name) {
   static std::map<std::string, SafetensorsFile> files;
-  const std::string path = std::string(OLM_FIXTURES) + "/" + file_name;
+  const std::string path = fixture(file_name);
   auto found = files.find(path);
   if (found == files.end()) found = files.emplace(path, SafetensorsFile::open(path)).first;
   const SafetensorsFile& file = found->second;

@@ -1,9 +1,17 @@
 #pragma once
 // Tables of the pages in docs/.
+#include <cstdio>
 #include <string>
 #include <vector>
 
 namespace olm::test {
+
+/// One digit of an error, on which machines agree but for its last unit.
+inline std::string one_digit(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.0e", value);
+  return value == 0 ? "0" : text;
+}
 
 /// The cells of the rows whose first cell is code, `like this`.
 inline std::vector<std::vector<std::string>> table_rows(const std::string& page) {

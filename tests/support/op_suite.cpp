@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include <olm/autograd/tape.h>
+#include <tests/support/op_errors.h>
 
 namespace olm::test {
 namespace {
@@ -62,14 +63,19 @@ void compare(const OpCase& c, const Tensors& base, DType dtype, const std::vecto
     const Tensors got = c.op(leaves);
     REQUIRE_MESSAGE(got.size() == wanted.size(), what);
     for (size_t i = 0; i < got.size(); ++i)
-      check_close(got[i], wanted[i], dtype, c.reduction(n), what + " result " + std::to_string(i),
-                  c.cancelling);
+      record_op_error(c.name, dtype, OpPart::forward,
+                      check_close(got[i], wanted[i], dtype, c.reduction(n),
+                                  what + " result " + std::to_string(i), c.cancelling)
+                          .error);
     const Tensors grads = gradients_of(got, dys, leaves);
     for (size_t i = 0; i < grads.size(); ++i) {
       const std::string which = what + " gradient " + std::to_string(i);
       REQUIRE_MESSAGE(grads[i].defined() == wanted_grads[i].defined(), which);
-      if (grads[i].defined())
-        check_close(grads[i], wanted_grads[i], dtype, c.reduction(n), which, c.gradient_cancelling);
+      if (!grads[i].defined()) continue;
+      record_op_error(c.name, dtype, OpPart::backward,
+                      check_close(grads[i], wanted_grads[i], dtype, c.reduction(n), which,
+                                  c.gradient_cancelling)
+                          .error);
     }
   }
 }
@@ -136,9 +142,14 @@ void compare_instruction_sets(const OpCase& c) {
   });
 }
 
-void compare_threads(const OpCase& c) {
+/// Inputs that are work for several threads.
+Tensors large_inputs_of(const OpCase& c) {
   Generator rng(5);
-  const Tensors base = c.inputs(rng, c.parallel.rank() ? c.parallel : with_size(c.shape, 20000));
+  return c.inputs(rng, c.parallel.rank() ? c.parallel : with_size(c.shape, 20000));
+}
+
+void compare_threads(const OpCase& c) {
+  const Tensors base = large_inputs_of(c);
   // On another device: twice the same call.
   check_same_for_any_threads([&] { return results_and_gradients(c, leaves_of(c, base, f32)); });
 }
@@ -168,7 +179,40 @@ void check_without_gradients(const OpCase& c) {
     CHECK_FALSE(requires_grad(y));
 }
 
+std::vector<OpSuite>& known_suites() {
+  static std::vector<OpSuite> suites;
+  return suites;
+}
+
 }  // namespace
+
+bool add_op_suite(const OpSuite& suite) {
+  known_suites().push_back(suite);
+  return true;
+}
+
+std::vector<OpSuite> op_suites() {
+  std::vector<OpSuite> suites = known_suites();
+  std::ranges::sort(suites, {}, &OpSuite::name);
+  return suites;
+}
+
+void check_repeats(const OpCase& c, DType dtype, int times, bool large) {
+  const Tensors base = large ? large_inputs_of(c) : inputs_of(c, c.gradient_sizes.front());
+  const auto run = [&] {
+    Tensors results = results_and_gradients(c, leaves_of(c, base, dtype));
+    for (Tensor& y : results) y = raw::to(y, cpu);
+    return results;
+  };
+  const Tensors first = run();
+  for (int i = 1; i < times; ++i) {
+    const Tensors again = run();
+    REQUIRE(again.size() == first.size());
+    for (size_t k = 0; k < again.size(); ++k)
+      check_same_bits(again[k], first[k],
+                      "run " + std::to_string(i) + ", result " + std::to_string(k));
+  }
+}
 
 void gradcheck(const OpCase& c, double tolerance) {
   for (const int64_t n : c.gradient_sizes) gradcheck_size(c, n, tolerance);

@@ -2,6 +2,7 @@
 #include <tests/support/parity.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 
 #include <doctest/doctest.h>
@@ -94,7 +95,10 @@ void check_row(const Case& c, const ParityRow& row, DType dtype) {
 
 }  // namespace
 
-std::string fixture(const std::string& file) { return std::string(OLM_FIXTURES) + "/" + file; }
+std::string fixture(const std::string& file) {
+  const char* folder = std::getenv("OLM_FIXTURES");
+  return std::string(folder ? folder : OLM_FIXTURES) + "/" + file;
+}
 
 void check_parity(const std::string& file, const ParityTable& rows) {
   const SafetensorsFile cases = SafetensorsFile::open(fixture(file));

@@ -9,7 +9,8 @@
 
 namespace olm::test {
 
-/// Path of a committed fixture file.
+/// Path of a committed fixture file, in the folder OLM_FIXTURES of the environment where that is
+/// set.
 std::string fixture(const std::string& file);
 
 /// What the tolerance of a case is made from, as in OpCase.

@@ -17,7 +17,7 @@ parser.add_argument("--shape", action="append", required=True, help="such as 409
 parser.add_argument("--reps", type=int, default=7, help="least number of samples of each case")
 torch_peer.add_flags(parser)
 args = parser.parse_args()
-torch = torch_peer.import_torch(args.threads)
+torch = torch_peer.import_torch(args.threads, args.device)
 
 import torch.nn.functional as F  # noqa: E402
 
@@ -25,13 +25,14 @@ from torch_models import LM, causal_attention, rms_norm  # noqa: E402
 
 DTYPE = torch.float32 if args.dtype == "f32" else torch.bfloat16
 canary = torch_peer.load_canary(args.canary, args.threads)
+wait = torch_peer.wait_for(torch, args.device)
 cases = []
 
 
 def report(name, shape, what, call, beside=None):
     """Of a call; with `beside`, another, also the ratio of their times by turns."""
     samples, kept, taken = torch_peer.time_calls([call] + ([beside] if beside else []), canary, args.gate, args.reps,
-                                                 args.budget)
+                                                 args.budget, wait)
     us = [times[0] for times in samples]
     case = dict(name=name, shape="x".join(map(str, shape)), dtype=args.dtype, us=round(statistics.median(us), 3),
                 min_us=round(min(us), 3), max_us=round(max(us), 3), kept=kept, samples=taken, **{"pass": what})
@@ -47,6 +48,9 @@ def leaf(*shape):
 
 def passes(leaves, call):
     """Forward without recording, and forward with the gradients of all leaves."""
+    if args.compile:
+        call = torch.compile(call)
+
     def forward():
         with torch.no_grad():
             call(*leaves)
@@ -187,7 +191,7 @@ def moe(rows, d, hidden, experts):
 
     def prepare(module):
         def call(x, *_):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
+            with torch.autocast(args.device.split(":")[0], dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
                 return module(x)
 
         return passes([leaf(1, rows, d), *module.parameters()], call)
@@ -207,6 +211,8 @@ KERNELS = dict(
     softmax=lambda r, c: op("softmax", (r, c), [leaf(r, c)], lambda x: x.softmax(-1)),
     cross_entropy=cross_entropy, linear_cross_entropy=linear_cross_entropy, embedding=embedding, rope=rope,
     adamw=adamw, generate=generate, moe=moe)
-for text in args.shape:
-    KERNELS[args.kernel](*map(int, text.split("x")))
-print(json.dumps(dict(what="torch_bench", version=torch.__version__, threads=args.threads, cases=cases)))
+with torch_peer.attention_by(torch, args.sdpa):
+    for text in args.shape:
+        KERNELS[args.kernel](*map(int, text.split("x")))
+print(json.dumps(dict(what="torch_bench", version=torch.__version__, device=args.device, threads=args.threads,
+                      cases=cases)))

@@ -16,28 +16,39 @@ parser.add_argument("--preset", choices=["S", "M", "L", "tiny"], required=True)
 parser.add_argument("--steps", type=int, default=8, help="least number of steps to time")
 torch_peer.add_flags(parser)
 args = parser.parse_args()
-torch = torch_peer.import_torch(args.threads)
+torch = torch_peer.import_torch(args.threads, args.device)
+on_cpu = args.device == "cpu"
+wait = torch_peer.wait_for(torch, args.device)
 
 from torch_models import LM, PRESETS  # noqa: E402
 
 preset = PRESETS[args.preset]
 model = LM(preset)
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+loss_of = torch.compile(model) if args.compile else model
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1,
+                              **({} if on_cpu else dict(fused=True)))
 data = torch.randint(0, preset["V"], (preset["B"], preset["T"] + 1))
 ids, target = data[:, :-1].contiguous(), data[:, 1:].contiguous()
 
 
-def step():
-    """When each part ended, page faults, and the loss."""
+def step(parts=on_cpu):
+    """When each part ended, page faults, and the loss. Without `parts` a device may be busy with one when the next
+    begins, and only the whole time means something."""
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     times = [time.perf_counter()]
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
-        loss = model(ids, target)
+    with torch.autocast(args.device.split(":")[0], dtype=torch.bfloat16, enabled=args.dtype == "bf16"):
+        with torch_peer.attention_by(torch, args.sdpa):
+            loss = loss_of(ids, target)
+    if parts:
+        wait()
     times.append(time.perf_counter())
     loss.backward()
+    if parts:
+        wait()
     times.append(time.perf_counter())
     optimizer.step()
+    wait()
     times.append(time.perf_counter())
     return times, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults, loss.item()
 
@@ -47,10 +58,11 @@ step()
 canary = torch_peer.load_canary(args.canary, args.threads)
 steps, kept, taken = torch_peer.sample_series(step, canary, args.gate, args.steps, args.budget)
 whole = sorted(times[3] - times[0] for times, _, _ in steps)
+by_parts = steps if on_cpu else [step(True) for _ in range(args.steps)]
 
 
 def part(i):
-    return round(1e3 * statistics.median(times[i + 1] - times[i] for times, _, _ in steps), 2)
+    return round(1e3 * statistics.median(times[i + 1] - times[i] for times, _, _ in by_parts), 2)
 
 
 # Two operations for each weight that a token multiplies, twice that in backward; full attention scores.
@@ -70,4 +82,5 @@ print(json.dumps(dict(
     model_gflop=round(flop / 1e9, 2), model_gflops=round(flop / median / 1e9, 1),
     faults_per_step=int(statistics.median(faults for _, faults, _ in steps)),
     peak_rss_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, kept=kept, steps=taken,
+    **({} if on_cpu else dict(peak_device_mib=torch.cuda.max_memory_allocated() >> 20)), device=args.device,
     loss_first=round(first, 4), loss_last=round(steps[-1][2], 4))))

@@ -335,11 +335,11 @@ void backward_heads(const FlashAttentionBackward& f, const attention::MicroKerne
 }  // namespace
 
 void run(Cpu, const FlashAttentionBackward& f) {
-  const auto call = attention::from_base(f);
-  attention::run_backward(call, attention::bf16_microkernel(call.attention));
+  attention::run_backward(f, attention::bf16_microkernel(f.attention));
 }
 
-void attention::run_backward(const FlashAttentionBackward& f, const MicroKernel* kernel) {
+void attention::run_backward(const FlashAttentionBackward& given, const MicroKernel* kernel) {
+  const FlashAttentionBackward f = from_base(given);
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionBackward::name);
   const attention::Sizes n(a);

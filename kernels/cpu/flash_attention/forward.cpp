@@ -299,11 +299,11 @@ void attend_heads(const FlashAttentionForward& f, const attention::MicroKernel* 
 }  // namespace
 
 void run(Cpu, const FlashAttentionForward& f) {
-  const auto call = attention::from_base(f);
-  attention::run_forward(call, attention::bf16_microkernel(call.attention));
+  attention::run_forward(f, attention::bf16_microkernel(f.attention));
 }
 
-void attention::run_forward(const FlashAttentionForward& f, const MicroKernel* kernel) {
+void attention::run_forward(const FlashAttentionForward& given, const MicroKernel* kernel) {
+  const FlashAttentionForward f = from_base(given);
   const Attention& a = f.attention;
   attention::check(a, FlashAttentionForward::name);
   if (a.batch == 0 || a.heads == 0 || a.queries == 0) return;

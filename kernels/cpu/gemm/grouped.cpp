@@ -21,14 +21,6 @@ void check_offsets(const char* name, const int32_t* offsets, int64_t groups, int
           " rows");
 }
 
-void check(const GroupedGemm& g) {
-  gemm::check_dtypes(g.name, g.a_dtype, g.b_dtype, g.c_dtype);
-  require(std::min({g.rows, g.n, g.k}) >= 0 && std::max({g.rows, g.n, g.k}) <= INT_MAX,
-          "grouped_gemm: sizes ", g.rows, " x ", g.n, " x ", g.k,
-          " do not fit the matrix library's integers");
-  check_offsets(g.name, g.offsets, g.groups, g.rows);
-}
-
 /// The rows of group i, times its matrix; `bias` is in acc_dtype of C.
 Problem rows_of(const GroupedGemm& g, int64_t i, const void* bias) {
   const int64_t first = g.offsets[i], end = g.offsets[i + 1];
@@ -71,9 +63,17 @@ void run_rows(const GroupedGemm& g, double mean_flop) {
 
 }  // namespace
 
+void check(const GroupedGemm& g) {
+  gemm::check_dtypes(g.name, g.a_dtype, g.b_dtype, g.c_dtype);
+  require(std::min({g.rows, g.n, g.k}) >= 0 && std::max({g.rows, g.n, g.k}) <= INT_MAX,
+          "grouped_gemm: sizes ", g.rows, " x ", g.n, " x ", g.k,
+          " do not fit the matrix library's integers");
+}
+
 void run(Cpu, const GroupedGemm& g) {
   if (g.groups <= 0) return;
   check(g);
+  check_offsets(g.name, g.offsets, g.groups, g.rows);
   if (g.n == 0 || (g.by_depth ? g.k : g.rows) == 0) return;
   const double flop = 2.0 * double(g.rows) * double(g.n) * double(g.k),
                mean = flop / double(g.groups);

@@ -42,22 +42,6 @@ Problem member(const Gemm& g, int64_t i, const void* bias) {
   return p;
 }
 
-void check(const Gemm& g) {
-  gemm::check_dtypes(g.name, g.a_dtype, g.b_dtype, g.c_dtype);
-  require(
-      std::min({g.m, g.n, g.k}) >= 0 && std::max({g.m, g.n, g.k, g.lda, g.ldb, g.ldc}) <= INT_MAX,
-      "gemm: sizes ", g.m, " x ", g.n, " x ", g.k, " do not fit the matrix library's integers");
-  const auto check_ld = [](const char* name, int64_t ld, int64_t width) {
-    require(ld == 0 || ld >= width, "gemm: ", name, " ", ld, " is less than the ", width,
-            " elements of a row");
-  };
-  check_ld("lda", g.lda, width_of_a(g));
-  check_ld("ldb", g.ldb, width_of_b(g));
-  check_ld("ldc", g.ldc, g.n);
-  require(!g.c_list || (!g.preactivation && !g.residual),
-          "gemm: a pointer list of results goes without preactivation and residual");
-}
-
 template <class A>
 void run_batch(const Gemm& g) {
   const bool convert = g.bias != nullptr && g.bias_dtype != dtype_of<A>;
@@ -95,6 +79,22 @@ const char* gemm_kernels(DType dtype) {
   const MicroKernel* kernel =
       gemm::microkernel_for({.a = any, .b = any, .m = 1024, .n = 1024, .k = 1024});
   return kernel ? kernel->name : "OpenBLAS";
+}
+
+void check(const Gemm& g) {
+  gemm::check_dtypes(g.name, g.a_dtype, g.b_dtype, g.c_dtype);
+  require(
+      std::min({g.m, g.n, g.k}) >= 0 && std::max({g.m, g.n, g.k, g.lda, g.ldb, g.ldc}) <= INT_MAX,
+      "gemm: sizes ", g.m, " x ", g.n, " x ", g.k, " do not fit the matrix library's integers");
+  const auto check_ld = [](const char* name, int64_t ld, int64_t width) {
+    require(ld == 0 || ld >= width, "gemm: ", name, " ", ld, " is less than the ", width,
+            " elements of a row");
+  };
+  check_ld("lda", g.lda, width_of_a(g));
+  check_ld("ldb", g.ldb, width_of_b(g));
+  check_ld("ldc", g.ldc, g.n);
+  require(!g.c_list || (!g.preactivation && !g.residual),
+          "gemm: a pointer list of results goes without preactivation and residual");
 }
 
 void run(Cpu, const Gemm& g) {
