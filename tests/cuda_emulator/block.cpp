@@ -28,7 +28,7 @@ namespace olm::cuda_emulator {
 
 unsigned thread_number = 0;
 Running running;
-thread_local bool runs_kernel = false;
+constinit thread_local bool runs_kernel = false;
 
 namespace {
 

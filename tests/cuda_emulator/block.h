@@ -32,7 +32,7 @@ struct Running {
 };
 extern Running running;
 /// True on the OS thread that runs a grid.
-extern thread_local bool runs_kernel __attribute__((tls_model("initial-exec")));
+extern constinit thread_local bool runs_kernel __attribute__((tls_model("initial-exec")));
 /// Where dynamic shared memory begins.
 unsigned char* shared_base();
 

@@ -176,12 +176,12 @@ __global__ void handover_kernel(int* out, int rounds, bool wait_for_consumer) {
   int sum = 0;
   for (int round = 0; round < rounds; ++round) {
     if (threadIdx.x < 32) {
-      if (wait_for_consumer) named_barrier_sync(kEmpty, kAll);
+      if (wait_for_consumer) barrier(kEmpty, kAll, true);
       box[lane] = round * 32 + lane;
-      named_barrier_arrive(kFull, kAll);
+      barrier(kFull, kAll, false);
     } else {
-      if (wait_for_consumer) named_barrier_arrive(kEmpty, kAll);
-      named_barrier_sync(kFull, kAll);
+      if (wait_for_consumer) barrier(kEmpty, kAll, false);
+      barrier(kFull, kAll, true);
       sum += box[lane ^ 1];
     }
   }
