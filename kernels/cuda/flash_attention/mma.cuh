@@ -12,12 +12,23 @@ template <class T, int kDim>
 struct MmaTile {
   static constexpr int kChunks = kDim / 8;
   static_assert(kDim % 32 == 0);
-  T* data;
+  T* memory;
+  int first;  // element where the tile begins, a multiple of kDim
 
+  /// Rows of 192 bytes begin at every other half of the banks by themselves.
+  __device__ static int mask_of(int row) { return kDim % 64 == 0 ? row & 7 : row >> 1 & 3; }
   __device__ T* at(int row, int chunk) const {
-    // Rows of 192 bytes begin at every other half of the banks by themselves.
-    const int mask = kDim % 64 == 0 ? row & 7 : row >> 1 & 3;
-    return data + (row * kChunks + (chunk ^ mask)) * 8;
+    return memory + first + (row * kChunks + (chunk ^ mask_of(row))) * 8;
+  }
+  /// As at(row + lane_row, 2 k + lane_chunk), where `row` is a multiple of 8 and `lane_chunk` 0 or
+  /// 1. Rows of a power of two let k flip bits of one address, where the compiler would keep one
+  /// for each k.
+  __device__ const T* at(int row, int lane_row, int k, int lane_chunk) const {
+    const int chunk = lane_chunk ^ mask_of(lane_row);
+    if constexpr (kDim % 64 == 0)
+      return memory + ((first + lane_row * kDim + chunk * 8) ^ (16 * k)) + row * kDim;
+    else
+      return memory + first + (row + lane_row) * kDim + ((2 * k) ^ chunk) * 8;
   }
 
   /// Starts the copy of n rows; zeros in place of those up to kRows.
@@ -36,7 +47,7 @@ struct MmaTile {
     constexpr uint32_t kExponent = std::is_same_v<T, bfloat16_t> ? 0x7f80u : 0x7c00u;
     bool any = false;
     for (int i = int(threadIdx.x); i < kRows * kChunks; i += int(blockDim.x)) {
-      Vec<T, 8> x = load_vec(data + i * 8);
+      Vec<T, 8> x = load_vec(memory + first + i * 8);
       bool bad = false;
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
@@ -46,7 +57,7 @@ struct MmaTile {
       }
       if (!bad) continue;
       any = true;
-      store_vec(data + i * 8, x);
+      store_vec(memory + first + i * 8, x);
       const int row = i / kChunks;
       atomicOr(rows + row / 32, 1u << row % 32);
     }
@@ -55,17 +66,17 @@ struct MmaTile {
 
   /// A operand: rows [row, row + 16), columns [16 k, 16 k + 16).
   __device__ void load_a(int row, int k, uint32_t (&a)[4]) const {
-    ldmatrix_x4<false>(a, at(row + lane_of() % 16, 2 * k + lane_of() / 16));
+    ldmatrix_x4<false>(a, at(row, lane_of() % 16, k, lane_of() / 16));
   }
   /// B operands, of the transposed tile: columns as above of rows [row, row + 8) in b[0] and b[1],
   /// of the next 8 rows in b[2] and b[3].
   __device__ void load_b_of_rows(int row, int k, uint32_t (&b)[4]) const {
-    ldmatrix_x4<false>(b, at(row + lane_of() / 16 * 8 + lane_of() % 8, 2 * k + lane_of() / 8 % 2));
+    ldmatrix_x4<false>(b, at(row, lane_of() / 16 * 8 + lane_of() % 8, k, lane_of() / 8 % 2));
   }
   /// B operands: rows [row, row + 16) of columns [16 c, 16 c + 8) in b[0] and b[1], of the next 8
   /// columns in b[2] and b[3].
   __device__ void load_b_of_columns(int row, int c, uint32_t (&b)[4]) const {
-    ldmatrix_x4<true>(b, at(row + lane_of() % 16, 2 * c + lane_of() / 16));
+    ldmatrix_x4<true>(b, at(row, lane_of() % 16, c, lane_of() / 16));
   }
 };
 

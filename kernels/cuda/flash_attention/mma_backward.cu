@@ -36,12 +36,12 @@ struct Shape {
   static constexpr int kStage = 2 * kOthers * kDim;  // numbers of both operands of a tile
   static constexpr size_t kBytes = sizeof(T) * (2 * kRows * kDim + 2 * kStage) +
                                    sizeof(float) * 6 * kOthers + 2 * sizeof(unsigned) * 2;
-  static_assert(kOthers <= 64);
+  static_assert(4 * kN <= 32);  // bits of a thread's pairs
 };
 
 /// A tile of scores: `owned` and `other` are the first rows of its sides.
 struct Tile {
-  int64_t b = 0, h = 0, owned = 0, other = 0;
+  int b = 0, h = 0, owned = 0, other = 0;
   Meeting meeting = Meeting::none;
 };
 
@@ -52,8 +52,8 @@ struct Operands {
 };
 
 template <class S>
-__device__ inline Operands<S> operands_at(typename S::T* memory, int rows) {
-  return {{memory}, {memory + rows * S::kDim}};
+__device__ inline Operands<S> operands_at(typename S::T* memory, int first, int rows) {
+  return {{memory, first}, {memory, first + rows * S::kDim}};
 }
 
 /// Starts the copies of rows from `row` on.
@@ -70,7 +70,7 @@ __device__ inline void load_operands(const Operands<S>& to, const HeadRows& firs
 __device__ inline RowStats stats_of(const Call& f, const Tile& at, int64_t i) {
   const Attention& a = f.p.a;
   if (i >= a.queries) return {0, kInfinity, 0};
-  const int64_t row = (at.b * a.heads + at.h) * a.queries + i;
+  const int64_t row = (int64_t(at.b) * a.heads + at.h) * a.queries + i;
   return {f.stats.max[row], f.stats.log2_sum[row], f.stats.delta[row]};
 }
 
@@ -89,7 +89,7 @@ __device__ inline int column_of(int n, int e) { return 8 * n + 2 * (lane_of() % 
 /// Where the pairs of a tile are in the tensors.
 template <class S>
 struct Pairs {
-  int64_t i0, j0;
+  int i0, j0;
   int row;  // first of the warp's, in the tile
   __device__ Pairs(const Tile& at, int first)
       : i0(S::kOfQueries ? at.owned : at.other),
@@ -106,18 +106,19 @@ struct Pairs {
 /// Scores by the rules of attention. dP becomes what P is to be multiplied by for dS; returns the
 /// bits of kept_pairs().
 template <class S, class StatsOf>
-__device__ inline uint64_t apply_rules(const Problem& p, const Tile& at, const Pairs<S>& pairs,
+__device__ inline uint32_t apply_rules(const Problem& p, const Tile& at, const Pairs<S>& pairs,
                                        StatsOf stats, float (&s)[1][S::kN][4],
                                        float (&d)[1][S::kN][4]) {
   const Attention& a = p.a;
-  uint64_t kept = ~uint64_t(0);
+  uint32_t kept = ~0u;
   if (a.dropout > 0)
-    kept = kept_pairs<1, S::kN>(
+    kept = uint32_t(kept_pairs<1, S::kN>(
         p, at.b, at.h, [&](int, int n, int e) { return pairs.i0 + pairs.query(n, e); },
-        [&](int, int n, int e) { return pairs.j0 + pairs.key(n, e); });
+        [&](int, int n, int e) { return pairs.j0 + pairs.key(n, e); }));
   cap_scores(p, s);
   const TileRules rules = tile_rules(p, at.b, at.h, pairs.i0, pairs.j0);
-  const int queries = int(min(int64_t(64), a.queries - pairs.i0));
+  const int queries =
+      int(min(int64_t(S::kOfQueries ? S::kRows : S::kOthers), a.queries - pairs.i0));
 #pragma unroll
   for (int n = 0; n < S::kN; ++n)
 #pragma unroll
@@ -141,7 +142,7 @@ __device__ inline void find_gradients(const Problem& p, const Tile& at, int row,
                                       float (&s)[1][S::kN][4], float (&d)[1][S::kN][4],
                                       Words<1, S::kN>& weights, Words<1, S::kN>& gradients) {
   using T = typename S::T;
-  uint64_t kept = ~uint64_t(0);
+  uint32_t kept = ~0u;
   if (at.meeting == Meeting::some || has_rules(p)) {
     kept = apply_rules<S>(p, at, Pairs<S>(at, row), stats, s, d);
   } else {
@@ -213,11 +214,11 @@ template <class S>
 struct Walk {
   const Call& f;
   Tile at;
-  int64_t last_head, others;
+  int last_head, others;
 
-  __device__ Walk(const Call& call, int64_t b, int64_t h, int64_t heads, int64_t owned)
+  __device__ Walk(const Call& call, int b, int h, int heads, int owned)
       : f(call), at{b, h, owned, 0, Meeting::none}, last_head(h + heads - 1) {
-    others = S::kOfQueries ? f.p.a.keys : f.p.a.queries;
+    others = int(S::kOfQueries ? f.p.a.keys : f.p.a.queries);
     find();
   }
   __device__ bool done() const { return at.h > last_head; }
@@ -263,17 +264,19 @@ __global__ void __launch_bounds__(32 * S::kWarps) gradient_tile(const __grid_con
   using T = typename S::T;
   const Attention& a = f.p.a;
   T* memory = shared<T>();
-  const Operands<S> owned = operands_at<S>(memory, S::kRows);
-  memory += 2 * S::kRows * S::kDim;
-  float* stats = reinterpret_cast<float*>(memory + 2 * S::kStage);  // of two tiles of queries
+  constexpr int kStages = 2 * S::kRows * S::kDim;
+  const Operands<S> owned = operands_at<S>(memory, 0, S::kRows);
+  // Of two tiles of queries.
+  float* stats = reinterpret_cast<float*>(memory + kStages + 2 * S::kStage);
   auto* bad = reinterpret_cast<unsigned*>(stats + 6 * S::kOthers);
   const int64_t heads = S::kOfQueries ? a.heads : a.kv_heads;
-  const int64_t group = S::kOfQueries ? 1 : f.p.group;
-  const int64_t head = int64_t(blockIdx.x) / f.tiles, b = head / heads, h = head % heads;
-  const int64_t first = int64_t(blockIdx.x) % f.tiles * S::kRows;
+  const int group = S::kOfQueries ? 1 : int(f.p.group);
+  const int64_t head = int64_t(blockIdx.x) / f.tiles;
+  const int b = int(head / heads), h = int(head % heads);
+  const int first = int(int64_t(blockIdx.x) % f.tiles) * S::kRows;
   const int row = int(threadIdx.x) / 32 * 16;
   const auto load_others = [&](const Tile& at, int stage) {
-    const Operands<S> to = operands_at<S>(memory + stage * S::kStage, S::kOthers);
+    const Operands<S> to = operands_at<S>(memory, kStages + stage * S::kStage, S::kOthers);
     if constexpr (S::kOfQueries) {
       load_operands<S, S::kOthers>(to, f.k, f.v, b, h / f.p.group, at.other, a.keys);
     } else {
@@ -315,8 +318,8 @@ __global__ void __launch_bounds__(32 * S::kWarps) gradient_tile(const __grid_con
       const float* column = columns + column_of(n, e) * 3;
       return RowStats{column[0], column[1], column[2]};
     };
-    add_tile<S>(f, at, row, owned, operands_at<S>(memory + stage * S::kStage, S::kOthers), stats_at,
-                bad, sums);
+    add_tile<S>(f, at, row, owned, operands_at<S>(memory, kStages + stage * S::kStage, S::kOthers),
+                stats_at, bad, sums);
     __syncthreads();  // before this stage is copied to again
   }
   write_sums<S>(f, b, h, first + row, sums);

@@ -173,9 +173,10 @@ template <class S>
 __global__ void __launch_bounds__(32 * S::kWarps) mma_forward_tile(const __grid_constant__ Call f) {
   using T = typename S::T;
   const Attention& a = f.p.a;
-  const MmaTile<T, S::kDim> q{shared<T>()}, k{q.data + S::kRows * S::kDim},
-      v{k.data + S::kKeys * S::kDim};
-  auto* bad = reinterpret_cast<unsigned*>(v.data + S::kKeys * S::kDim);
+  constexpr int kK = S::kRows * S::kDim, kV = kK + S::kKeys * S::kDim;
+  T* memory = shared<T>();
+  const MmaTile<T, S::kDim> q{memory, 0}, k{memory, kK}, v{memory, kV};
+  auto* bad = reinterpret_cast<unsigned*>(memory + kV + S::kKeys * S::kDim);
   // The last tiles come first: under a causal mask they have the most to do.
   const int64_t head = int64_t(blockIdx.x) / f.tiles;
   Tile at{head / a.heads, head % a.heads, 0, 0, int(threadIdx.x) / 32 * 16 * S::kM};

@@ -75,7 +75,7 @@ class Documents {
   Documents(const Attention& a, const Stream& stream)
       : query_tiles_(a.query_documents ? a.batch * ceil_div(a.queries, int64_t(kIdTile)) : 0),
         key_tiles_(a.key_documents ? a.batch * ceil_div(a.keys, int64_t(kIdTile)) : 0),
-        ranges_(stream.scratch<IdRange>(size_t(query_tiles_ + key_tiles_))) {
+        ranges_(stream.scratch<IdRange>(std::max<size_t>(1, size_t(query_tiles_ + key_tiles_)))) {
     if (query_tiles_ > 0) find(a.query_documents, a.queries, query_tiles_, ranges_, stream);
     if (key_tiles_ > 0) find(a.key_documents, a.keys, key_tiles_, ranges_ + query_tiles_, stream);
   }
@@ -131,7 +131,7 @@ void run(Path path, const FlashAttentionBackward& f) {
   Problem p = problem_of(a, f.stream);
   documents.put(p);
   const size_t rows = size_t(a.batch * a.heads * a.queries);
-  const Scratch<float> numbers = f.stream.scratch<float>(3 * rows);
+  const Scratch<float> numbers = f.stream.scratch<float>(std::max<size_t>(1, 3 * rows));
   const AllStats stats{numbers, numbers + rows, numbers + 2 * rows};
   row_stats(f, numbers, numbers + rows, numbers + 2 * rows);
   if (path == Path::mma && has_mma(a))
