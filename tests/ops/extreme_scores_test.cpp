@@ -21,13 +21,17 @@ struct Attended {
   Tensor y, dq, dk, dv;
 };
 
-Attended attend(const Tensors& qkv, const FlashAttentionOptions& o, const Tensor& dy) {
+/// On the device under test, but for f64.
+Attended attend(const Tensors& qkv, FlashAttentionOptions o, const Tensor& dy) {
   Tensors leaves;
-  for (const Tensor& t : qkv) leaves.push_back(detach(t));
+  for (const Tensor& t : qkv) leaves.push_back(detach(on_test_device(t)));
   for (const Tensor& t : leaves) set_requires_grad(t);
+  for (Tensor* t : {&o.mask, &o.sink})
+    if (t->defined()) *t = raw::to(*t, leaves[0].device());
   const Tensor y = flash_attention(leaves[0], leaves[1], leaves[2], o);
-  const Tensors d = gradients({y}, {raw::cast(dy, y.dtype())}, leaves);
-  return {y, d[0], d[1], d[2]};
+  const Tensors d = gradients({y}, {raw::to(raw::cast(dy, y.dtype()), y.device())}, leaves);
+  const auto here = [](const Tensor& t) { return raw::to(detach(t), cpu); };
+  return {here(y), here(d[0]), here(d[1]), here(d[2])};
 }
 
 Tensor random(const Shape& shape, Generator& g, DType dtype, double offset = 0) {
@@ -91,12 +95,15 @@ TEST_SUITE("ops/extreme_scores") {
     for (const DType dtype : {f32, f64})
       for (const double size : {0.0, 1e3, 1e6, 1e12}) {
         INFO(name_of(dtype), " ", size);
-        const Tensor q = full({1, 1, 1, 1}, size, {.dtype = dtype});
-        const Tensor k = full({1, 1, 1, 1}, 1, {.dtype = dtype}), v = full(k.shape(), 3, {dtype});
-        const Tensor sink = full({1}, size, {.dtype = acc_dtype(dtype)});
+        const auto one = [&](const Shape& shape, double value, DType of) {
+          return on_test_device(full(shape, value, {.dtype = of}));
+        };
+        const Shape single{1, 1, 1, 1};
+        const Tensor q = one(single, size, dtype), k = one(single, 1, dtype);
+        const Tensor v = one(single, 3, dtype), sink = one({1}, size, acc_dtype(dtype));
         for (const Tensor& t : {q, v, sink}) set_requires_grad(t);
         const Tensor y = flash_attention(q, k, v, {.scale = 1, .sink = sink});
-        const Tensors d = gradients({y}, {full(y.shape(), 1, {.dtype = dtype})}, {q, v, sink});
+        const Tensors d = gradients({y}, {one(y.shape(), 1, dtype)}, {q, v, sink});
         CHECK(to_host<double>(y)[0] == doctest::Approx(1.5).epsilon(1e-6));
         CHECK(to_host<double>(d[0])[0] == doctest::Approx(0.75).epsilon(1e-6));
         CHECK(to_host<double>(d[1])[0] == doctest::Approx(0.5).epsilon(1e-6));
@@ -122,11 +129,13 @@ TEST_SUITE("ops/extreme_scores") {
 
   TEST_CASE("an infinite sink leaves nothing and gets no gradient") {
     for (const double infinite : {-double(INFINITY), double(INFINITY)}) {
-      const Tensor x = full({1, 2, 1, 4}, 1.0), sink = full({1}, infinite);
+      const Tensor x = on_test_device(full({1, 2, 1, 4}, 1.0));
+      const Tensor sink = on_test_device(full({1}, infinite));
       set_requires_grad(sink);
       const Tensor y = flash_attention(x, x, x, {.sink = sink});
       for (const double v : to_host<double>(y)) CHECK(v == doctest::Approx(infinite < 0 ? 1 : 0));
-      CHECK(largest(gradients({y}, {full(y.shape(), 1.0)}, {sink})[0]) == 0);
+      const Tensor ones = on_test_device(full(y.shape(), 1.0));
+      CHECK(largest(gradients({y}, {ones}, {sink})[0]) == 0);
     }
   }
 

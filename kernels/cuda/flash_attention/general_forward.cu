@@ -287,7 +287,8 @@ void general_forward(const FlashAttentionForward& f, const Problem& p) {
 void decode_forward(const FlashAttentionForward& f, const Problem& p) {
   const Attention& a = p.a;
   const int64_t splits = ceil_div(a.keys, kSplitKeys), rows = a.batch * a.heads * a.queries;
-  const Scratch<float> acc = f.stream.scratch<float>(size_t(splits * rows * a.value_dim));
+  const Scratch<float> acc =
+      f.stream.scratch<float>(size_t(splits * rows * std::max<int64_t>(a.value_dim, 1)));
   const Scratch<float> max = f.stream.scratch<float>(size_t(splits * rows));
   const Scratch<float> sum = f.stream.scratch<float>(size_t(splits * rows));
   Call call = call_of(f, p);

@@ -23,6 +23,7 @@ inline constexpr int64_t kSplitKeys = 256;
 
 void general_forward(const FlashAttentionForward& f, const Problem& p);
 void decode_forward(const FlashAttentionForward& f, const Problem& p);
+void mma_forward(const FlashAttentionForward& f, const Problem& p);
 
 /// Per query row [batch, heads, queries], in device memory: see RowStats.
 struct AllStats {
@@ -31,6 +32,7 @@ struct AllStats {
 /// Makes them from the results of the forward; each of the three has a place for every row.
 void row_stats(const FlashAttentionBackward& f, float* max, float* log2_sum, float* delta);
 void general_backward(const FlashAttentionBackward& f, const Problem& p, const AllStats& stats);
+void mma_backward(const FlashAttentionBackward& f, const Problem& p, const AllStats& stats);
 /// dmask and dsink, where they are wanted: by FFMA on every path.
 void mask_gradient(const FlashAttentionBackward& f, const Problem& p, const AllStats& stats);
 void sink_gradient(const FlashAttentionBackward& f, const Problem& p, const AllStats& stats);

@@ -63,7 +63,7 @@ __device__ inline IdRange ids_between(const IdRange* ids, int64_t begin, int64_t
   return all;
 }
 
-/// How queries [i, i_end) meet keys [j, j_end): not at all, in all pairs, or in some.
+/// How queries meet keys: not at all, in all pairs, or in some. Keys may end past the tensor's.
 enum class Meeting : int { none, all, some };
 __device__ inline Meeting meeting_of(const Problem& p, int64_t b, Span queries, Span keys) {
   const Attention& a = p.a;
@@ -73,8 +73,9 @@ __device__ inline Meeting meeting_of(const Problem& p, int64_t b, Span queries, 
   bool all = first.end >= keys.end && last.begin <= keys.begin && a.mask == nullptr;
   if (p.query_ids) {
     const int64_t q_tiles = ceil_div(a.queries, kIdTile), k_tiles = ceil_div(a.keys, kIdTile);
-    const IdRange q = ids_between(p.query_ids + b * q_tiles, queries.begin, queries.end);
-    const IdRange k = ids_between(p.key_ids + b * k_tiles, keys.begin, keys.end);
+    const IdRange q =
+        ids_between(p.query_ids + b * q_tiles, queries.begin, min(queries.end, a.queries));
+    const IdRange k = ids_between(p.key_ids + b * k_tiles, keys.begin, min(keys.end, a.keys));
     if (q.max < k.min || k.max < q.min) return Meeting::none;
     all = all && q.min == q.max && k.min == k.max;
   }

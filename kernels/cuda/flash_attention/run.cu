@@ -4,6 +4,7 @@
 #include <olm/kernels/cuda/flash_attention/plan.cuh>
 
 #include <cmath>
+#include <initializer_list>
 
 namespace olm::kernels {
 namespace cuda_attention {
@@ -52,13 +53,29 @@ Problem problem_of(const Attention& a, const Stream& stream) {
   return p;
 }
 
+/// Whether tensor cores have this, given rows that are aligned.
+bool has_mma(const Attention& a) {
+  return (a.dtype == bf16 || a.dtype == f16) && a.dim == a.value_dim && a.mask == nullptr &&
+         (a.dim == 64 || a.dim == 96 || a.dim == 128);
+}
+
+HeadRows rows_of(const HeadRowsOut& x) { return {x.data, x.batch, x.row, x.head}; }
+
+/// True where all rows of 16-bit elements begin at multiples of 16 bytes.
+bool are_aligned(std::initializer_list<HeadRows> all) {
+  return std::all_of(all.begin(), all.end(), [](const HeadRows& x) {
+    return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && x.batch % 8 == 0 && x.row % 8 == 0 &&
+           x.head % 8 == 0;
+  });
+}
+
 /// The ranges of document ids, for as long as the object lives.
 class Documents {
  public:
   Documents(const Attention& a, const Stream& stream)
       : query_tiles_(a.query_documents ? a.batch * ceil_div(a.queries, int64_t(kIdTile)) : 0),
         key_tiles_(a.key_documents ? a.batch * ceil_div(a.keys, int64_t(kIdTile)) : 0),
-        ranges_(stream.scratch<IdRange>(size_t(query_tiles_ + key_tiles_))) {
+        ranges_(stream.scratch<IdRange>(std::max<size_t>(1, size_t(query_tiles_ + key_tiles_)))) {
     if (query_tiles_ > 0) find(a.query_documents, a.queries, query_tiles_, ranges_, stream);
     if (key_tiles_ > 0) find(a.key_documents, a.keys, key_tiles_, ranges_ + query_tiles_, stream);
   }
@@ -84,10 +101,15 @@ class Documents {
 Path plan(const FlashAttentionForward& f) {
   const Attention& a = f.attention;
   if (a.queries <= kDecodeRows && a.keys >= kSplitKeys) return Path::decode;
-  return Path::general;
+  const bool aligned = are_aligned({f.q, f.k, f.v, rows_of(f.y), {f.y_low}});
+  return has_mma(a) && aligned ? Path::mma : Path::general;
 }
 
-Path plan(const FlashAttentionBackward&) { return Path::general; }
+Path plan(const FlashAttentionBackward& f) {
+  const bool aligned =
+      are_aligned({f.q, f.k, f.v, f.dy, rows_of(f.dq), rows_of(f.dk), rows_of(f.dv)});
+  return has_mma(f.attention) && aligned ? Path::mma : Path::general;
+}
 
 void run(Path path, const FlashAttentionForward& f) {
   const Attention& a = f.attention;
@@ -97,10 +119,11 @@ void run(Path path, const FlashAttentionForward& f) {
   Problem p = problem_of(a, f.stream);
   documents.put(p);
   if (path == Path::decode && a.keys > 0) return decode_forward(f, p);
+  if (path == Path::mma && has_mma(a)) return mma_forward(f, p);
   general_forward(f, p);
 }
 
-void run(Path, const FlashAttentionBackward& f) {
+void run(Path path, const FlashAttentionBackward& f) {
   const Attention& a = f.attention;
   check(a, FlashAttentionBackward::name);
   if (a.batch == 0 || a.kv_heads == 0) return;
@@ -108,10 +131,13 @@ void run(Path, const FlashAttentionBackward& f) {
   Problem p = problem_of(a, f.stream);
   documents.put(p);
   const size_t rows = size_t(a.batch * a.heads * a.queries);
-  const Scratch<float> numbers = f.stream.scratch<float>(3 * rows);
+  const Scratch<float> numbers = f.stream.scratch<float>(std::max<size_t>(1, 3 * rows));
   const AllStats stats{numbers, numbers + rows, numbers + 2 * rows};
   row_stats(f, numbers, numbers + rows, numbers + 2 * rows);
-  general_backward(f, p, stats);
+  if (path == Path::mma && has_mma(a))
+    mma_backward(f, p, stats);
+  else
+    general_backward(f, p, stats);
   if (f.dmask) mask_gradient(f, p, stats);
   if (f.dsink) sink_gradient(f, p, stats);
 }
