@@ -32,6 +32,7 @@ std::string cuda_backend::why_not(int) {
 std::string cuda_backend::driver_version() { return {}; }
 std::string cuda_backend::runtime_version() { return {}; }
 std::string cuda_backend::compiled_architectures() { return {}; }
+std::string cuda_backend::cublas_lt() { return {}; }
 
 void synchronize(Device device) { require_device(device); }
 

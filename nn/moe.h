@@ -136,9 +136,10 @@ struct MoEOptions {
 /// There is no capacity limit: every choice is computed. Rows are sorted by expert; experts that
 /// are all ClassicFFN, or all GatedFFN, of the same options are computed together by
 /// grouped_linear(), others one by one on the [rows, embed_dim] of the tokens that chose them. An
-/// expert that no token chose does not run, and its parameters get no gradient. Dropout of experts
-/// acts before weighting. Keys: router.…, experts.{i}.…, shared_experts.{j}.…. Throws where the
-/// router does, where the number of experts is not that of the options, and for x of another width.
+/// expert that no token chose does not run, and its parameters get no gradient, or zeros where the
+/// loads are on a card, which the host does not ask. Dropout of experts acts before weighting.
+/// Keys: router.…, experts.{i}.…, shared_experts.{j}.…. Throws where the router does, where the
+/// number of experts is not that of the options, and for x of another width.
 class OLM_API MoEFeedForwardBase : public Module {
  public:
   using ExpertFactory = std::function<Ref<Module>()>;

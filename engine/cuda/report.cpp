@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <olm/kernels/base/error.h>
+#include <olm/kernels/cuda/cublas_lt.h>
 
 namespace olm::cuda_backend {
 namespace {
@@ -74,5 +75,10 @@ std::string runtime_version() {
 }
 
 std::string compiled_architectures() { return OLM_CUDA_ARCHS; }
+
+std::string cublas_lt() {
+  const std::string path = kernels::cublas_lt_path();
+  return path.empty() ? "missing: " + kernels::cublas_lt_why_not() : path;
+}
 
 }  // namespace olm::cuda_backend

@@ -23,5 +23,7 @@ OLM_API std::string driver_version();
 OLM_API std::string runtime_version();
 /// What kernels were compiled for, as CMake names it; empty where the build has no CUDA.
 OLM_API std::string compiled_architectures();
+/// The file of cuBLASLt, or where it was looked for in vain; empty where the build has no CUDA.
+OLM_API std::string cublas_lt();
 
 }  // namespace olm::cuda_backend

@@ -117,6 +117,8 @@ Facts basic_facts() {
 
 Facts machine_facts() {
   Facts facts = basic_facts();
+  if (const std::string library = cuda_backend::cublas_lt(); !library.empty())
+    facts.emplace_back("cuBLASLt", library);
   const std::vector<cuda_backend::CardInfo> cards = cuda_backend::cards();
   for (size_t i = 0; i < cards.size(); ++i) {
     const std::string problem = cuda_backend::why_not(int(i));
