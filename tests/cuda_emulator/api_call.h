@@ -8,8 +8,8 @@
 
 namespace olm::cuda_emulator {
 
-extern thread_local int current_device;
-extern thread_local cudaError_t last_error;
+extern constinit thread_local int current_device;
+extern constinit thread_local cudaError_t last_error;
 
 /// Why no call can be served; cudaSuccess where it can.
 cudaError_t refusal();

@@ -53,14 +53,14 @@ void land(const Copy& copy) {
 }
 
 void check(const void* shared, const void* global, bool valid) {
-  const auto offset = uintptr_t(static_cast<const unsigned char*>(shared) - shared_base());
+  const auto offset = uintptr_t(static_cast<const unsigned char*>(shared) - running.shared);
   if (offset % kBytes != 0 || (valid && reinterpret_cast<uintptr_t>(global) % kBytes != 0))
     fail_block("cp.async alignment",
                [&] { return std::string("cp.async: both addresses have to be aligned to 16"); });
   if (!kAddressSanitizer && offset + kBytes > running.grid->shared)
     fail_block("cp.async range",
                [&] { return std::string("cp.async writes outside the block's shared memory"); });
-  if (valid && !is_device_memory(running.grid->device, global, kBytes))
+  if (valid && !running.is_device(global, kBytes))
     fail_block("cp.async source", [&] { return "cp.async reads " + describe_memory(global); });
 }
 

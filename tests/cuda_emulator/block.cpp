@@ -28,7 +28,7 @@ namespace olm::cuda_emulator {
 
 unsigned thread_number = 0;
 Running running;
-thread_local bool runs_kernel = false;
+constinit thread_local bool runs_kernel = false;
 
 namespace {
 
@@ -138,7 +138,7 @@ bool begin_block() {
   const uint64_t b = (order.next++ * order.stride + order.first) % order.count;
   blockIdx = {unsigned(b % grid.blocks.x), unsigned(b / grid.blocks.x % grid.blocks.y),
               unsigned(b / grid.blocks.x / grid.blocks.y)};
-  std::memset(shared_base(), 0xff, grid.shared);  // reads as NaN
+  std::memset(running.shared, 0xff, grid.shared);  // reads as NaN
   race::begin_block();
   ready.fill(running.threads);
   for (int t = 0; t < running.threads; ++t) threads[size_t(t)].exited = false;
@@ -211,13 +211,10 @@ void clean_up() {
 
 }  // namespace
 
-unsigned char* shared_base() {
-  constexpr size_t kBytes = size_t(1) << 20;
-  static auto* base = static_cast<unsigned char*>(
-      mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  return base;
-}
-unsigned char* shared_memory() { return shared_base(); }
+Running::Running()
+    : shared(static_cast<unsigned char*>(mmap(nullptr, kSharedArena, PROT_READ | PROT_WRITE,
+                                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {}
+unsigned char* shared_memory() { return running.shared; }
 
 void wait_here(const char* place, unsigned detail) {
   const int me = int(thread_number);
@@ -256,8 +253,8 @@ void check_alignment(const void* memory, size_t bytes) {
 }
 
 void run_grid(const Grid& grid) {
-  constexpr size_t kGuard = 64 << 10;
   running.grid = &grid;
+  running.arena = reinterpret_cast<unsigned char*>(arena_of(grid.device));
   gridDim = grid.blocks;
   set_threads(grid.threads);
   set_order(uint64_t(grid.blocks.x) * grid.blocks.y * grid.blocks.z);
@@ -265,8 +262,8 @@ void run_grid(const Grid& grid) {
   counts.launches += 1;
   counts.blocks += int64_t(order.count);
   counts.threads += int64_t(order.count) * running.threads;
-  ASAN_UNPOISON_MEMORY_REGION(shared_base(), grid.shared);
-  ASAN_POISON_MEMORY_REGION(shared_base() + grid.shared, kMaxShared + kGuard - grid.shared);
+  ASAN_UNPOISON_MEMORY_REGION(running.shared, grid.shared);
+  ASAN_POISON_MEMORY_REGION(running.shared + grid.shared, kSharedArena - grid.shared);
   race::begin_grid(grid);
   if (begin_block()) {
     enter(next_thread());

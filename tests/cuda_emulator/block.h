@@ -6,12 +6,15 @@
 
 #include <cuda_runtime.h>
 #include <tests/cuda_emulator/fiber.h>
+#include <tests/cuda_emulator/memory.h>
 
 namespace olm::cuda_emulator {
 
 inline constexpr int kMaxThreads = 1024, kWarp = 32;
 /// Shared memory of a block on sm_80, and what sm_86 and sm_89 have too, which kernels keep to.
 inline constexpr size_t kMaxShared = 163 << 10, kPortableShared = 99 << 10;
+/// Addresses of shared memory, of which no block has all.
+inline constexpr size_t kSharedArena = 256 << 10;
 
 /// One launch.
 struct Grid {
@@ -29,12 +32,20 @@ struct Running {
   int threads = 0;         ///< of a block
   int live = 0;            ///< of those, the ones that have not exited
   Fiber* fiber = nullptr;  ///< the one that runs
+  const unsigned char* arena = nullptr;  ///< where addresses of the device begin
+
+  bool is_shared(const void* p) const {
+    return size_t(static_cast<const unsigned char*>(p) - shared) < grid->shared;
+  }
+  bool is_device(const void* p, size_t bytes) const {
+    return size_t(static_cast<const unsigned char*>(p) - arena) <= kArenaBytes - bytes;
+  }
+  unsigned char* const shared;  ///< where dynamic shared memory begins
+  Running();
 };
 extern Running running;
 /// True on the OS thread that runs a grid.
-extern thread_local bool runs_kernel __attribute__((tls_model("initial-exec")));
-/// Where dynamic shared memory begins.
-unsigned char* shared_base();
+extern constinit thread_local bool runs_kernel __attribute__((tls_model("initial-exec")));
 
 /// Runs all blocks, unless one of them shows a defect.
 void run_grid(const Grid& grid);

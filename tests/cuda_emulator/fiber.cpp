@@ -10,7 +10,7 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(__x86_64__)
+#if !OLM_EMULATOR_UCONTEXT
 // Saves what the calling convention preserves, then continues on the other stack.
 extern "C" void olm_emulator_switch(void** save, void* to);
 asm(R"(
@@ -61,7 +61,7 @@ void prepare(Fiber& fiber, int index, void (*entry)()) {
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(fiber.stack, fiber.stack_size);
 #endif
-#if defined(__x86_64__)
+#if !OLM_EMULATOR_UCONTEXT
   // Tops at the same offset in all pages would fall into the same few lines of the L1 cache.
   const size_t offset = size_t(index % 32) * 128;
   auto** top = reinterpret_cast<void**>(fiber.stack + fiber.stack_size - offset) - 2;
@@ -96,7 +96,7 @@ void switch_fiber(Fiber& from, Fiber& to, bool left) {
 #else
   (void)left;
 #endif
-#if defined(__x86_64__)
+#if !OLM_EMULATOR_UCONTEXT
   olm_emulator_switch(&from.stack_pointer, to.stack_pointer);
 #else
   swapcontext(&from.context, &to.context);

@@ -2,7 +2,11 @@
 // Fibres: stacks between which one OS thread switches.
 #include <cstddef>
 
-#if !defined(__x86_64__)
+// OLM_EMULATOR_UCONTEXT asks for the portable switch, which other machines have anyway.
+#if !defined(__x86_64__) && !defined(OLM_EMULATOR_UCONTEXT)
+#define OLM_EMULATOR_UCONTEXT 1
+#endif
+#if OLM_EMULATOR_UCONTEXT
 #include <ucontext.h>
 #endif
 
@@ -21,7 +25,7 @@ struct Fiber {
   char* stack = nullptr;  ///< its lowest byte
   size_t stack_size = 0;
   void* fake_stack = nullptr;  ///< AddressSanitizer's
-#if !defined(__x86_64__)
+#if OLM_EMULATOR_UCONTEXT
   ucontext_t context;
 #endif
   bool holds(const void* p) const {

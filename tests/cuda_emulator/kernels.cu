@@ -123,12 +123,25 @@ __global__ void count_threads_kernel(unsigned* counter, bool atomically) {
     *counter += blockDim.x;
 }
 
-__global__ void exchange_kernel(int* out, const int* in, bool synchronized) {
+__global__ void exchange_kernel(int* out, const int* in, Exchange what) {
   auto* values = shared<int>();
   const unsigned i = threadIdx.x;
-  values[i] = in[i];
-  if (synchronized) __syncwarp();
-  out[i] = values[i & ~1u];
+  for (int round = 0; round < 2; ++round) {
+    values[i] = in[i] + round;
+    if (what != Exchange::unsynchronized) __syncwarp();
+    out[i] = values[i & ~1u];
+    if (what != Exchange::not_before_reuse) __syncwarp();
+  }
+}
+
+__global__ void write_bytes_kernel(uint8_t* out, bool read) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  uint8_t last = 0;
+  if (read) {
+    last = out[2 * blockDim.x - 1];
+    __syncthreads();
+  }
+  out[i] = uint8_t(last + 1);
 }
 
 __global__ void collectives_kernel(int* out, Collectives what) {
@@ -176,12 +189,12 @@ __global__ void handover_kernel(int* out, int rounds, bool wait_for_consumer) {
   int sum = 0;
   for (int round = 0; round < rounds; ++round) {
     if (threadIdx.x < 32) {
-      if (wait_for_consumer) named_barrier_sync(kEmpty, kAll);
+      if (wait_for_consumer) barrier(kEmpty, kAll, true);
       box[lane] = round * 32 + lane;
-      named_barrier_arrive(kFull, kAll);
+      barrier(kFull, kAll, false);
     } else {
-      if (wait_for_consumer) named_barrier_arrive(kEmpty, kAll);
-      named_barrier_sync(kFull, kAll);
+      if (wait_for_consumer) barrier(kEmpty, kAll, false);
+      barrier(kFull, kAll, true);
       sum += box[lane ^ 1];
     }
   }
@@ -205,6 +218,11 @@ __global__ void leave_copy_in_flight_kernel(const float* x) {
 __global__ void read_float_kernel(float* out, const float* x) { *out = *x; }
 __global__ void read_misaligned_kernel(float4* out, const float* x) {
   *out = *reinterpret_cast<const float4*>(x + 1);
+}
+__global__ void read_shared_kernel(float* out) {
+  auto* values = shared<float>();
+  out[blockIdx.x * blockDim.x + threadIdx.x] = values[threadIdx.x];
+  values[threadIdx.x] = 1;
 }
 __global__ void trap_kernel() { __trap(); }
 
@@ -276,8 +294,11 @@ cudaError_t axpy(float* y, const float* x, float a, int n, cudaStream_t stream) 
 cudaError_t count_threads(unsigned* counter, bool atomically) {
   return start(count_threads_kernel, 8, 64, 0, nullptr, counter, atomically);
 }
-cudaError_t exchange(int* out, const int* in, bool synchronized) {
-  return start(exchange_kernel, 1, 64, 64 * sizeof(int), nullptr, out, in, synchronized);
+cudaError_t exchange(int* out, const int* in, Exchange what) {
+  return start(exchange_kernel, 1, 64, 64 * sizeof(int), nullptr, out, in, what);
+}
+cudaError_t write_bytes(uint8_t* out, bool read) {
+  return start(write_bytes_kernel, 2, 64, 0, nullptr, out, read);
 }
 cudaError_t collectives(int* out, Collectives what) {
   return start(collectives_kernel, 1, 64, 0, nullptr, out, what);
@@ -302,6 +323,9 @@ cudaError_t read_float(float* out, const float* x) {
 }
 cudaError_t read_misaligned(float4* out, const float* x) {
   return start(read_misaligned_kernel, 1, 1, 0, nullptr, out, x);
+}
+cudaError_t read_shared(float* out) {
+  return start(read_shared_kernel, 2, 32, 32 * sizeof(float), nullptr, out);
 }
 cudaError_t stop_itself() { return start(trap_kernel, 3, 32, 0, nullptr); }
 cudaError_t overflow_stack(int* out) { return start(overflow_stack_kernel, 1, 1, 0, nullptr, out); }

@@ -35,8 +35,16 @@ cudaError_t gemm(float* c, const bfloat16_t* a, const bfloat16_t* b, int m, int 
 cudaError_t axpy(float* y, const float* x, float a, int n, cudaStream_t = nullptr);
 /// *counter counts all threads of 8 blocks, by atomics or by plain additions.
 cudaError_t count_threads(unsigned* counter, bool atomically);
-/// out[i] = in[i rounded down to even], through shared memory of the warp.
-cudaError_t exchange(int* out, const int* in, bool synchronized);
+/// out[i] = in[i rounded down to even] + 1, through shared memory of the warp, twice.
+enum class Exchange {
+  right,
+  unsynchronized,    ///< no __syncwarp between write and read
+  not_before_reuse,  ///< none between the read and the next write
+};
+cudaError_t exchange(int* out, const int* in, Exchange);
+/// 128 bytes, each written by a thread of its own, of 2 blocks; with `read` all threads read the
+/// last one before the barrier of their block.
+cudaError_t write_bytes(uint8_t* out, bool read);
 
 /// What one warp's collectives go wrong with; `right` has two masks in flight at once.
 enum class Collectives {
@@ -63,6 +71,8 @@ cudaError_t leave_copy_in_flight(const float* x);
 /// x[0], or 16 bytes of x at an address 4 bytes on; or nothing but a report.
 cudaError_t read_float(float* out, const float* x);
 cudaError_t read_misaligned(float4* out, const float* x);
+/// What 2 blocks of 32 threads find in shared memory; each writes there afterwards.
+cudaError_t read_shared(float* out);
 cudaError_t stop_itself();
 cudaError_t overflow_stack(int* out);
 /// Asks for shared memory and does nothing.

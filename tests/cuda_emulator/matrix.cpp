@@ -117,7 +117,7 @@ constexpr unsigned kAllLanes = ~0u;
 }  // namespace
 
 void load_matrices(uint32_t (&r)[4], const void* row, bool transpose) {
-  const auto offset = uintptr_t(static_cast<const unsigned char*>(row) - shared_base());
+  const auto offset = uintptr_t(static_cast<const unsigned char*>(row) - running.shared);
   if (offset % 16 != 0)
     fail_block("ldmatrix alignment", [&] {
       return "ldmatrix: a row at shared memory + " + std::to_string(offset) +

@@ -21,6 +21,9 @@
 #endif
 
 namespace olm::cuda_emulator {
+
+int64_t allocation_version = 0;
+
 namespace {
 
 constexpr size_t kPage = 4096, kHugePage = size_t(2) << 20;
@@ -40,7 +43,6 @@ struct Arena {
 };
 std::array<Arena, kMaxDeviceCount>& arenas = *new std::array<Arena, kMaxDeviceCount>;
 std::map<char*, size_t>& pinned = *new std::map<char*, size_t>;
-int64_t version = 0;  // counts allocations and releases
 
 size_t whole_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
@@ -104,7 +106,7 @@ void* allocate_device(int device, size_t bytes) {
   }
   of.allocations[data] = {bytes, mapped};
   of.in_use += mapped;
-  ++version;
+  ++allocation_version;
   size_t all = 0;
   for (const Arena& each : arenas) all += each.in_use;
   counts.allocations += 1;
@@ -128,7 +130,7 @@ bool free_device(void* memory) {
   }
   ASAN_POISON_MEMORY_REGION(memory, mapped);
   of.in_use -= mapped;
-  ++version;
+  ++allocation_version;
   of.allocations.erase(found);
   return true;
 }
@@ -150,8 +152,6 @@ AllocatedBytes allocation_of(const void* memory) {
   if (found == arena(device).allocations.end()) return {nullptr, 0};
   return {found->first, found->second.bytes};
 }
-
-int64_t allocation_version() { return version; }
 
 bool is_allocated(const void* memory, size_t bytes) {
   const AllocatedBytes found = allocation_of(memory);

@@ -20,10 +20,7 @@ size_t device_bytes_in_use(int device);
 int device_of(const void* memory);
 /// Where the addresses of a device begin.
 char* arena_of(int device);
-/// True for addresses of the device, quickly; and for bytes within one allocation.
-inline bool is_device_memory(int device, const void* memory, size_t bytes) {
-  return size_t(static_cast<const char*>(memory) - arena_of(device)) <= kArenaBytes - bytes;
-}
+/// True for bytes within one allocation.
 bool is_allocated(const void* memory, size_t bytes);
 /// The allocation that holds an address; it is valid while the version stays.
 struct AllocatedBytes {
@@ -31,7 +28,7 @@ struct AllocatedBytes {
   size_t bytes;
 };
 AllocatedBytes allocation_of(const void* memory);
-int64_t allocation_version();
+extern int64_t allocation_version;  ///< counts allocations and releases
 
 void* allocate_pinned(size_t bytes);
 bool free_pinned(void* memory);

@@ -75,6 +75,15 @@ TEST_SUITE("cuda_emulator/memory") {
     CHECK_MESSAGE(contains(text, "does not fit into the emulator's stack"), text);
   }
 
+  TEST_CASE("shared memory is full of NaN when a block begins") {
+    const Mode in;
+    const DeviceArray<float> out(64);
+    CHECK(read_shared(out) == cudaSuccess);
+    const std::vector<float> got = out.values();
+    REQUIRE(got.size() == 64);
+    for (const float v : got) CHECK(v != v);
+  }
+
   TEST_CASE("pinned memory is the kernel's and the host's") {
     const Mode in;
     float* pinned = nullptr;

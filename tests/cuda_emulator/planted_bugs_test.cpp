@@ -168,15 +168,31 @@ TEST_SUITE("cuda_emulator/planted_bugs") {
   }
 
   TEST_CASE("an exchange in a warp without __syncwarp shows as a race") {
-    for (const bool synchronized : {true, false}) {
+    for (const Exchange what :
+         {Exchange::right, Exchange::unsynchronized, Exchange::not_before_reuse}) {
       const Mode in("lazy");
       std::vector<int> values(64);
       for (int i = 0; i < 64; ++i) values[size_t(i)] = 100 + i;
       const DeviceArray<int> device(values), out(64);
-      REQUIRE(exchange(out, device, synchronized) == cudaSuccess);
+      REQUIRE(exchange(out, device, what) == cudaSuccess);
       out.values();
-      CHECK(report_text().empty() == (synchronized || !watches()));
-      if (!synchronized && watches()) CHECK(reports()[0].count == 32);
+      const char* kind = what == Exchange::right            ? ""
+                         : what == Exchange::unsynchronized ? "race: reads what was written"
+                                                            : "race: writes what was read";
+      if (watches()) CHECK_MESSAGE(contains(report_text(), kind), report_text());
+      CHECK(report_text().empty() == (what == Exchange::right || !watches()));
+    }
+  }
+
+  TEST_CASE("a block that writes what another has read shows as a race, bytes of others do not") {
+    for (const bool read : {false, true}) {
+      const Mode in("lazy");
+      const DeviceArray<uint8_t> out(128);
+      REQUIRE(write_bytes(out, read) == cudaSuccess);
+      REQUIRE(write_bytes(out, false) == cudaSuccess);  // the next launch comes after it
+      CHECK(cudaDeviceSynchronize() == (read && watches() ? cudaErrorLaunchFailure : cudaSuccess));
+      CHECK(contains(report_text(), "race: writes what was read by another block") ==
+            (read && watches()));
     }
   }
 

@@ -73,7 +73,7 @@ std::string who(const Access& access) {
 std::string where(const Place& place) {
   if (!place.shared) return describe_memory(place.memory);
   const auto* p = static_cast<const unsigned char*>(place.memory);
-  return "shared memory + " + std::to_string(p - shared_base());
+  return "shared memory + " + std::to_string(p - running.shared);
 }
 
 void report_race(const char* kind, const Access& other, const Place& place) {
@@ -87,6 +87,8 @@ Access mine_now() { return {stamp, uint16_t(thread_number), own_clock(thread_num
 
 /// True if the access is in order.
 bool read(Cell& cell, const Place& place) {
+  const Access me = mine_now();
+  if (cell.reads[0] == me || cell.reads[1] == me) return true;  // a write would have cleared them
   if (is_unordered(cell.write, place.floor)) {
     report_race("reads what was written", cell.write, place);
     cell = {};
@@ -95,10 +97,10 @@ bool read(Cell& cell, const Place& place) {
   if (cell.first_read < place.floor) cell.first_read = stamp;
   for (Access& slot : cell.reads)
     if (slot.thread == thread_number || !is_unordered(slot, place.floor)) {
-      slot = mine_now();
+      slot = me;
       return true;
     }
-  cell.reads[cell.next_slot++ % cell.reads.size()] = mine_now();
+  cell.reads[cell.next_slot++ % cell.reads.size()] = me;
   return true;
 }
 
@@ -124,11 +126,12 @@ bool write(Cell& cell, const Place& place, bool atomic) {
 /// f for the cells of an access; nothing for memory that has no shadow.
 template <class F>
 void for_each_cell(const void* memory, size_t bytes, F&& f) {
-  const auto offset = size_t(static_cast<const unsigned char*>(memory) - shared_base());
-  const bool shared = offset < running.grid->shared;
-  if (!shared && !is_device_memory(running.grid->device, memory, bytes)) return;
+  const bool shared = running.is_shared(memory);
+  if (!shared && !running.is_device(memory, bytes)) return;
   const Place place{memory, shared ? first_of_block : first_of_grid, shared};
-  shadow::for_each_cell(shared ? shadow::of_shared(offset) : shadow::of_device(memory), bytes,
+  const auto* p = static_cast<const unsigned char*>(memory);
+  shadow::for_each_cell(shared ? shadow::of_shared : shadow::of_device,
+                        size_t(p - (shared ? running.shared : running.arena)), bytes,
                         [&](Cell& cell) { return f(cell, place); });
 }
 

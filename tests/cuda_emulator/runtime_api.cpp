@@ -16,8 +16,8 @@
 
 namespace olm::cuda_emulator {
 
-thread_local int current_device = 0;
-thread_local cudaError_t last_error = cudaSuccess;
+constinit thread_local int current_device = 0;
+constinit thread_local cudaError_t last_error = cudaSuccess;
 
 namespace {
 

@@ -9,38 +9,29 @@
 #include <tests/cuda_emulator/memory.h>
 
 namespace olm::cuda_emulator::shadow {
+
+Planes of_shared, of_device;
+
 namespace {
 
-struct Planes {
-  Cell *even = nullptr, *odd = nullptr;
-};
 std::array<Planes, kMaxDeviceCount> of_devices;
-int opened = 0;
 
 /// Cells for `bytes` of memory; pages come into being when they are touched.
-Cell* make_cells(size_t bytes) {
-  void* memory = mmap(nullptr, bytes / 2 * sizeof(Cell), PROT_READ | PROT_WRITE,
+Planes make_planes(size_t bytes) {
+  const size_t size = bytes / 2 * sizeof(Cell);
+  void* memory = mmap(nullptr, 2 * size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
-  return static_cast<Cell*>(memory);
+  return {static_cast<Cell*>(memory), static_cast<Cell*>(memory) + bytes / 2};
 }
 
 }  // namespace
 
-Cells of_shared(size_t offset) {
-  static const Planes planes{make_cells(kMaxShared), make_cells(kMaxShared)};
-  return {planes.even, planes.odd, offset};
-}
-
-Cells of_device(const void* memory) {
-  const Planes& planes = of_devices[size_t(opened)];
-  return {planes.even, planes.odd, size_t(static_cast<const char*>(memory) - arena_of(opened))};
-}
-
 void open(int device) {
-  opened = device;
+  if (!of_shared.even) of_shared = make_planes(kSharedArena);
   Planes& planes = of_devices[size_t(device)];
-  if (!planes.even) planes = {make_cells(kArenaBytes), make_cells(kArenaBytes)};
+  if (!planes.even) planes = make_planes(kArenaBytes);
+  of_device = planes;
 }
 
 }  // namespace olm::cuda_emulator::shadow

@@ -10,6 +10,7 @@ namespace olm::cuda_emulator::shadow {
 struct Access {
   uint32_t stamp = 0;
   uint16_t thread = 0, clock = 0;
+  bool operator==(const Access&) const = default;
 };
 
 /// The last write, the reads since: of this block the latest two that nothing orders, and the
@@ -25,25 +26,23 @@ static_assert(sizeof(Cell) == 32);
 
 /// A cell stands for two bytes. Bytes at odd addresses that are accessed alone have cells of their
 /// own, so neighbours of a boolean array do not disturb each other.
-struct Cells {
-  Cell* even;
-  Cell* odd;
-  size_t offset;
+struct Planes {
+  Cell *even = nullptr, *odd = nullptr;
 };
-Cells of_shared(size_t offset);
-Cells of_device(const void* memory);
-/// Makes the shadow of a device's memory, at its first use.
+/// Of shared memory, and of the device whose kernel runs.
+extern Planes of_shared, of_device;
+/// Makes of_device that of a device.
 void open(int device);
 
 /// f for the cells of an access, as long as it returns true.
 template <class F>
-void for_each_cell(const Cells& cells, size_t bytes, F&& f) {
+void for_each_cell(const Planes& planes, size_t offset, size_t bytes, F&& f) {
   if (bytes == 1) {
-    f((cells.offset % 2 ? cells.odd : cells.even)[cells.offset / 2]);
+    f((offset % 2 ? planes.odd : planes.even)[offset / 2]);
     return;
   }
-  const size_t end = (cells.offset + bytes + 1) / 2;
-  for (size_t i = cells.offset / 2; i < end && f(cells.even[i]); ++i) {}
+  const size_t end = (offset + bytes + 1) / 2;
+  for (size_t i = offset / 2; i < end && f(planes.even[i]); ++i) {}
 }
 
 }  // namespace olm::cuda_emulator::shadow

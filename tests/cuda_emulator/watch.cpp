@@ -65,21 +65,22 @@ bool may_read(const void* p, size_t bytes) {
 }
 
 /// The allocation that was looked up last is mostly the next one.
+Range last_allocation = {nullptr, 0};
+int64_t last_version = -1;
+
 bool is_allocated_here(const void* p, size_t bytes) {
-  static Range last = {nullptr, 0};
-  static int64_t version = -1;
-  if (version == allocation_version() && last.holds(p, bytes)) return true;
+  if (last_version == allocation_version && last_allocation.holds(p, bytes)) return true;
   if (!is_allocated(p, bytes)) return false;
-  version = allocation_version();
-  const auto found = allocation_of(p);
-  last = {found.data, found.bytes};
+  last_version = allocation_version;
+  const AllocatedBytes found = allocation_of(p);
+  last_allocation = {found.data, found.bytes};
   return true;
 }
 
 void watch_elsewhere(const void* memory, size_t bytes, bool writes) {
   if (is_pinned(memory, bytes) || (!writes && may_read(memory, bytes))) return;
   report(writes ? "host write" : "host read", [&] {
-    const auto offset = size_t(static_cast<const unsigned char*>(memory) - shared_base());
+    const auto offset = size_t(static_cast<const unsigned char*>(memory) - running.shared);
     if (offset < (size_t(1) << 20))
       return std::string("accesses shared memory outside the block's");
     return (writes ? "writes " : "reads ") + describe_memory(memory);
@@ -89,13 +90,10 @@ void watch_elsewhere(const void* memory, size_t bytes, bool writes) {
 }  // namespace
 
 void watch(const void* memory, size_t bytes, bool writes) {
-  if (!runs_kernel) return;
-  const bool device = is_device_memory(running.grid->device, memory, bytes);
-  if (!device && running.fiber->holds(memory)) return;
+  if (!runs_kernel || running.fiber->holds(memory)) return;
   const Pause pause;
-  const bool shared =
-      size_t(static_cast<const unsigned char*>(memory) - shared_base()) < running.grid->shared;
-  if (!shared && !(device && is_allocated_here(memory, bytes)))
+  if (!running.is_shared(memory) &&
+      !(running.is_device(memory, bytes) && is_allocated_here(memory, bytes)))
     return watch_elsewhere(memory, bytes, writes);
   if (writes)
     race::note_write(memory, bytes);

@@ -26,13 +26,6 @@ inline void cp_async_wait() {
   cuda_emulator::wait_for_copies(kept);
 }
 
-/// Barrier `id`, 1 to 15, of `threads` threads of the block, whole warps of them: all wait, or some
-/// arrive without waiting.
-inline void named_barrier_sync(int id, int threads) { cuda_emulator::barrier(id, threads, true); }
-inline void named_barrier_arrive(int id, int threads) {
-  cuda_emulator::barrier(id, threads, false);
-}
-
 /// Loads four 8 × 8 matrices of 16-bit numbers: lane 8·m + r gives the address of row r of matrix
 /// m. Lane l receives, of each, row l / 4, columns 2·(l % 4) and the next; of the transposed
 /// matrix where `transpose`.
