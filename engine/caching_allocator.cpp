@@ -30,9 +30,9 @@ CachingAllocator::CachingAllocator(CachingOptions options) : options_(options) {
 
 void* CachingAllocator::take(size_t bytes) {
   std::lock_guard lock(mutex_);
-  const auto [p, size] = bytes <= options_.max_small
-                             ? take_small(class_size(bytes))
-                             : take_large(round_up(std::max(bytes, size_t(1)), options_.granule));
+  const bool small = !small_.empty() && bytes <= options_.max_small;
+  const auto [p, size] = small ? take_small(class_size(bytes))
+                               : take_large(round_up(std::max(bytes, size_t(1)), options_.granule));
   stats_.allocations += 1;
   stats_.in_use += size;
   stats_.peak = std::max(stats_.peak, stats_.in_use);
