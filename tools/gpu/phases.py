@@ -223,16 +223,36 @@ def use(s, olm, run, text):
 
 # ---- bench -------------------------------------------------------------------------------------
 
+# What is compared, most telling first, with the seconds that each may take.
+COMPARISONS = [
+    ("step, eager", 45, ["step", "--preset", "M", "--rounds", "2", "--budget", "3"]),
+    ("attention, flash", 25, ["ops", "flash_attention", "--sdpa", "flash", "--rounds", "1"]),
+    ("attention, cudnn", 25, ["ops", "flash_attention", "--sdpa", "cudnn", "--rounds", "1"]),
+    ("step, compiled", 80, ["step", "--preset", "M", "--compile", "--rounds", "1", "--budget", "3"]),
+    ("ops, eager", 100, ["ops", "gemm", "rms_norm", "swiglu", "linear_cross_entropy", "adamw", "softmax", "--rounds", "1"]),
+    ("ops, compiled", 60, ["ops", "rms_norm", "swiglu", "--compile", "--rounds", "1"]),
+    ("step of the Llama, eager", 45, ["step", "--preset", "L", "--rounds", "2", "--budget", "3"]),
+]
+
+
 def bench(s):
     """Training steps and kernels against PyTorch by turns, in bf16."""
-    versus = [s.python, s.bench / "versus_torch"]
     shared = ["--device", "cuda", "--dtype", "bf16", "--olm", s.program("olm"), "--python", s.python]
-    for name, flags in (("step", ["--preset", "M", "--preset", "L"]), ("ops", [])):
-        file = s.out.resolve() / f"versus_torch_{name}.json"
-        limit = 130
-        done = s.run(versus + [name] + flags + shared + ["--json", file], limit)
+    for name, limit, flags in COMPARISONS:
+        if s.left() < 10:
+            s.row(name, "skipped", note="no time was left")
+            continue
+        file = s.scratch / "versus.json"
+        file.unlink(missing_ok=True)
+        done = s.run([s.python, s.bench / "versus_torch"] + flags + shared + ["--json", file], limit)
         ok = done.status == 0 and not done.timed_out
-        s.row(f"versus_torch {name}", "passed" if ok else "failed", done.seconds, "" if ok else done.why())
-        for line in done.text.splitlines():
-            if "torch/olm" in line:
-                s.row(line.split(" olm ")[0].strip(), "passed", note=line.split(" olm ", 1)[1].strip()[:110])
+        s.row(name, "passed" if ok else "failed", done.seconds, "" if ok else done.why())
+        if not file.exists():  # stopped on the way: what was printed until then
+            for line in done.text.splitlines():
+                if "torch/olm" in line:
+                    s.row(f"{name}: {line[:40].strip()}", "passed", note=line[40:].strip())
+            continue
+        for case in json.loads(file.read_text())["cases"]:
+            s.row(f"{name}: {case['case']}"[:60], "passed", note=f"olm {case['olm']:.1f} {case['unit']}, torch "
+                  f"{case['torch']:.1f}, torch/olm {case['ratio']:.2f} ({case['ratio_min']:.2f} to {case['ratio_max']:.2f})",
+                  **{k: v for k, v in case.items() if k not in ("case", "runs")})
