@@ -20,10 +20,11 @@ __device__ inline GroupRows rows_of(const EpilogueBackward& k, int64_t group) {
   return group_rows(k.offsets, group, k.rows, k.name, k.stream.fault);
 }
 
-__device__ inline void add_quad(const EpilogueBackward& k, int64_t at, bool vectors, int count,
-                                float (&sums)[4]) {
+__device__ inline void add_quad(const EpilogueBackward& k, int64_t row, int64_t col, bool vectors,
+                                int count, float (&sums)[4]) {
+  const int64_t at = row * k.cols + col;
   float v[4], z[4];
-  load_quad(k.dy, k.dtype, at, vectors, count, v);
+  load_quad(k.dy, k.dtype, row * row_stride(k.dy_stride, k.cols) + col, vectors, count, v);
   if (k.activation != Activation::none) {
     load_quad(k.z, k.dtype, at, vectors, count, z);
     with_activation(k.activation, [&](auto activation) {
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   const int64_t begin = part * size, end = begin + size < rows.count ? begin + size : rows.count;
   float sums[4] = {};
   for (int64_t r = begin + warp; r < end; r += kWarps)
-    if (count > 0) add_quad(k, (rows.first + r) * k.cols + col, vectors, count, sums);
+    if (count > 0) add_quad(k, rows.first + r, col, vectors, count, sums);
   if (!partials) return;
   auto* of_warp = shared<Vec<float, 4>>();
   of_warp[threadIdx.x] = {sums[0], sums[1], sums[2], sums[3]};
@@ -87,8 +88,8 @@ void run_epilogue_backward(const EpilogueBackward& k) {
   const int64_t parts = std::max<int64_t>(wanted, 1);
   const auto partials =
       k.stream.scratch<float>(k.wants_dbias ? size_t(k.groups * parts * k.cols) : 0);
-  const bool vectors = quads_fit(k.dy, k.dtype, k.cols) && quads_fit(k.z, k.dtype, k.cols) &&
-                       quads_fit(k.dz, k.dtype, k.cols);
+  const bool vectors = quads_fit(k.dy, k.dtype, row_stride(k.dy_stride, k.cols)) &&
+                       quads_fit(k.z, k.dtype, k.cols) && quads_fit(k.dz, k.dtype, k.cols);
   launch(epilogue_backward,
          {.grid = across,
           .grid_y = k.groups,
@@ -113,6 +114,7 @@ void run(Cuda, const GemmEpilogueBackward& k) {
                                     .dz = k.dz,
                                     .rows = k.rows,
                                     .cols = k.cols,
+                                    .dy_stride = k.dy_stride,
                                     .activation = k.activation,
                                     .only = {.c = k.dbias, .accumulate = k.accumulate},
                                     .wants_dbias = k.dbias != nullptr,

@@ -70,7 +70,7 @@ __device__ inline float* part_of(float* parts, const AddRows<T>& k, const Share&
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kBlock, 1)
     sum_chunks(AddRows<T> k, SortedPairs pairs, float* parts) {
   const int64_t total = k.outer * pairs.chunks * (k.inner / N);
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
