@@ -209,8 +209,7 @@ bool in_16_bits(DType t) { return t == bf16 || t == f16; }
 bool lt_takes(const Gemm& g) {
   if (g.a_dtype != g.b_dtype || (g.c_dtype != g.a_dtype && g.c_dtype != f32)) return false;
   if (g.bias && (g.bias_dtype != g.c_dtype || alignment_of(g.bias) < kAlignment)) return false;
-  if (g.residual && (g.accumulate || alignment_of(g.residual) < int64_t(size_of(g.c_dtype))))
-    return false;
+  if (g.residual && g.accumulate) return false;
   if (g.activation == Activation::none) return !g.preactivation;
   const bool aux_fits =
       !g.preactivation || (g.batch == 1 && g.ldc % 8 == 0 && alignment_of(g.preactivation) >= 16);
