@@ -202,8 +202,6 @@ Plans& plans() {
   return all;
 }
 
-bool in_16_bits(DType t) { return t == bf16 || t == f16; }
-
 }  // namespace
 
 bool lt_takes(const Gemm& g) {
@@ -213,8 +211,7 @@ bool lt_takes(const Gemm& g) {
   if (g.activation == Activation::none) return !g.preactivation;
   const bool aux_fits =
       !g.preactivation || (g.batch == 1 && g.ldc % 8 == 0 && alignment_of(g.preactivation) >= 16);
-  return g.activation == Activation::gelu_tanh && in_16_bits(g.c_dtype) && aux_fits &&
-         !addend_of(g);
+  return g.activation == Activation::gelu_tanh && g.c_dtype == bf16 && aux_fits && !addend_of(g);
 }
 
 bool run_lt(const Gemm& g) {
