@@ -23,7 +23,8 @@ struct Range {
   }
 };
 
-/// Constants of the program and its libraries: segments that are not writable, or no longer.
+/// Constants of the program and its libraries: segments that are never
+/// writable, or only until the program is relocated.
 std::vector<Range> find_constants() {
   std::vector<Range> ranges;
   dl_iterate_phdr(
@@ -55,13 +56,13 @@ bool is_part_of(const T& object, const void* p, size_t bytes) {
   return Range{reinterpret_cast<const char*>(&object), sizeof(T)}.holds(p, bytes);
 }
 
-bool may_read(const void* p, size_t bytes) {
+/// What a kernel knows without being told: its indices and its arguments.
+bool is_given(const void* p, size_t bytes) {
   const KernelCall* call = running.grid->call;
   return is_part_of(threadIdx, p, bytes) || is_part_of(blockIdx, p, bytes) ||
          is_part_of(blockDim, p, bytes) || is_part_of(gridDim, p, bytes) ||
          is_part_of(thread_number, p, bytes) ||
-         Range{reinterpret_cast<const char*>(call), call->size()}.holds(p, bytes) ||
-         is_constant(p, bytes);
+         Range{reinterpret_cast<const char*>(call), call->size()}.holds(p, bytes);
 }
 
 /// The allocation that was looked up last is mostly the next one.
@@ -78,7 +79,8 @@ bool is_allocated_here(const void* p, size_t bytes) {
 }
 
 void watch_elsewhere(const void* memory, size_t bytes, bool writes) {
-  if (is_pinned(memory, bytes) || (!writes && may_read(memory, bytes))) return;
+  if (!writes && (is_given(memory, bytes) || is_constant(memory, bytes))) return;
+  if (is_pinned(memory, bytes)) return;
   report(writes ? "host write" : "host read", [&] {
     const auto offset = size_t(static_cast<const unsigned char*>(memory) - running.shared);
     if (offset < (size_t(1) << 20))
