@@ -3,6 +3,7 @@
 #if OLM_EMULATOR_RACE
 #include <link.h>
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -15,8 +16,8 @@ namespace olm::cuda_emulator {
 namespace {
 
 struct Range {
-  const char* begin;
-  size_t size;
+  const char* begin = nullptr;
+  size_t size = 0;
   bool holds(const void* p, size_t bytes) const {
     const auto offset = size_t(static_cast<const char*>(p) - begin);
     return offset < size && bytes <= size - offset;
@@ -65,16 +66,20 @@ bool is_given(const void* p, size_t bytes) {
          Range{reinterpret_cast<const char*>(call), call->size()}.holds(p, bytes);
 }
 
-/// The allocation that was looked up last is mostly the next one.
-Range last_allocation = {nullptr, 0};
-int64_t last_version = -1;
+/// Allocations that were looked up lately are mostly the next ones, too.
+struct Lately {
+  std::array<Range, 4> ranges = {};
+  size_t next = 0;
+  int64_t version = -1;
+} lately;
 
 bool is_allocated_here(const void* p, size_t bytes) {
-  if (last_version == allocation_version && last_allocation.holds(p, bytes)) return true;
+  if (lately.version != allocation_version) lately = {.version = allocation_version};
+  for (const Range& range : lately.ranges)
+    if (range.holds(p, bytes)) return true;
   if (!is_allocated(p, bytes)) return false;
-  last_version = allocation_version;
   const AllocatedBytes found = allocation_of(p);
-  last_allocation = {found.data, found.bytes};
+  lately.ranges[lately.next++ % lately.ranges.size()] = {found.data, found.bytes};
   return true;
 }
 
@@ -105,7 +110,7 @@ void watch(const void* memory, size_t bytes, bool writes) {
 
 void watch_aligned(const void* memory, size_t bytes, bool writes) {
   if (!runs_kernel) return;
-  if (reinterpret_cast<uintptr_t>(memory) % bytes != 0) check_alignment(memory, bytes);
+  if (reinterpret_cast<uintptr_t>(memory) & (bytes - 1)) check_alignment(memory, bytes);
   watch(memory, bytes, writes);
 }
 
