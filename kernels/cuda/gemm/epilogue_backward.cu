@@ -80,7 +80,9 @@ __global__ void bias_gradient(const __grid_constant__ EpilogueBackward k, const 
 
 }  // namespace
 
-void run_epilogue_backward(const EpilogueBackward& k) {
+void run_epilogue_backward(const EpilogueBackward& call) {
+  EpilogueBackward k = call;
+  if (k.dy_stride == 0) k.dy_stride = k.cols;
   if (k.cols == 0 || k.groups == 0 || (!k.dz && !k.wants_dbias)) return;
   const int64_t across = ceil_div(k.cols, kCols);
   const int64_t wanted =
