@@ -24,7 +24,7 @@ __device__ inline void add_quad(const EpilogueBackward& k, int64_t row, int64_t 
                                 int count, float (&sums)[4]) {
   const int64_t at = row * k.cols + col;
   float v[4], z[4];
-  load_quad(k.dy, k.dtype, row * row_stride(k.dy_stride, k.cols) + col, vectors, count, v);
+  load_quad(k.dy, k.dtype, row * k.dy_stride + col, vectors, count, v);
   if (k.activation != Activation::none) {
     load_quad(k.z, k.dtype, at, vectors, count, z);
     with_activation(k.activation, [&](auto activation) {
@@ -90,7 +90,7 @@ void run_epilogue_backward(const EpilogueBackward& call) {
   const int64_t parts = std::max<int64_t>(wanted, 1);
   const auto partials =
       k.stream.scratch<float>(k.wants_dbias ? size_t(k.groups * parts * k.cols) : 0);
-  const bool vectors = quads_fit(k.dy, k.dtype, row_stride(k.dy_stride, k.cols)) &&
+  const bool vectors = quads_fit(k.dy, k.dtype, k.cols | k.dy_stride) &&
                        quads_fit(k.z, k.dtype, k.cols) && quads_fit(k.dz, k.dtype, k.cols);
   launch(epilogue_backward,
          {.grid = across,

@@ -18,7 +18,8 @@ struct EpilogueBackward {
   DType dtype = f32;
   const void *dy = nullptr, *z = nullptr;
   void* dz = nullptr;
-  int64_t rows = 0, cols = 0, dy_stride = 0;  ///< rows of dy; 0 means tight
+  int64_t rows = 0, cols = 0;
+  int64_t dy_stride = 0;  ///< elements between rows of dy; 0: cols
   Activation activation = Activation::none;
   const int32_t* offsets = nullptr;
   const Group* groups_in_memory = nullptr;
