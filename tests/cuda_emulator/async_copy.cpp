@@ -70,12 +70,14 @@ void copy_async(void* shared, const void* global, bool valid) {
   check(shared, global, valid);
   const Copy copy{shared, global, valid};
   if (options().eager) return land(copy);
+  running.copies = true;
   race::note_write(shared, kBytes);  // from here on it may land
   queues[thread_number].copies.push_back(copy);
   ++in_flight;
 }
 
 void commit_copies() {
+  running.copies = true;
   Queue& queue = queues[thread_number];
   queue.group_ends.push_back({queue.copies.size()});
 }

@@ -18,7 +18,6 @@ struct Barrier {
   std::array<bool, kMaxThreads> waits = {};        ///< by place in members
 };
 std::array<Barrier, 16> barriers;
-int in_use = 0;  // barriers at which somebody has arrived
 
 const char* name_of(int id) { return id == 0 ? "__syncthreads" : "a named barrier"; }
 
@@ -33,7 +32,7 @@ void release(Barrier& barrier) {
       make_ready(barrier.members[size_t(i)]);
   barrier.result = barrier.true_count;
   barrier.arrived = barrier.waiting = barrier.true_count = 0;
-  --in_use;
+  --running.barriers;
 }
 
 void report_exited() {
@@ -49,7 +48,7 @@ void report_exited() {
 void arrive(Barrier& barrier, int id, int threads, bool waits) {
   if (barrier.arrived == 0) {
     barrier.threads = threads;
-    ++in_use;
+    ++running.barriers;
   } else if (barrier.threads != threads) {
     fail_block("barrier counts", [&] {
       return "barrier " + std::to_string(id) + " is for " + std::to_string(barrier.threads) +
@@ -90,7 +89,6 @@ int barrier_count(bool predicate) {
 }
 
 void barriers_after_exit() {
-  if (in_use == 0 || running.live == 0) return;
   Barrier& all = barriers[0];
   if (all.arrived == 0 || all.threads != 0 || all.arrived != running.live) return;
   report_exited();
@@ -99,7 +97,7 @@ void barriers_after_exit() {
 
 void reset_barriers() {
   for (Barrier& barrier : barriers) barrier.arrived = barrier.waiting = barrier.true_count = 0;
-  in_use = 0;
+  running.barriers = 0;
 }
 
 }  // namespace olm::cuda_emulator

@@ -52,7 +52,7 @@ class ReadyQueue {
   void push(int thread) { ring_[tail_++ % kMaxThreads] = uint16_t(thread); }
   int pop() {  // -1: nobody
     if (head_ == tail_) return -1;
-    if (options().seed != 0)
+    if (running.at_random)
       std::swap(ring_[head_ % kMaxThreads], ring_[(head_ + draw(tail_ - head_)) % kMaxThreads]);
     return ring_[head_++ % kMaxThreads];
   }
@@ -143,6 +143,7 @@ bool begin_block() {
   ready.fill(running.threads);
   for (int t = 0; t < running.threads; ++t) threads[size_t(t)].exited = false;
   running.live = running.threads;
+  running.copies = false;
   return true;
 }
 
@@ -151,8 +152,8 @@ void exit_thread() {
   thread.exited = true;
   thread.fiber = nullptr;
   --running.live;
-  copies_after_exit();
-  barriers_after_exit();
+  if (running.copies) copies_after_exit();
+  if (running.barriers > 0 && running.live > 0) barriers_after_exit();
 }
 
 /// The body of every fibre: runs threads one after another, as long as none has to wait.
@@ -189,7 +190,7 @@ void set_threads(dim3 shape) {
 
 void set_order(uint64_t count) {
   order = {.count = count};
-  if (options().seed == 0) return;
+  if (!running.at_random) return;
   order.first = draw(count);
   order.stride = 1 + draw(count);
   while (std::gcd(order.stride, count) != 1) ++order.stride;
@@ -257,6 +258,7 @@ void run_grid(const Grid& grid) {
   running.arena = reinterpret_cast<unsigned char*>(arena_of(grid.device));
   gridDim = grid.blocks;
   set_threads(grid.threads);
+  running.at_random = options().seed != 0;
   set_order(uint64_t(grid.blocks.x) * grid.blocks.y * grid.blocks.z);
   reports_before = count_reports();
   counts.launches += 1;

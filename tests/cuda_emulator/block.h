@@ -33,6 +33,9 @@ struct Running {
   int live = 0;            ///< of those, the ones that have not exited
   Fiber* fiber = nullptr;  ///< the one that runs
   const unsigned char* arena = nullptr;  ///< where addresses of the device begin
+  bool at_random = false;                ///< the order of threads
+  bool copies = false;                   ///< a thread of the block has used cp.async
+  int barriers = 0;                      ///< at which somebody has arrived
 
   bool is_shared(const void* p) const {
     return size_t(static_cast<const unsigned char*>(p) - shared) < grid->shared;
@@ -73,7 +76,7 @@ class Pause {
 void reset_barriers();
 void reset_collectives();
 void reset_copies();
-/// To be called when a thread has exited.
+/// To be called when a thread has exited, where barriers or copies are in use.
 void barriers_after_exit();
 void copies_after_exit();
 

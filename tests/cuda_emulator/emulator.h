@@ -51,6 +51,8 @@ void clear_statistics();
 /// Takes the words above in place of those in force; throws std::invalid_argument for an unknown
 /// one. Memory and streams live on.
 void configure(std::string_view words);
+/// The words in force, at first those of the environment.
+std::string configuration();
 /// Forgets reports and failures, so that every device works again; what was queued is dropped.
 void reset();
 

@@ -65,6 +65,7 @@ Options of_environment() {
 
 Options parse_options(std::string_view words) {
   Options options;
+  options.words = words;
   while (!words.empty()) {
     const size_t comma = words.find(',');
     if (const std::string_view word = words.substr(0, comma); !word.empty())

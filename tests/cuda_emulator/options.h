@@ -8,6 +8,7 @@
 namespace olm::cuda_emulator {
 
 struct Options {
+  std::string words;  ///< that ask for the rest
   bool eager = false;
   uint64_t seed = 0;  ///< 0: everything runs in order
   int devices = 1;

@@ -282,6 +282,11 @@ void configure(std::string_view words) {
   set_options(parsed);
 }
 
+std::string configuration() {
+  std::lock_guard lock(api_mutex());
+  return options().words;
+}
+
 void reset() {
   std::lock_guard lock(api_mutex());
   forget_reports();

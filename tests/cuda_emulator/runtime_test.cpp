@@ -1,5 +1,7 @@
 // The host's side of the emulated runtime: states of the machine, laziness, order, errors.
-#include <cstring>
+#include <unistd.h>
+
+#include <cstdlib>
 #include <thread>
 
 #include <tests/cuda_emulator/kernels.h>
@@ -81,12 +83,31 @@ TEST_SUITE("cuda_emulator/runtime") {
                          std::invalid_argument);
     CHECK_THROWS_AS(configure("seed=x"), std::invalid_argument);
     CHECK_THROWS_AS(configure("devices=0"), std::invalid_argument);
+  }
+
+  TEST_CASE("a wrong word in the environment is the error of every call") {
+    const char* words = std::getenv("OLM_CUDA_EMULATOR");
+    if (words && std::string(words) == "slow") {  // in the child
+      int count = 0;
+      CHECK(cudaGetDeviceCount(&count) == cudaErrorInitializationError);
+      CHECK(contains(cudaGetErrorString(cudaErrorInitializationError), "there is no \"slow\""));
+      return;
+    }
     const Ending ending = run_in_child([] {
       setenv("OLM_CUDA_EMULATOR", "slow", 1);
-      int count = 0;
-      if (cudaGetDeviceCount(&count) == cudaErrorInitializationError) _exit(42);
+      execl("/proc/self/exe", "tests", "--test-case=a wrong word in the environment*", nullptr);
+      _exit(1);
     });
-    CHECK((ending.status == 42 || ending.status == 0));  // 0 where options were read before
+    CHECK(ending.status == 0);
+  }
+
+  TEST_CASE("the words in force can be asked for and put back") {
+    const std::string before = configuration();
+    {
+      const Mode in("eager,seed=4");
+      CHECK(configuration() == "eager,seed=4");
+    }
+    CHECK(configuration() == before);
   }
 
   TEST_CASE("memory is bounded, and freed memory can be had again") {

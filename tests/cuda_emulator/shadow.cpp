@@ -22,6 +22,7 @@ Planes make_planes(size_t bytes) {
   void* memory = mmap(nullptr, 2 * size, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
+  madvise(memory, 2 * size, MADV_HUGEPAGE);
   return {static_cast<Cell*>(memory), static_cast<Cell*>(memory) + bytes / 2};
 }
 

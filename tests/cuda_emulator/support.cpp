@@ -13,7 +13,7 @@ Ending run_in_child(void (*f)()) {
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
-    dup2(ends[1], STDERR_FILENO);
+    for (int stream : {STDOUT_FILENO, STDERR_FILENO}) dup2(ends[1], stream);
     for (int signal : {SIGSEGV, SIGABRT, SIGBUS}) std::signal(signal, SIG_DFL);  // not doctest's
     f();
     _exit(0);

@@ -15,15 +15,18 @@ namespace olm::cuda_emulator::test {
 /// The emulator in a mode, without earlier reports, for one test.
 class Mode {
  public:
-  explicit Mode(const std::string& words = "") {
+  explicit Mode(const std::string& words = "") : before_(configuration()) {
     configure(words);
     reset();
     clear_statistics();
   }
   ~Mode() {
-    configure("");
+    configure(before_);
     reset();
   }
+
+ private:
+  std::string before_;
 };
 
 /// Device memory with the values of the host's.
@@ -75,7 +78,7 @@ inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
-/// Runs f in a child process: how it ended, and what it wrote to standard error.
+/// Runs f in a child process: how it ended, and what it wrote.
 struct Ending {
   int signal = 0, status = 0;
   std::string output;

@@ -3,6 +3,7 @@
 #if OLM_EMULATOR_RACE
 #include <link.h>
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -15,15 +16,16 @@ namespace olm::cuda_emulator {
 namespace {
 
 struct Range {
-  const char* begin;
-  size_t size;
+  const char* begin = nullptr;
+  size_t size = 0;
   bool holds(const void* p, size_t bytes) const {
     const auto offset = size_t(static_cast<const char*>(p) - begin);
     return offset < size && bytes <= size - offset;
   }
 };
 
-/// Constants of the program and its libraries: segments that are not writable, or no longer.
+/// Constants of the program and its libraries: segments that are never
+/// writable, or only until the program is relocated.
 std::vector<Range> find_constants() {
   std::vector<Range> ranges;
   dl_iterate_phdr(
@@ -55,30 +57,35 @@ bool is_part_of(const T& object, const void* p, size_t bytes) {
   return Range{reinterpret_cast<const char*>(&object), sizeof(T)}.holds(p, bytes);
 }
 
-bool may_read(const void* p, size_t bytes) {
+/// What a kernel knows without being told: its indices and its arguments.
+bool is_given(const void* p, size_t bytes) {
   const KernelCall* call = running.grid->call;
   return is_part_of(threadIdx, p, bytes) || is_part_of(blockIdx, p, bytes) ||
          is_part_of(blockDim, p, bytes) || is_part_of(gridDim, p, bytes) ||
          is_part_of(thread_number, p, bytes) ||
-         Range{reinterpret_cast<const char*>(call), call->size()}.holds(p, bytes) ||
-         is_constant(p, bytes);
+         Range{reinterpret_cast<const char*>(call), call->size()}.holds(p, bytes);
 }
 
-/// The allocation that was looked up last is mostly the next one.
-Range last_allocation = {nullptr, 0};
-int64_t last_version = -1;
+/// Allocations that were looked up lately are mostly the next ones, too.
+struct Lately {
+  std::array<Range, 4> ranges = {};
+  size_t next = 0;
+  int64_t version = -1;
+} lately;
 
 bool is_allocated_here(const void* p, size_t bytes) {
-  if (last_version == allocation_version && last_allocation.holds(p, bytes)) return true;
+  if (lately.version != allocation_version) lately = {.version = allocation_version};
+  for (const Range& range : lately.ranges)
+    if (range.holds(p, bytes)) return true;
   if (!is_allocated(p, bytes)) return false;
-  last_version = allocation_version;
   const AllocatedBytes found = allocation_of(p);
-  last_allocation = {found.data, found.bytes};
+  lately.ranges[lately.next++ % lately.ranges.size()] = {found.data, found.bytes};
   return true;
 }
 
 void watch_elsewhere(const void* memory, size_t bytes, bool writes) {
-  if (is_pinned(memory, bytes) || (!writes && may_read(memory, bytes))) return;
+  if (!writes && (is_given(memory, bytes) || is_constant(memory, bytes))) return;
+  if (is_pinned(memory, bytes)) return;
   report(writes ? "host write" : "host read", [&] {
     const auto offset = size_t(static_cast<const unsigned char*>(memory) - running.shared);
     if (offset < (size_t(1) << 20))
@@ -103,7 +110,7 @@ void watch(const void* memory, size_t bytes, bool writes) {
 
 void watch_aligned(const void* memory, size_t bytes, bool writes) {
   if (!runs_kernel) return;
-  if (reinterpret_cast<uintptr_t>(memory) % bytes != 0) check_alignment(memory, bytes);
+  if (reinterpret_cast<uintptr_t>(memory) & (bytes - 1)) check_alignment(memory, bytes);
   watch(memory, bytes, writes);
 }
 

@@ -208,10 +208,36 @@ __device__ inline void cap_scores(const Problem& p, float (&s)[kM][kN][4]) {
 /// The score after cap_scores() of query r and a key of the tile, with its slope; -infinity where
 /// it is not attended.
 __device__ inline float ruled_score(const TileRules& rules, int r, int key, float s) {
-  if (key < rules.first + r || key >= min(rules.cap, rules.last + r)) return -kInfinity;
-  if (rules.key_documents && rules.key_documents[key] != rules.query_documents[r])
-    return -kInfinity;
-  return fmaf(-rules.slope, fabsf(rules.position + float(r - key)), s);
+  const bool attended = key >= rules.first + r && key < min(rules.cap, rules.last + r);
+  return attended ? fmaf(-rules.slope, fabsf(rules.position + float(r - key)), s) : -kInfinity;
+}
+
+/// Scores by ruled_score() and documents, in place; query(m, n, e) and key(m, n, e) say where in
+/// the tile they are. Queries from `queries` on do not exist.
+template <int kM, int kN, class Query, class Key>
+__device__ inline void rule_scores(const TileRules& rules, int queries, Query query, Key key,
+                                   float (&s)[kM][kN][4]) {
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int r = query(m, n, e);
+        s[m][n][e] = r < queries ? ruled_score(rules, r, key(m, n, e), s[m][n][e]) : -kInfinity;
+      }
+  if (rules.key_documents == nullptr) return;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int n = 0; n < kN; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        float& x = s[m][n][e];
+        if (x == -kInfinity) continue;  // it may be past the tensor
+        if (rules.key_documents[key(m, n, e)] != rules.query_documents[query(m, n, e)])
+          x = -kInfinity;
+      }
 }
 
 /// Bits of which pairs dropout keeps, bit (m · kN + n) · 4 + e. query(m, n, e), key(m, n, e): where

@@ -103,48 +103,51 @@ struct Pairs {
   }
 };
 
-/// Scores by the rules of attention. dP becomes what P is to be multiplied by for dS; returns the
-/// bits of kept_pairs().
+/// Bits of the pairs that dropout keeps, all where there is none. Asked for before anything else of
+/// the tile needs registers.
+template <class S>
+__device__ inline uint32_t kept_of(const Problem& p, const Tile& at, const Pairs<S>& pairs) {
+  if (p.a.dropout <= 0) return ~0u;
+  return uint32_t(kept_pairs<1, S::kN>(
+      p, at.b, at.h, [&](int, int n, int e) { return pairs.i0 + pairs.query(n, e); },
+      [&](int, int n, int e) { return pairs.j0 + pairs.key(n, e); }));
+}
+
+/// Scores by the rules of attention. dP becomes what P is to be multiplied by for dS.
 template <class S, class StatsOf>
-__device__ inline uint32_t apply_rules(const Problem& p, const Tile& at, const Pairs<S>& pairs,
-                                       StatsOf stats, float (&s)[1][S::kN][4],
-                                       float (&d)[1][S::kN][4]) {
+__device__ inline void apply_rules(const Problem& p, const Tile& at, const Pairs<S>& pairs,
+                                   uint32_t kept, StatsOf stats, float (&s)[1][S::kN][4],
+                                   float (&d)[1][S::kN][4]) {
   const Attention& a = p.a;
-  uint32_t kept = ~0u;
-  if (a.dropout > 0)
-    kept = uint32_t(kept_pairs<1, S::kN>(
-        p, at.b, at.h, [&](int, int n, int e) { return pairs.i0 + pairs.query(n, e); },
-        [&](int, int n, int e) { return pairs.j0 + pairs.key(n, e); }));
   cap_scores(p, s);
-  const TileRules rules = tile_rules(p, at.b, at.h, pairs.i0, pairs.j0);
-  const int queries =
-      int(min(int64_t(S::kOfQueries ? S::kRows : S::kOthers), a.queries - pairs.i0));
 #pragma unroll
   for (int n = 0; n < S::kN; ++n)
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      const int r = pairs.query(n, e);
-      float &x = s[0][n][e], &dx = d[0][n][e];
+      float& dx = d[0][n][e];
       if (a.dropout > 0) dx *= kept >> (n * 4 + e) & 1 ? p.kept : 0.0f;
       dx -= stats(n, e).delta;
       if (p.softcap > 0) {
-        const float t = x * p.per_softcap;
+        const float t = s[0][n][e] * p.per_softcap;
         dx *= fmaf(-t, t, 1.0f);
       }
-      x = r < queries ? ruled_score(rules, r, pairs.key(n, e), x) : -kInfinity;
     }
-  return kept;
+  const int rows = S::kOfQueries ? S::kRows : S::kOthers;
+  rule_scores(
+      tile_rules(p, at.b, at.h, pairs.i0, pairs.j0), int(min(int64_t(rows), a.queries - pairs.i0)),
+      [&](int, int n, int e) { return pairs.query(n, e); },
+      [&](int, int n, int e) { return pairs.key(n, e); }, s);
 }
 
 /// S and dP become P after dropout and dS, as words. stats(n, e): of the pair's query row.
 template <class S, class StatsOf>
-__device__ inline void find_gradients(const Problem& p, const Tile& at, int row, StatsOf stats,
-                                      float (&s)[1][S::kN][4], float (&d)[1][S::kN][4],
-                                      Words<1, S::kN>& weights, Words<1, S::kN>& gradients) {
+__device__ inline void find_gradients(const Problem& p, const Tile& at, const Pairs<S>& pairs,
+                                      uint32_t kept, StatsOf stats, float (&s)[1][S::kN][4],
+                                      float (&d)[1][S::kN][4], Words<1, S::kN>& weights,
+                                      Words<1, S::kN>& gradients) {
   using T = typename S::T;
-  uint32_t kept = ~0u;
   if (at.meeting == Meeting::some || has_rules(p)) {
-    kept = apply_rules<S>(p, at, Pairs<S>(at, row), stats, s, d);
+    apply_rules<S>(p, at, pairs, kept, stats, s, d);
   } else {
 #pragma unroll
     for (int n = 0; n < S::kN; ++n)
@@ -199,11 +202,13 @@ template <class S, class StatsOf>
 __device__ inline void add_tile(const Call& f, const Tile& at, int row, const Operands<S>& owned,
                                 const Operands<S>& others, StatsOf stats, unsigned* bad,
                                 Sums<S>& sums) {
+  const Pairs<S> pairs(at, row);
+  const uint32_t kept = kept_of(f.p, at, pairs);
   float s[1][S::kN][4], d[1][S::kN][4];
   multiply_rows(owned.first, row, others.first, s);
   multiply_rows(owned.second, row, others.second, d);
   Words<1, S::kN> weights, gradients;
-  find_gradients<S>(f.p, at, row, stats, s, d, weights, gradients);
+  find_gradients<S>(f.p, at, pairs, kept, stats, s, d, weights, gradients);
   if (at.meeting == Meeting::some) keep_out_nonfinite<S>(others, bad, weights, sums);
   add_product(gradients, others.first, sums.first);
   if constexpr (!S::kOfQueries) add_product(weights, others.second, sums.second);
@@ -260,7 +265,7 @@ __device__ inline void write_sums(const Call& f, int64_t b, int64_t h, int64_t f
 }
 
 template <class S>
-__global__ void __launch_bounds__(32 * S::kWarps) gradient_tile(const __grid_constant__ Call f) {
+__global__ void __launch_bounds__(32 * S::kWarps, 2) gradient_tile(const __grid_constant__ Call f) {
   using T = typename S::T;
   const Attention& a = f.p.a;
   T* memory = shared<T>();

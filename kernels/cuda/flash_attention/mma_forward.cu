@@ -56,29 +56,25 @@ struct Tile {
   int row;  // first of the warp's, in the tile
 };
 
-/// Scores by the rules of attention; returns the bits of kept_pairs().
+/// Bits of the pairs that dropout keeps, all where there is none. Asked for before anything else of
+/// the tile needs registers.
 template <class S>
-__device__ inline uint64_t apply_rules(const Problem& p, const Tile& at,
-                                       float (&s)[S::kM][S::kN][4]) {
-  const Attention& a = p.a;
-  cap_scores(p, s);
-  const TileRules rules = tile_rules(p, at.b, at.h, at.i0, at.j0);
-  const int queries = int(min(int64_t(S::kRows), a.queries - at.i0));
-#pragma unroll
-  for (int m = 0; m < S::kM; ++m)
-#pragma unroll
-    for (int n = 0; n < S::kN; ++n)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int r = row_of(at.row, m, e / 2);
-        float& x = s[m][n][e];
-        x = r < queries ? ruled_score(rules, r, 8 * n + 2 * (lane_of() % 4) + e % 2, x)
-                        : -kInfinity;
-      }
-  if (a.dropout <= 0) return ~uint64_t(0);
+__device__ inline uint64_t kept_of(const Problem& p, const Tile& at) {
+  if (p.a.dropout <= 0) return ~uint64_t(0);
   return kept_pairs<S::kM, S::kN>(
       p, at.b, at.h, [&](int m, int, int e) { return at.i0 + row_of(at.row, m, e / 2); },
       [&](int, int n, int e) { return at.j0 + 8 * n + 2 * (lane_of() % 4) + e % 2; });
+}
+
+/// Scores by the rules of attention.
+template <class S>
+__device__ inline void apply_rules(const Problem& p, const Tile& at, float (&s)[S::kM][S::kN][4]) {
+  const Attention& a = p.a;
+  cap_scores(p, s);
+  rule_scores(
+      tile_rules(p, at.b, at.h, at.i0, at.j0), int(min(int64_t(S::kRows), a.queries - at.i0)),
+      [&](int m, int, int e) { return row_of(at.row, m, e / 2); },
+      [&](int, int n, int e) { return 8 * n + 2 * (lane_of() % 4) + e % 2; }, s);
 }
 
 /// S becomes P, as words; m, l and acc follow.
@@ -207,6 +203,7 @@ __global__ void __launch_bounds__(32 * S::kWarps) mma_forward_tile(const __grid_
     cp_async_wait<0>();
     __syncthreads();  // K is there, and V of the last tile has been used
     load(v, f.v, at.j0);
+    const uint64_t kept = kept_of<S>(f.p, at);
     float s[S::kM][S::kN][4];
     multiply_rows(q, at.row, k, s);
     const bool some = meeting == Meeting::some;
@@ -214,8 +211,7 @@ __global__ void __launch_bounds__(32 * S::kWarps) mma_forward_tile(const __grid_
     __syncthreads();  // V is there, and K has been used
     const int64_t next = next_tile(at.j0 + S::kKeys);
     if (next < a.keys) load(k, f.k, next);
-    uint64_t kept = ~uint64_t(0);
-    if (some || has_rules(f.p)) kept = apply_rules<S>(f.p, at, s);
+    if (some || has_rules(f.p)) apply_rules<S>(f.p, at, s);
     Words<S::kM, S::kN> words;
     online_softmax(f.p, kept, s, rows, words);
     if (some) keep_out_nonfinite(v, words, bad, rows);

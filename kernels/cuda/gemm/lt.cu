@@ -202,20 +202,16 @@ Plans& plans() {
   return all;
 }
 
-bool in_16_bits(DType t) { return t == bf16 || t == f16; }
-
 }  // namespace
 
 bool lt_takes(const Gemm& g) {
   if (g.a_dtype != g.b_dtype || (g.c_dtype != g.a_dtype && g.c_dtype != f32)) return false;
   if (g.bias && (g.bias_dtype != g.c_dtype || alignment_of(g.bias) < kAlignment)) return false;
-  if (g.residual && (g.accumulate || alignment_of(g.residual) < int64_t(size_of(g.c_dtype))))
-    return false;
+  if (g.residual && g.accumulate) return false;
   if (g.activation == Activation::none) return !g.preactivation;
   const bool aux_fits =
       !g.preactivation || (g.batch == 1 && g.ldc % 8 == 0 && alignment_of(g.preactivation) >= 16);
-  return g.activation == Activation::gelu_tanh && in_16_bits(g.c_dtype) && aux_fits &&
-         !addend_of(g);
+  return g.activation == Activation::gelu_tanh && g.c_dtype == bf16 && aux_fits && !addend_of(g);
 }
 
 bool run_lt(const Gemm& g) {

@@ -6,7 +6,8 @@ namespace olm::kernels::cuda_gemm {
 
 /// True for a GEMM whose epilogue the library has as the contract says it: operands of one dtype, C
 /// of that or f32, a bias of C's dtype; residual or `accumulate`, not both; of activations
-/// gelu_tanh into 16 bits. relu is not among them: the library's may lose NaN.
+/// gelu_tanh into bf16, whose digits its approximation has. relu is not among them: the library's
+/// may lose NaN.
 bool lt_takes(const Gemm& g);
 
 /// Queues such a GEMM, its leading dimensions given, its sizes not 0. False, and nothing is queued,

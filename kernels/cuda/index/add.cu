@@ -69,9 +69,8 @@ __device__ inline float* part_of(float* parts, const AddRows<T>& k, const Share&
   return parts + ((at.outer * chunks + chunk) * 2 + ends) * k.inner + at.col;
 }
 
-// With three blocks asked of a multiprocessor ptxas spills nothing; left alone it does on sm_90.
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock, 3)
+__global__ void __launch_bounds__(kBlock, 1)
     sum_chunks(AddRows<T> k, SortedPairs pairs, float* parts) {
   const int64_t total = k.outer * pairs.chunks * (k.inner / N);
   for (int64_t i = global_thread(); i < total; i += global_threads()) {

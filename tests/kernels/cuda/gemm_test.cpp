@@ -94,9 +94,8 @@ void check_case(const Case& t) {
       double want = activated(t.activation, value) + (t.residual ? o.r.exact(at) : 0);
       if (t.accumulate) want += o.c.exact(at);
       const double scale = 1 + std::sqrt(double(t.k)) + std::fabs(want);
-      worst = std::max(worst, std::fabs(y[size_t(at)] - want) / scale);
-      if (t.preactivation)
-        worst_pre = std::max(worst_pre, std::fabs(pre[size_t(at)] - value) / scale);
+      keep_worst(worst, std::fabs(y[size_t(at)] - want) / scale);
+      if (t.preactivation) keep_worst(worst_pre, std::fabs(pre[size_t(at)] - value) / scale);
     }
   CHECK(worst < tolerance_of(t));
   CHECK(worst_pre < tolerance_of(t));
@@ -198,7 +197,7 @@ TEST_SUITE("kernels/cuda/gemm") {
           for (int64_t i = 0; i < batch * m * n; ++i) {
             double sum = 0;
             for (int64_t l = 0; l < k; ++l) sum += a.exact(i / n * k + l) * b.exact(l * n + i % n);
-            worst = std::max(worst, std::fabs(y[size_t(i)] - activated(act, sum)));
+            keep_worst(worst, std::fabs(y[size_t(i)] - activated(act, sum)));
           }
           CHECK(worst < (t == f32 ? 1e-5 : 0.1));
         }

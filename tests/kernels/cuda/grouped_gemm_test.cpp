@@ -78,8 +78,8 @@ void check_rows(const Case& t, const Groups& groups) {
       for (int64_t l = 0; l < k; ++l)
         sum += a.exact(r * k + l) * b.exact(g * size + (t.transpose_b ? j * k + l : l * n + j));
       const double scale = 1 + std::sqrt(double(k)) + std::fabs(sum);
-      worst = std::max(worst, std::fabs(y[size_t(at)] - activated(t.activation, sum)) / scale);
-      if (fused) worst = std::max(worst, std::fabs(pre[size_t(at)] - sum) / scale);
+      keep_worst(worst, std::fabs(y[size_t(at)] - activated(t.activation, sum)) / scale);
+      if (fused) keep_worst(worst, std::fabs(pre[size_t(at)] - sum) / scale);
     }
   }
   CHECK(worst < tolerance_of(t, k));
@@ -120,7 +120,7 @@ void check_by_depth(const Case& t, const Groups& groups) {
       for (int64_t r = first; r < end; ++r) sum += a.exact(r * k + i / n) * b.exact(r * n + i % n);
       if (!c_list[size_t(g)]) sum = c.exact(at);
       const double scale = 1 + std::sqrt(double(end - first)) + std::fabs(sum);
-      worst = std::max(worst, std::fabs(y[size_t(at)] - sum) / scale);
+      keep_worst(worst, std::fabs(y[size_t(at)] - sum) / scale);
     }
   CHECK(worst < tolerance_of(t, rows));
 }

@@ -1,5 +1,7 @@
 #pragma once
 // Matrices in the memory of the device under test.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include <olm/engine/raw.h>
@@ -7,6 +9,11 @@
 #include <tests/support/checks.h>
 
 namespace olm::test {
+
+/// Keeps the largest error; NaN counts as infinite.
+inline void keep_worst(double& worst, double error) {
+  worst = std::max(worst, std::isnan(error) ? HUGE_VAL : error);
+}
 
 /// Values there, as long as this lives.
 class Placed {

@@ -13,6 +13,10 @@ namespace olm::kernels {
 /// The dynamic shared memory of the block.
 inline unsigned char* shared_memory() { return cuda_emulator::shared_memory(); }
 
+inline uint32_t shared_address(const void* p) {
+  return uint32_t(static_cast<const unsigned char*>(p) - shared_memory());
+}
+
 /// Starts a copy of 16 bytes from global to shared memory, both aligned to 16; zeros arrive, and
 /// nothing is read, where it is not `valid`.
 inline void cp_async16(void* shared, const void* global, bool valid) {
