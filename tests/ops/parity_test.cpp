@@ -232,8 +232,8 @@ ParityTable movement() {
   };
 }
 
-/// Angles of positions 0 … t - 1 for heads of size d.
-RopeTables angles(int64_t t, int64_t d, DType dtype) {
+/// Angles of positions 0 … t - 1 for heads of size d, of the dtype and on the device of `beside`.
+RopeTables angles(int64_t t, int64_t d, const Tensor& beside) {
   std::vector<double> cosines, sines;
   for (int64_t p = 0; p < t; ++p)
     for (int64_t i = 0; i < d; i += 2) {
@@ -242,7 +242,7 @@ RopeTables angles(int64_t t, int64_t d, DType dtype) {
       sines.push_back(std::sin(angle));
     }
   const auto table = [&](const std::vector<double>& x) {
-    return raw::cast(from_host(x, {t, d / 2}), dtype);
+    return raw::to(raw::cast(from_host(x, {t, d / 2}), beside.dtype()), beside.device());
   };
   return {.cos = table(cosines), .sin = table(sines)};
 }
@@ -269,7 +269,7 @@ ParityTable norms() {
       {"add_rms_norm",
        {.length = 33, .cancelling = 1},
        [](auto& in) { return add_rms_norm(in[0], in[1], in[2], 1e-6).y; }},
-      {"rope", [](auto& in) { return rope(in[0], angles(9, 8, in[0].dtype())); }},
+      {"rope", [](auto& in) { return rope(in[0], angles(9, 8, in[0])); }},
   };
 }
 
