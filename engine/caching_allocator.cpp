@@ -30,7 +30,7 @@ CachingAllocator::CachingAllocator(CachingOptions options) : options_(options) {
 
 void* CachingAllocator::take(size_t bytes) {
   std::lock_guard lock(mutex_);
-  const auto [p, size] = bytes <= options_.max_small
+  const auto [p, size] = std::max(bytes, size_t(1)) <= options_.max_small
                              ? take_small(class_size(bytes))
                              : take_large(round_up(std::max(bytes, size_t(1)), options_.granule));
   stats_.allocations += 1;
