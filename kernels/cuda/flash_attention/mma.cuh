@@ -99,7 +99,9 @@ __device__ inline void multiply_rows(const MmaTile<T, kDim>& x, int row, const M
     for (int n = 0; n < kN; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[m][n][e] = 0;
-#pragma unroll
+  // Not all at once where there are many S: operands of later steps would fill the registers.
+  [[maybe_unused]] constexpr int kStepsAtOnce = kDim == 128 ? kDim / 16 : 2;
+#pragma unroll kStepsAtOnce
   for (int k = 0; k < kDim / 16; ++k) {
     uint32_t a[kM][4];
 #pragma unroll
