@@ -225,7 +225,8 @@ void check_losses(const Case& c, Module& model, const SafetensorsFile& file) {
   for (const double exact : wanted) {
     tolerance += 1e-5;
     Context ctx;
-    const Tensor loss = model.loss(file.tensor("ids"), file.tensor("targets"), ctx);
+    const Tensor loss = model.loss(on_test_device(file.tensor("ids")),
+                                   on_test_device(file.tensor("targets")), ctx);
     const double apart = std::abs(loss.item<double>() - exact) / wanted[0];
     CHECK_MESSAGE(apart < tolerance, c.name, ": ", apart, " at a loss of ", exact);
     backward(loss);
@@ -240,7 +241,9 @@ void check_family(const Case& c) {
   const SafetensorsFile file = SafetensorsFile::open(fixture(recorded.file));
   const auto model = DecoderModel(c.config);
   model->load_state_dict(below(file, "param/", c));
-  const Tensor ids = file.tensor("ids"), targets = file.tensor("targets");
+  model->to(test_device());
+  const Tensor ids = on_test_device(file.tensor("ids"));
+  const Tensor targets = on_test_device(file.tensor("targets"));
   {
     const NoGrad guard;
     const std::vector<double> got = to_host<double>(model(ids));
