@@ -14,12 +14,6 @@ namespace {
 constexpr int64_t kChunk = 512;  // pairs of a warp
 constexpr int kScanBlock = 1024;
 
-/// Where a bad index is reported, and by whom: the name is the host's memory.
-struct Faults {
-  DeviceFault* fault;
-  const char* op;
-};
-
 /// Adds 1 to next[expert] for each lane with an expert, and returns how many were there before the
 /// lane's; the lanes count in order. `expert` -1: none.
 __device__ inline int32_t count_up(int expert, int32_t* next) {
@@ -38,7 +32,7 @@ __device__ inline int expert_at(const Id* experts, int64_t i, int64_t pairs, int
                                 const Faults& faults) {
   if (i >= pairs) return -1;
   const auto e = int64_t(experts[i]);
-  return check_index(faults.fault, faults.op, e, i, num_experts) ? int(e) : -1;
+  return faults.check(e, i, num_experts) ? int(e) : -1;
 }
 
 /// counts: [experts, chunks]. A block of one warp takes a chunk.
@@ -120,7 +114,7 @@ __global__ void permute_rows(const Word* x, const int32_t* rows, Word* y, int64_
   for (int64_t i = global_thread() / kWarp; i < pairs; i += warps) {
     const int64_t pair = rows[i];
     if (uint64_t(pair) >= uint64_t(pairs)) {
-      if (lane == 0) report_fault(faults.fault, faults.op, pair, i, pairs);
+      if (lane == 0) faults.report(pair, i, pairs);
       continue;
     }
     const Word* from = x + pair / top_k * words;
@@ -139,14 +133,11 @@ void sort_pairs(const MoESort& k) {
   const Id* experts = in<Id>(k.experts);
   const int num_experts = int(k.num_experts);
   launch(count_experts<Id>, chunk_each, experts, k.pairs, num_experts, counts.get(),
-         Faults{k.stream.fault, k.name});
-  launch(
-      scan_counts,
-      {.grid = 1, .block = kScanBlock, .shared = kScanBlock * sizeof(int32_t), .stream = k.stream},
-      counts.get(), k.offsets, k.rows, k.pairs, k.num_experts, chunks);
+         Faults(k.name, k.stream));
+  launch(scan_counts, {.grid = 1, .block = kScanBlock, .stream = k.stream}, counts.get(), k.offsets,
+         k.rows, k.pairs, k.num_experts, chunks);
   launch(place_pairs<Id>, chunk_each, experts, k.pairs, num_experts,
-         static_cast<const int32_t*>(counts.get()), k.rows, k.positions,
-         Faults{k.stream.fault, k.name});
+         static_cast<const int32_t*>(counts.get()), k.rows, k.positions, Faults(k.name, k.stream));
 }
 
 template <class Word>
@@ -154,7 +145,7 @@ void permute_by(const MoEPermute& k, int64_t bytes) {
   launch(permute_rows<Word>,
          {.grid = blocks_for(k.pairs, 8, 65536), .block = 8 * kWarp, .stream = k.stream},
          in<Word>(k.x), k.rows, out<Word>(k.y), k.pairs, k.top_k, bytes / int64_t(sizeof(Word)),
-         Faults{k.stream.fault, k.name});
+         Faults(k.name, k.stream));
 }
 
 }  // namespace

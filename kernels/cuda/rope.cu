@@ -18,7 +18,7 @@ struct RopeHeads {
   int64_t stride_batch, stride_time, stride_head, offset, time, heads, max_position;
   int head_dim, rotated;
   bool inverse, halves, aligned;
-  DeviceFault* fault;
+  Faults faults;
 };
 
 /// Elements from `first` on of a head at x, into y; `row` is where its token's cosines begin.
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kBlock)
     const int piece = int(by_piece.remainder);
     const Division at = divide(token, k.time);
     const int64_t position = k.positions ? k.positions[token] : at.remainder + k.offset;
-    if (!check_index(k.fault, "rope", position, token, k.max_position)) continue;
+    if (!k.faults.check(position, token, k.max_position)) continue;
     const T* x =
         k.x + at.quotient * k.stride_batch + at.remainder * k.stride_time + h * k.stride_head;
     T* y = k.y + by_piece.quotient * k.head_dim;
@@ -117,7 +117,7 @@ void run(Cuda, const Rope& k) {
                              .inverse = k.inverse,
                              .halves = halves,
                              .aligned = aligned,
-                             .fault = k.stream.fault};
+                             .faults = {k.name, k.stream}};
     const int64_t turns = ceil_div(halves ? half : k.rotated, N);
     const int64_t pieces = turns + ceil_div(k.head_dim - k.rotated, N);
     const int64_t total = k.batch * k.time * k.heads * pieces;

@@ -152,10 +152,10 @@ __global__ void __launch_bounds__(kBlock)
 /// Pair j: where indices put row j, or a pair that is skipped.
 __global__ void __launch_bounds__(kBlock)
     make_index_pairs(uint32_t* keys, uint32_t* sources, Indices index, int64_t n, int64_t size,
-                     DeviceFault* fault) {
+                     Faults faults) {
   for (int64_t j = global_thread(); j < n; j += global_threads()) {
     const int64_t id = index[j];
-    const bool good = check_index(fault, IndexAdd::name, id, j, size);
+    const bool good = faults.check(id, j, size);
     keys[j] = good ? uint32_t(id) : 0;
     sources[j] = good ? uint32_t(j) : kSkipped;
   }
@@ -165,11 +165,11 @@ __global__ void __launch_bounds__(kBlock)
 struct Elements {
   Indices index;
   int64_t outer, size, count, inner;
-  DeviceFault* fault;
+  Faults faults;
   /// Where element i of src goes, or -1; `column` is (outer, inner) of it.
   __device__ int64_t destination(int64_t i, const Division& outer_and_inner) const {
     const int64_t id = index[i];
-    if (!check_index(fault, ScatterAdd::name, id, i, size)) return -1;
+    if (!faults.check(id, i, size)) return -1;
     return (outer_and_inner.quotient * size + id) * inner + outer_and_inner.remainder;
   }
 };
@@ -242,7 +242,7 @@ void run(Cuda, const IndexAdd& k) {
                           .accumulate = k.accumulate};
     add_sorted(rows, k.count, k.size, k.stream, [&](uint32_t* keys, uint32_t* sources) {
       launch(make_index_pairs, threads_launch(k.count, k.stream), keys, sources,
-             indices_of(k.index, k.index_dtype), k.count, k.size, k.stream.fault);
+             indices_of(k.index, k.index_dtype), k.count, k.size, Faults(k.name, k.stream));
     });
   });
 }
@@ -253,7 +253,7 @@ void run(Cuda, const ScatterAdd& k) {
                           .size = k.size,
                           .count = k.count,
                           .inner = k.inner,
-                          .fault = k.stream.fault};
+                          .faults = {k.name, k.stream}};
   const int64_t n = k.outer * k.count * k.inner, places = k.outer * k.size * k.inner;
   // Columns alone keep a card busy where there are many, and are enough where each is short.
   constexpr int64_t kManyColumns = 4096, kShort = 32;
