@@ -55,7 +55,6 @@ __global__ void __launch_bounds__(kScanBlock)
     scan_counts(int32_t* counts, int32_t* offsets, int32_t* rows, int64_t pairs,
                 int64_t num_experts, int64_t chunks) {
   constexpr int kPerThread = 8;
-  auto* memory = shared<int32_t>();
   const int t = int(threadIdx.x);
   const int64_t n = num_experts * chunks;
   int32_t next = 0;
@@ -63,24 +62,15 @@ __global__ void __launch_bounds__(kScanBlock)
     const int64_t begin = base + t * kPerThread;
     int32_t sum = 0;
     for (int64_t i = begin; i < begin + kPerThread && i < n; ++i) sum += counts[i];
-    memory[t] = sum;
-    __syncthreads();
-    int32_t inclusive = sum;
-    for (int distance = 1; distance < kScanBlock; distance *= 2) {
-      const int32_t other = t >= distance ? memory[t - distance] : 0;
-      __syncthreads();
-      memory[t] = inclusive += other;
-      __syncthreads();
-    }
-    int32_t place = next + inclusive - sum;
+    int32_t total;
+    int32_t place = next + block_sum_before(sum, total);
     for (int64_t i = begin; i < begin + kPerThread && i < n; ++i) {
       const int32_t count = counts[i];
       counts[i] = place;
       if (i % chunks == 0) offsets[i / chunks] = place;
       place += count;
     }
-    next += memory[kScanBlock - 1];
-    __syncthreads();
+    next += total;
   }
   if (t == 0) offsets[num_experts] = next;
   for (int64_t i = next + t; i < pairs; i += kScanBlock) rows[i] = -1;

@@ -14,24 +14,6 @@ __global__ void write_groups(const __grid_constant__ SomeGroups groups, int coun
   if (int(threadIdx.x) < count) to[threadIdx.x] = groups.entries[threadIdx.x];
 }
 
-/// The sum of v over the threads before this one; `total` receives that of all. `memory` has one
-/// entry for each thread.
-__device__ inline int64_t sum_before(int64_t v, int64_t* memory, int64_t& total) {
-  const int t = int(threadIdx.x);
-  int64_t sum = v;
-  memory[t] = sum;
-  __syncthreads();
-  for (int distance = 1; distance < kBlock; distance *= 2) {
-    const int64_t other = t >= distance ? memory[t - distance] : 0;
-    __syncthreads();
-    memory[t] = sum += other;
-    __syncthreads();
-  }
-  total = memory[kBlock - 1];
-  __syncthreads();
-  return sum - v;
-}
-
 /// One block; a thread takes a group.
 __global__ void __launch_bounds__(kBlock)
     cut_groups(const int32_t* offsets, int64_t groups, int64_t rows, int64_t size, Faults faults,
