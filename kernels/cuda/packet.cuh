@@ -94,10 +94,5 @@ __device__ inline Packet narrow(const float (&v)[kPacket], DType t) {
 inline void require_packet_dtype(const char* op, DType t) {
   require(t == f32 || t == bf16 || t == f16, op, ": cuda has f32, bf16 and f16, got ", t);
 }
-/// True where whole packets can be read and written at all of these (null: yes).
-template <class... Pointers>
-bool has_packets(Pointers... p) {
-  return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...);
-}
 
 }  // namespace olm::kernels

@@ -7,8 +7,6 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256;
-
 template <class T>
 struct RopeHeads {
   T* y;
@@ -60,7 +58,7 @@ __device__ inline void rotate_halves(const RopeHeads<T>& k, const T* x, T* y, in
 
 /// A head is cut into `turns` rotated pieces and then pieces that are copied, `pieces` in all.
 template <class T>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     rope(RopeHeads<T> k, int64_t total, int turns, int pieces) {
   constexpr int N = kVec<T>;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
@@ -121,9 +119,7 @@ void run(Cuda, const Rope& k) {
     const int64_t turns = ceil_div(halves ? half : k.rotated, N);
     const int64_t pieces = turns + ceil_div(k.head_dim - k.rotated, N);
     const int64_t total = k.batch * k.time * k.heads * pieces;
-    launch(rope<T>,
-           {.grid = blocks_for(total, kBlock, 1 << 16), .block = kBlock, .stream = k.stream}, heads,
-           total, int(turns), int(pieces));
+    launch(rope<T>, grid_over(total, k.stream, 1 << 16), heads, total, int(turns), int(pieces));
   });
 }
 

@@ -12,13 +12,11 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256, kMaxBlocks = 1 << 16, kMaxPairs = (int64_t(1) << 31) - 1;
+constexpr int64_t kMaxPairs = (int64_t(1) << 31) - 1;
 constexpr int kChunk = 32, kAhead = 4;
 constexpr uint32_t kSkipped = 0xffffffffu;  // the source of a pair whose index is bad
 
-Launch threads_launch(int64_t n, const Stream& stream) {
-  return {.grid = blocks_for(n, kBlock, kMaxBlocks), .block = kBlock, .stream = stream};
-}
+Launch threads_launch(int64_t n, const Stream& stream) { return grid_over(n, stream, 1 << 16); }
 
 /// [outer, count, inner] added to [outer, size, inner] along the middle.
 template <class T>
@@ -70,7 +68,7 @@ __device__ inline float* part_of(float* parts, const AddRows<T>& k, const Share&
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock, 1)
+__global__ void __launch_bounds__(kGridBlock, 1)
     sum_chunks(AddRows<T> k, SortedPairs pairs, float* parts) {
   const int64_t total = k.outer * pairs.chunks * (k.inner / N);
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
@@ -123,7 +121,7 @@ __device__ inline int64_t end_of_run(const SortedPairs& pairs, int64_t chunk, ui
 
 /// Sums the parts of each run that goes past a chunk, by the chunk in which it began.
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     join_parts(AddRows<T> k, SortedPairs pairs, float* parts) {
   const int64_t total = k.outer * pairs.chunks * (k.inner / N);
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
@@ -150,7 +148,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 /// Pair j: where indices put row j, or a pair that is skipped.
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     make_index_pairs(uint32_t* keys, uint32_t* sources, Indices index, int64_t n, int64_t size,
                      Faults faults) {
   for (int64_t j = global_thread(); j < n; j += global_threads()) {
@@ -174,7 +172,7 @@ struct Elements {
   }
 };
 
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     make_element_pairs(uint32_t* keys, uint32_t* sources, Elements k) {
   const int64_t n = k.outer * k.count * k.inner;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -187,7 +185,7 @@ __global__ void __launch_bounds__(kBlock)
 
 /// A thread owns a column of an outer index, and adds to it in the order of j.
 template <class T>
-__global__ void __launch_bounds__(kBlock) add_columns(float* y, const T* src, Elements k) {
+__global__ void __launch_bounds__(kGridBlock) add_columns(float* y, const T* src, Elements k) {
   for (int64_t c = global_thread(); c < k.outer * k.inner; c += global_threads()) {
     const Division at = divide(c, k.inner);
     for (int64_t j = 0; j < k.count; ++j) {

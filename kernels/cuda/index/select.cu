@@ -10,10 +10,8 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256;
-
 Launch pieces_launch(int64_t pieces, const Stream& stream) {
-  return {.grid = blocks_for(pieces, kBlock, 1 << 16), .block = kBlock, .stream = stream};
+  return grid_over(pieces, stream, 1 << 16);
 }
 
 /// What every index_select has: [outer, size, width] to [outer, count, width], in some unit.
@@ -30,7 +28,7 @@ struct SelectRows {
 };
 
 template <class Unit>
-__global__ void __launch_bounds__(kBlock) select_units(Unit* y, const Unit* x, SelectRows k) {
+__global__ void __launch_bounds__(kGridBlock) select_units(Unit* y, const Unit* x, SelectRows k) {
   const int64_t n = k.outer * k.count * k.width;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
     const Division at = divide(i, k.width);
@@ -40,9 +38,9 @@ __global__ void __launch_bounds__(kBlock) select_units(Unit* y, const Unit* x, S
 }
 
 template <class From, class To>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     select_converted(To* y, const From* x, SelectRows k, bool aligned) {
-  constexpr int N = kVec<From> < kVec<To> ? kVec<From> : kVec<To>;
+  constexpr int N = kVecBetween<From, To>;
   const int64_t pieces = ceil_div(k.width, N);
   for (int64_t i = global_thread(); i < k.outer * k.count * pieces; i += global_threads()) {
     const Division at = divide(i, pieces);
@@ -55,7 +53,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 /// Where nothing is moved the indices are still looked at.
-__global__ void __launch_bounds__(kBlock) check_all(SelectRows k) {
+__global__ void __launch_bounds__(kGridBlock) check_all(SelectRows k) {
   for (int64_t j = global_thread(); j < k.count; j += global_threads())
     k.faults.check(k.index[j], j, k.size);
 }
@@ -69,7 +67,7 @@ struct GatherElements {
   Faults faults;
 };
 template <class Word>
-__global__ void __launch_bounds__(kBlock) gather(GatherElements<Word> k) {
+__global__ void __launch_bounds__(kGridBlock) gather(GatherElements<Word> k) {
   const int64_t n = k.outer * k.count * k.inner;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
     const Division by_row = divide(i, k.inner), by_outer = divide(by_row.quotient, k.count);
@@ -116,7 +114,7 @@ void run(Cuda, const IndexSelect& k) {
   if (k.x_dtype == k.dtype) return select_bytes(k, rows, k.inner * int64_t(size_of(k.dtype)));
   visit_cuda_float(k.x_dtype, [&]<class From>() {
     visit_cuda_float(k.dtype, [&]<class To>() {
-      constexpr int N = kVec<From> < kVec<To> ? kVec<From> : kVec<To>;
+      constexpr int N = kVecBetween<From, To>;
       const int64_t pieces = k.outer * k.count * ceil_div(k.inner, N);
       launch(select_converted<From, To>, pieces_launch(pieces, k.stream), out<To>(k.y),
              in<From>(k.x), rows,

@@ -16,10 +16,7 @@ constexpr int64_t kMinRowPart = 8192;  // elements of a row that are worth a blo
 constexpr int64_t kMinBlocks = 512;    // below which the axis is cut
 constexpr int kLoads = 8;              // of a thread on columns, in flight
 
-template <class V>
-__device__ inline V from_lane(V v, int distance) {
-  return __shfl_xor_sync(kAllLanes, v, distance);
-}
+using kernels::from_lane;
 __device__ inline SquaresState from_lane(SquaresState v, int distance) {
   return {from_lane(v.sum, distance), from_lane(v.tiny, distance)};
 }
@@ -31,9 +28,9 @@ __device__ inline ExtremeState<V> from_lane(ExtremeState<V> v, int distance) {
 /// Over teams of `threads`, a power of two, of a warp.
 template <class Fold>
 __device__ inline typename Fold::State warp_fold(typename Fold::State v, int threads = kWarp) {
-  for (int distance = threads / 2; distance > 0; distance /= 2)
-    v = Fold::join(v, from_lane(v, distance));
-  return v;
+  using State = typename Fold::State;
+  return warp_reduce(
+      v, [](const State& a, const State& b) { return Fold::join(a, b); }, threads);
 }
 /// For the first warp.
 template <class Fold>
@@ -253,7 +250,7 @@ void fold(const Shape& s, const float* ref, const Result& to) {
             .block = block,
             .shared = sizeof(State) * kWarp,
             .stream = s.stream},
-           s.x, s.dtype, cut, ref, int(threads), s.reduced % kPacket == 0 && has_packets(s.x),
+           s.x, s.dtype, cut, ref, int(threads), s.reduced % kPacket == 0 && is_aligned(s.x),
            partial, to);
   } else {
     launch(fold_columns<Fold>,
