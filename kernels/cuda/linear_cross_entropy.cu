@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kScaleBlock)
+__global__ void __launch_bounds__(kGridBlock)
     scale_gradient(T* y, const float* x, const float* factor, int64_t n, bool accumulate,
                    bool in_place, bool aligned) {
   constexpr int N = 4;

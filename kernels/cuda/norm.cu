@@ -213,15 +213,6 @@ __device__ inline void load_weight(float (&weight)[N], const BackwardRows<T>& k,
   if (k.weight) load_floats(weight, k.weight + col);
 }
 
-/// Two sums of a row, which are reduced as one value.
-struct Pair {
-  float a, b;
-};
-__device__ inline Pair from_lane(Pair p, int distance) {
-  return {kernels::from_lane(p.a, distance), kernels::from_lane(p.b, distance)};
-}
-__device__ inline Pair operator+(Pair p, Pair q) { return {p.a + q.a, p.b + q.b}; }
-
 /// Adds a piece to the row's sums of g (a) and g · n (b), and to the columns' sums.
 template <class T, int N>
 __device__ inline void add_piece(const RowPiece<T, N>& x, const BackwardRows<T>& k, int col,

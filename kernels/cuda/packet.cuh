@@ -57,6 +57,19 @@ __device__ inline void store_float(void* y, DType t, int64_t i, float value) {
     out<float16_t>(y)[i] = from_float<float16_t>(value);
 }
 
+/// Elements i to i + 7 wherever they begin.
+__device__ inline Packet gather_packet(const void* x, DType t, int64_t i) {
+  Packet packet = {};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int64_t first = i + (t == f32 ? j : 2 * j), second = i + (t == f32 ? j + 4 : 2 * j + 1);
+    const uint32_t a = load_bits(x, t, first), b = load_bits(x, t, second);
+    packet.low.v[j] = t == f32 ? a : a | b << 16;
+    packet.high.v[j] = b;
+  }
+  return packet;
+}
+
 /// Element i eight times.
 __device__ inline Packet repeat_element(const void* x, DType t, int64_t i) {
   uint32_t bits = load_bits(x, t, i);

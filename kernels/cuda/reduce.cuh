@@ -28,6 +28,15 @@ __device__ inline V from_lane(V v, int distance) {
   return __shfl_xor_sync(kAllLanes, v, distance);
 }
 
+/// Two floats that are reduced as one value.
+struct Pair {
+  float a, b;
+};
+__device__ inline Pair operator+(Pair p, Pair q) { return {p.a + q.a, p.b + q.b}; }
+__device__ inline Pair from_lane(Pair p, int distance) {
+  return {from_lane(p.a, distance), from_lane(p.b, distance)};
+}
+
 /// op over all lanes, or over each team of `lanes`, a power of two, for every lane. All of the warp
 /// must come.
 template <class V, class Op>

@@ -228,9 +228,9 @@ void run(Cuda, const IndexAdd& k) {
   require(k.count <= kMaxPairs && k.size <= kMaxPairs, k.name, ": cuda has no more than ",
           kMaxPairs, " rows, got ", k.count, " to add to ", k.size);
   visit_cuda_float(k.dtype, [&]<class T>() {
-    if (!k.accumulate)
-      OLM_CUDA_CHECK(cudaMemsetAsync(k.y, 0, size_t(k.outer * k.size * k.inner) * sizeof(float),
-                                     static_cast<cudaStream_t>(k.stream.native)));
+    const size_t bytes = size_t(k.outer * k.size * k.inner) * sizeof(float);
+    if (!k.accumulate && bytes > 0)
+      OLM_CUDA_CHECK(cudaMemsetAsync(k.y, 0, bytes, static_cast<cudaStream_t>(k.stream.native)));
     const AddRows<T> rows{.y = out<float>(k.y),
                           .src = in<T>(k.src),
                           .outer = k.outer,
