@@ -51,7 +51,7 @@ __global__ void count_experts(const Id* experts, int64_t pairs, int num_experts,
 
 /// Turns counts into places, in one block; a thread takes kPerThread neighbours. rows from the
 /// number of good pairs on become -1.
-__global__ void __launch_bounds__(kScanBlock)
+__global__ void __launch_bounds__(kScanBlock, 1)
     scan_counts(int32_t* counts, int32_t* offsets, int32_t* rows, int64_t pairs,
                 int64_t num_experts, int64_t chunks) {
   constexpr int kPerThread = 8;
