@@ -1,4 +1,4 @@
-#include <olm/engine/caching_allocator.h>
+#include <olm/engine/caching_allocator_internal.h>
 
 #include <algorithm>
 #include <bit>
