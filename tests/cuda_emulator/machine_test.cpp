@@ -90,6 +90,16 @@ TEST_SUITE("cuda_emulator/machine") {
     CHECK(cuda_emulator::reports().empty());
   }
 
+  TEST_CASE("what fits is had, however little memory there is") {
+    const Mode in("memory=30");
+    empty_cache(cuda(0));
+    const Tensor small = zeros({4}, {.device = cuda(0)});
+    const Tensor most = zeros({int64_t(25) << 18}, {.device = cuda(0)});
+    CHECK(to_host<float>(small) == std::vector<float>(4, 0));
+    check_sentence(error_of([] { zeros({int64_t(6) << 18}, {.device = cuda(0)}); }),
+                   {"6291456 bytes asked for"});
+  }
+
   TEST_CASE("a model for which a card has no room stays where it is, whole") {
     const Mode in("memory=40");
     empty_cache(cuda(0));
