@@ -3,6 +3,7 @@
 // shared memory, where the 16-byte chunks of a row are permuted by XOR, so that the 8 rows that
 // ldmatrix reads at once begin at different banks. A warp makes kM times 16 rows of a GEMM.
 #include <olm/kernels/cuda/flash_attention/problem.cuh>
+#include <olm/kernels/cuda/reduce.cuh>
 
 namespace olm::kernels::cuda_attention {
 
@@ -40,28 +41,42 @@ struct MmaTile {
     }
   }
 
-  /// Puts 0 in place of what is not finite and sets the bits of the rows it was in, of 32 to a
-  /// word; true where the thread met any. The threads of the block share the rows.
-  template <int kRows>
-  __device__ bool clear_nonfinite(unsigned* rows) const {
+  /// Whether 16 bits are infinity or NaN.
+  __device__ static bool is_nonfinite(uint32_t bits) {
     constexpr uint32_t kExponent = std::is_same_v<T, bfloat16_t> ? 0x7f80u : 0x7c00u;
-    bool any = false;
+    return (bits & kExponent) == kExponent;
+  }
+  /// Calls meet(row, chunk) for the chunks of kRows rows in which something is not finite. The
+  /// threads of the block share them.
+  template <int kRows, class Meet>
+  __device__ void for_nonfinite(const Meet& meet) const {
     for (int i = int(threadIdx.x); i < kRows * kChunks; i += int(blockDim.x)) {
-      Vec<T, 8> x = load_vec(memory + first + i * 8);
+      const auto x = load_vec(reinterpret_cast<uint32_t*>(memory + first + i * 8));
       bool bad = false;
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        if ((x.v[e].bits & kExponent) != kExponent) continue;
-        bad = true;
-        x.v[e].bits = 0;
-      }
-      if (!bad) continue;
-      any = true;
-      store_vec(memory + first + i * 8, x);
-      const int row = i / kChunks;
-      atomicOr(rows + row / 32, 1u << row % 32);
+      for (int e = 0; e < 4; ++e) bad = bad || is_nonfinite(x.v[e]) || is_nonfinite(x.v[e] >> 16);
+      if (bad) meet(i / kChunks, memory + first + i * 8);
     }
+  }
+  /// Sets the bits, of 32 to a word, of rows with what is not finite; true where this thread met
+  /// any.
+  template <int kRows>
+  __device__ bool find_nonfinite(unsigned* rows) const {
+    bool any = false;
+    for_nonfinite<kRows>([&](int row, T*) {
+      any = true;
+      atomicOr(rows + row / 32, 1u << row % 32);
+    });
     return any;
+  }
+  /// Puts 0 in place of what is not finite.
+  template <int kRows>
+  __device__ void clear_nonfinite() const {
+    for_nonfinite<kRows>([](int, T* chunk) {
+#pragma unroll
+      for (int e = 0; e < 8; ++e)
+        if (is_nonfinite(chunk[e].bits)) chunk[e].bits = 0;
+    });
   }
 
   /// A operand: rows [row, row + 16), columns [16 k, 16 k + 16).
@@ -99,10 +114,8 @@ __device__ inline void multiply_rows(const MmaTile<T, kDim>& x, int row, const M
     for (int n = 0; n < kN; ++n)
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[m][n][e] = 0;
-  // Not all at once where there are many S: operands of later steps would fill the registers.
-  [[maybe_unused]] constexpr int kStepsAtOnce = kDim == 128 ? kDim / 16 : 2;
-#pragma unroll kStepsAtOnce
-  for (int k = 0; k < kDim / 16; ++k) {
+#pragma unroll 2
+  for (int k = 0; k < kDim / 16; ++k) {  // operands of more steps would fill the registers
     uint32_t a[kM][4];
 #pragma unroll
     for (int m = 0; m < kM; ++m) x.load_a(row + 16 * m, k, a[m]);
@@ -155,6 +168,51 @@ __device__ inline float low_half(uint32_t word) {
 template <class T>
 __device__ inline float high_half(uint32_t word) {
   return low_half<T>(word >> 16);
+}
+
+/// What the elements of y that are not finite add to acc, row by row of y and weight by weight, so
+/// that no 0 meets them. bad: bits of the rows that have any.
+template <class T, int kDim, int kM, int kN>
+__device__ inline void add_nonfinite(const Words<kM, kN>& words, const MmaTile<T, kDim>& y,
+                                     const unsigned* bad, float (&acc)[kM][kDim / 8][4]) {
+#pragma unroll 1
+  for (int row = 0; row < 8 * kN; ++row) {
+    if ((bad[row / 32] >> row % 32 & 1) == 0) continue;
+    float weights[kM][2];
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint32_t word = 0;
+#pragma unroll
+        for (int n = 0; n < kN; ++n)
+          word |= words[m][n][half] & (n == row / 8 ? ~0u : 0u);  // registers have no index
+        word = __shfl_sync(kAllLanes, word, lane_of() / 4 * 4 + row % 8 / 2);
+        weights[m][half] = row % 2 ? high_half<T>(word) : low_half<T>(word);
+      }
+#pragma unroll
+    for (int c = 0; c < kDim / 8; ++c)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const T x = y.at(row, c)[2 * (lane_of() % 4) + e];
+        if (!y.is_nonfinite(x.bits)) continue;
+#pragma unroll
+        for (int m = 0; m < kM; ++m)
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+            if (weights[m][half] != 0) acc[m][c][2 * half + e] += weights[m][half] * to_float(x);
+      }
+  }
+}
+
+/// As above, and puts 0 in their place. All threads of the block must come.
+template <int kRows, class T, int kDim, int kM, int kN>
+__device__ inline void take_nonfinite(const Words<kM, kN>& words, const MmaTile<T, kDim>& y,
+                                      const unsigned* bad, float (&acc)[kM][kDim / 8][4]) {
+  add_nonfinite(words, y, bad, acc);
+  __syncthreads();  // all warps have seen them
+  y.template clear_nonfinite<kRows>();
+  __syncthreads();
 }
 
 /// Which pairs of a tile are attended but for documents, and how far apart they are: query r,

@@ -35,7 +35,7 @@ struct Shape {
   static constexpr int kRows = 16 * kWarps, kOthers = 8 * kN;
   static constexpr int kStage = 2 * kOthers * kDim;  // numbers of both operands of a tile
   static constexpr size_t kBytes = sizeof(T) * (2 * kRows * kDim + 2 * kStage) +
-                                   sizeof(float) * 6 * kOthers + 2 * sizeof(unsigned) * 2;
+                                   sizeof(float) * 6 * kOthers + sizeof(unsigned) * (kOthers / 32);
   static_assert(4 * kN <= 32);  // bits of a thread's pairs
 };
 
@@ -74,12 +74,20 @@ __device__ inline RowStats stats_of(const Call& f, const Tile& at, int64_t i) {
   return {f.stats.max[row], f.stats.log2_sum[row], f.stats.delta[row]};
 }
 
-/// The sums of a warp: 16 rows of dq, or of dk and dv. Of dv, rows that met what is not finite.
+/// Those of a tile of queries, three numbers to each, in shared memory.
+template <class S>
+__device__ inline void put_stats(const Call& f, const Tile& at, float* to) {
+  for (int c = int(threadIdx.x); c < S::kOthers; c += 32 * S::kWarps) {
+    const RowStats of = stats_of(f, at, at.other + c);
+    to[3 * c] = of.max, to[3 * c + 1] = of.log2_sum, to[3 * c + 2] = of.delta;
+  }
+}
+
+/// The sums of a warp: 16 rows of dq, or of dk and dv.
 template <class S>
 struct Sums {
   float first[1][S::kDim / 8][4] = {};
   float second[1][S::kOfQueries ? 1 : S::kDim / 8][4] = {};
-  float poison[2] = {1, 1};
 };
 
 /// Row of a tile that element e of a thread's fragment is in, and its column.
@@ -120,18 +128,20 @@ __device__ inline void apply_rules(const Problem& p, const Tile& at, const Pairs
                                    float (&d)[1][S::kN][4]) {
   const Attention& a = p.a;
   cap_scores(p, s);
+  const auto each = [&](auto change) {
 #pragma unroll
-  for (int n = 0; n < S::kN; ++n)
+    for (int n = 0; n < S::kN; ++n)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      float& dx = d[0][n][e];
-      if (a.dropout > 0) dx *= kept >> (n * 4 + e) & 1 ? p.kept : 0.0f;
-      dx -= stats(n, e).delta;
-      if (p.softcap > 0) {
-        const float t = s[0][n][e] * p.per_softcap;
-        dx *= fmaf(-t, t, 1.0f);
-      }
-    }
+      for (int e = 0; e < 4; ++e) change(n, e, d[0][n][e]);
+  };
+  if (a.dropout > 0)
+    each([&](int n, int e, float& dx) { dx *= kept >> (n * 4 + e) & 1 ? p.kept : 0.0f; });
+  each([&](int n, int e, float& dx) { dx -= stats(n, e).delta; });
+  if (p.softcap > 0)
+    each([&](int n, int e, float& dx) {
+      const float t = s[0][n][e] * p.per_softcap;
+      dx *= fmaf(-t, t, 1.0f);
+    });
   const int rows = S::kOfQueries ? S::kRows : S::kOthers;
   rule_scores(
       tile_rules(p, at.b, at.h, pairs.i0, pairs.j0), int(min(int64_t(rows), a.queries - pairs.i0)),
@@ -176,25 +186,16 @@ __device__ inline void find_gradients(const Problem& p, const Tile& at, const Pa
   }
 }
 
-/// Operands that are not finite become 0: what they may have spoilt, S and dP, and by them P and
-/// dS, already is. Only dv has not seen dO: rows that have a weight for one of dO become NaN.
+/// Puts 0 in place of what is not finite in the operand of dS: what it may have spoilt, S and dP,
+/// and by them P and dS, already is. True where that of P, which has not seen it, has any.
 template <class S>
-__device__ inline void keep_out_nonfinite(const Operands<S>& others, unsigned* bad,
-                                          const Words<1, S::kN>& weights, Sums<S>& sums) {
-  __syncthreads();  // S and dP have been made
-  if (threadIdx.x < 4) bad[threadIdx.x] = 0;
-  __syncthreads();
-  bool any = others.first.template clear_nonfinite<S::kOthers>(bad);
-  any |= others.second.template clear_nonfinite<S::kOthers>(bad + 2);
-  if (!__syncthreads_or(any)) return;
-#pragma unroll
-  for (int n = 0; n < S::kN; ++n) {
-    const unsigned pair = bad[2 + n / 4] >> (n % 4 * 8 + 2 * (lane_of() % 4));
-    const uint32_t seen = (pair & 1 ? 0x7fffu : 0u) | (pair & 2 ? 0x7fff0000u : 0u);
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      if (weights[0][n][half] & seen) sums.poison[half] = kInfinity - kInfinity;
-  }
+__device__ inline bool meets_nonfinite(const Operands<S>& others, unsigned* bad) {
+  if (threadIdx.x < S::kOthers / 32) bad[threadIdx.x] = 0;
+  __syncthreads();  // and S and dP have been made
+  others.first.template clear_nonfinite<S::kOthers>();
+  bool any = false;
+  if constexpr (!S::kOfQueries) any = others.second.template find_nonfinite<S::kOthers>(bad);
+  return __syncthreads_or(any) != 0;
 }
 
 /// What the tile at `at` adds.
@@ -209,9 +210,12 @@ __device__ inline void add_tile(const Call& f, const Tile& at, int row, const Op
   multiply_rows(owned.second, row, others.second, d);
   Words<1, S::kN> weights, gradients;
   find_gradients<S>(f.p, at, pairs, kept, stats, s, d, weights, gradients);
-  if (at.meeting == Meeting::some) keep_out_nonfinite<S>(others, bad, weights, sums);
+  const bool any = at.meeting == Meeting::some && meets_nonfinite<S>(others, bad);
   add_product(gradients, others.first, sums.first);
-  if constexpr (!S::kOfQueries) add_product(weights, others.second, sums.second);
+  if constexpr (!S::kOfQueries) {
+    if (any) take_nonfinite<S::kOthers>(weights, others.second, bad, sums.second);
+    add_product(weights, others.second, sums.second);
+  }
 }
 
 /// The tiles that a block walks: over the query heads of its group, where keys are owned.
@@ -250,17 +254,13 @@ __device__ inline void write_sums(const Call& f, int64_t b, int64_t h, int64_t f
   const int64_t all = S::kOfQueries ? f.p.a.queries : f.p.a.keys;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    // Lanes that share a row see different others.
-    float poison = sums.poison[half];
-    poison *= __shfl_xor_sync(kAllLanes, poison, 1);
-    poison *= __shfl_xor_sync(kAllLanes, poison, 2);
     const int64_t row = first + row_of(0, 2 * half);
     if (row >= all) continue;
     const HeadRowsOut& to = S::kOfQueries ? f.dq : f.dk;
     T* const none = nullptr;
     if (to.data) write_row(sums.first[0], half, f.scale, row_at<T>(to, b, h, row), none);
     if constexpr (!S::kOfQueries)
-      if (f.dv.data) write_row(sums.second[0], half, poison, row_at<T>(f.dv, b, h, row), none);
+      if (f.dv.data) write_row(sums.second[0], half, 1.0f, row_at<T>(f.dv, b, h, row), none);
   }
 }
 
@@ -286,11 +286,7 @@ __global__ void __launch_bounds__(32 * S::kWarps, 2) gradient_tile(const __grid_
       load_operands<S, S::kOthers>(to, f.k, f.v, b, h / f.p.group, at.other, a.keys);
     } else {
       load_operands<S, S::kOthers>(to, f.q, f.dy, b, at.h, at.other, a.queries);
-      for (int c = int(threadIdx.x); c < S::kOthers; c += 32 * S::kWarps) {
-        const RowStats of = stats_of(f, at, at.other + c);
-        float* column = stats + (stage * S::kOthers + c) * 3;
-        column[0] = of.max, column[1] = of.log2_sum, column[2] = of.delta;
-      }
+      put_stats<S>(f, at, stats + stage * 3 * S::kOthers);
     }
     cp_async_commit();
   };

@@ -119,25 +119,16 @@ __device__ inline void online_softmax(const Problem& p, uint64_t kept, float (&s
     }
 }
 
-/// Values that are not finite become 0, so that pairs that may not see them do not; a row that has
-/// a weight for one of them becomes NaN.
+/// Values that are not finite are added for the pairs that have a weight for them, and become 0, so
+/// that the others do not see them.
 template <class S>
 __device__ inline void keep_out_nonfinite(const MmaTile<typename S::T, S::kDim>& v,
                                           const Words<S::kM, S::kN>& words, unsigned* bad,
                                           WarpRows<S>& rows) {
   if (threadIdx.x < S::kKeys / 32) bad[threadIdx.x] = 0;
   __syncthreads();
-  if (!__syncthreads_or(v.template clear_nonfinite<S::kKeys>(bad))) return;
-#pragma unroll
-  for (int n = 0; n < S::kN; ++n) {
-    const unsigned pair = bad[n / 4] >> (n % 4 * 8 + 2 * (lane_of() % 4));
-    const uint32_t seen = (pair & 1 ? 0x7fffu : 0u) | (pair & 2 ? 0x7fff0000u : 0u);
-#pragma unroll
-    for (int m = 0; m < S::kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        if (words[m][n][half] & seen) rows.l[m][half] = kInfinity - kInfinity;
-  }
+  if (!__syncthreads_or(v.template find_nonfinite<S::kKeys>(bad))) return;
+  take_nonfinite<S::kKeys>(words, v, bad, rows.acc);
 }
 
 /// O = acc / l, and what backward is told.

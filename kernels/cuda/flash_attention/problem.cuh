@@ -6,8 +6,7 @@
 
 #include <olm/kernels/base/philox.h>
 #include <olm/kernels/flash_attention.h>
-#include <olm/kernels/cuda/launch.cuh>
-#include <olm/kernels/cuda/vec.cuh>
+#include <olm/kernels/cuda/packet.cuh>
 
 namespace olm::kernels::cuda_attention {
 
@@ -110,16 +109,8 @@ inline constexpr float kInfinity = __builtin_huge_valf();
 
 /// What a mask adds to a score: -infinity where it is false.
 __device__ inline float mask_value(const Attention& a, int64_t at) {
-  switch (a.mask_dtype) {
-    case DType::boolean:
-      return in<uint8_t>(a.mask)[at] ? 0.0f : -kInfinity;
-    case DType::bf16:
-      return to_float(in<bfloat16_t>(a.mask)[at]);
-    case DType::f16:
-      return to_float(in<float16_t>(a.mask)[at]);
-    default:
-      return in<float>(a.mask)[at];
-  }
+  if (a.mask_dtype == boolean) return in<uint8_t>(a.mask)[at] ? 0.0f : -kInfinity;
+  return load_float(a.mask, a.mask_dtype, at);
 }
 
 /// The score of a pair from `product`, q · k: -infinity where it is not attended, whatever the

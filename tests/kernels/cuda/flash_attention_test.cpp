@@ -101,6 +101,12 @@ std::vector<Row> rows(const Sizes& n) {
            }}};
 }
 
+std::vector<bool> finite_in(const Tensor& x) {
+  std::vector<bool> finite;
+  for (const double value : to_host<double>(x)) finite.push_back(std::isfinite(value));
+  return finite;
+}
+
 void spoil(const Tensor& x, int64_t begin, int64_t end, double value) {
   raw::fill_(raw::slice(x, 1, begin, end), value);
 }
@@ -164,6 +170,25 @@ TEST_SUITE("kernels/cuda/flash_attention") {
       const Tensors got = attend(on_device(first_three(in), false), in[3], {.causal = true});
       CHECK(raw::has_nonfinite(spoilt == 3 ? got[2] : got.back()));  // dv, y
     }
+  }
+
+  TEST_CASE("one value that is not finite spoils on tensor cores what it spoils on the CPU") {
+    if (test_device() == cpu) return;
+    for (const int64_t dim : {64, 96, 128})
+      for (const size_t spoilt : {2, 3})  // v, dy
+        for (const double bad : {double(NAN), double(INFINITY)})
+          for (const bool causal : {true, false}) {
+            INFO(dim, " ", spoilt, " ", bad, " ", causal);
+            const Sizes n{.b = 1, .t = 64, .s = 64, .h = 2, .hkv = 1, .dqk = dim, .dv = dim};
+            Generator g(3);
+            Tensors in = inputs_of(n, bf16, g);
+            raw::fill_(raw::slice(raw::slice(in[spoilt], 1, 10, 11), -1, 5, 6), bad);
+            const Tensors exact = wide(in);
+            const Tensors want = attend(first_three(exact), exact[3], {.causal = causal});
+            const Tensors got =
+                attend(on_device(first_three(in), false), in[3], {.causal = causal});
+            for (size_t i = 0; i < got.size(); ++i) CHECK(finite_in(got[i]) == finite_in(want[i]));
+          }
   }
 
   TEST_CASE("a few queries of many keys get what the CPU gives, in any batch") {
