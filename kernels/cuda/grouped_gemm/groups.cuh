@@ -73,6 +73,7 @@ __device__ inline const void* advance(const void* p, DType t, int64_t elements) 
 /// f32, or dtypes that do not meet in one of 16 bits: tiles of multiply-adds.
 void run_simt(const GroupedGemm& g, Call call);
 /// `T` is the dtype of 16 bits in which tensor cores multiply.
-void run_mma(const GroupedGemm& g, Call call, DType t);
+template <class T>
+void run_mma(const GroupedGemm& g, Call call);
 
 }  // namespace olm::kernels::cuda_grouped

@@ -72,7 +72,8 @@ void run_groups(const GroupedGemm& g) {
         call.epilogue.vectors && cuda_gemm::quads_fit(g.c_list[i], g.c_dtype, g.n);
   const DType t = multiplied_in(g.a_dtype, g.b_dtype);
   if (t == f32) return run_simt(g, call);
-  run_mma(g, call, t);
+  if (t == bf16) return run_mma<bfloat16_t>(g, call);
+  run_mma<float16_t>(g, call);
 }
 
 }  // namespace

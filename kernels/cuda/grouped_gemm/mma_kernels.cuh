@@ -1,12 +1,10 @@
-// Grouped GEMM by tensor cores: mma.m16n8k16, sums in f32. A block makes 128 x 128 of a group's C
-// (mma.cuh), or 64 x 64 where groups or matrices are small. Operands of 16 bits whose rows begin
-// at multiples of 16 bytes come by cp.async; f32 weights, and what is not so aligned, are rounded
-// while they are loaded.
+#pragma once
+// The kernels of grouped GEMM by tensor cores, and the choice between them. bf16.cu and f16.cu make
+// them of one dtype each, so that they are compiled side by side.
 #include <olm/kernels/cuda/grouped_gemm/groups.cuh>
 #include <olm/kernels/cuda/grouped_gemm/mma.cuh>
 
 namespace olm::kernels::cuda_grouped {
-namespace {
 
 /// Block i: columns i % tiles_n of tile i / tiles_n.
 template <class S>
@@ -87,9 +85,9 @@ void launch_by_depth(const GroupedGemm& g, const Call& call) {
          call);
 }
 
-constexpr int kLarge = 128, kSmall = 64;
+inline constexpr int kLarge = 128, kSmall = 64;
 /// Fewer rows than these in a group, or columns, leave much of a large tile empty.
-constexpr int64_t kMinRows = 96, kMinCols = 65;
+inline constexpr int64_t kMinRows = 96, kMinCols = 65;
 
 /// Where A and B can come by cp.async.
 struct Ways {
@@ -119,12 +117,12 @@ void run_depth(const GroupedGemm& g, const Call& call, const Ways& async) {
 }
 
 /// True where rows of `pitch` elements from p on begin at multiples of 16 bytes.
-bool has_vectors(const void* p, DType t, int64_t pitch) {
+inline bool has_vectors(const void* p, DType t, int64_t pitch) {
   return pitch * int64_t(size_of(t)) % 16 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
 template <class T>
-void run_in(const GroupedGemm& g, Call call) {
+void run_mma(const GroupedGemm& g, Call call) {
   const int64_t ld_b = g.by_depth || !g.transpose_b ? g.n : g.k;
   call.vectors_a = has_vectors(g.a, g.a_dtype, g.k);
   call.vectors_b = !g.by_depth || has_vectors(g.b, g.b_dtype, g.n);
@@ -140,15 +138,6 @@ void run_in(const GroupedGemm& g, Call call) {
     run_rows<T, true>(g, call, async);
   else
     run_rows<T, false>(g, call, async);
-}
-
-}  // namespace
-
-void run_mma(const GroupedGemm& g, Call call, DType t) {
-  if (t == bf16)
-    run_in<bfloat16_t>(g, call);
-  else
-    run_in<float16_t>(g, call);
 }
 
 }  // namespace olm::kernels::cuda_grouped
