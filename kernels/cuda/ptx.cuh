@@ -1,7 +1,9 @@
 #pragma once
 // The only inline PTX of the project: what CUDA C++ has no name for. Every wrapper is one
-// instruction of sm_80; the emulator of the tests has a header of this name with the same functions.
+// instruction of sm_80; the emulator of the tests has a header of this name with the same
+// functions.
 #include <cstdint>
+#include <type_traits>
 
 #include <olm/kernels/base/types.h>
 

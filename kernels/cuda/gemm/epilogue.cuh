@@ -3,6 +3,7 @@
 #include <olm/kernels/gemm.h>
 #include <olm/kernels/cuda/activation.cuh>
 #include <olm/kernels/cuda/gemm/quad.cuh>
+#include <olm/kernels/cuda/packet.cuh>
 
 namespace olm::kernels::cuda_gemm {
 
@@ -73,7 +74,7 @@ __device__ inline void finish(const Epilogue& e, int64_t member, int64_t row, in
   if (e.bias) {
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      if (j < count) v[j] += load_number(e.bias, e.bias_dtype, col + j);
+      if (j < count) v[j] += load_float(e.bias, e.bias_dtype, col + j);
   }
   if (e.preactivation) store_quad(e.preactivation, e.dtype, at, e.vectors, count, v);
   with_activation(e.activation, [&](auto activation) {

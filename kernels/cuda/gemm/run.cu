@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kBlock)
     const int64_t col = i % quads * 4, row = i / quads;
     const int count = int(n - col < 4 ? n - col : 4);
     float v[4];
-    load_quad(sums + row * n + col, n % 4 == 0, count, v);
+    load_quad(sums, f32, row * n + col, n % 4 == 0, count, v);
     finish(e, row / m, row % m, col, count, v);
   }
 }
@@ -103,8 +103,7 @@ Gemm sums_of(const Gemm& g, int64_t first, int64_t count, int64_t row, int64_t r
 /// By sums in scratch, a panel at a time.
 void run_panels(const Gemm& g) {
   const int64_t members = std::clamp<int64_t>(kPanelElements / (g.m * g.n), 1, g.batch);
-  const int64_t rows =
-      std::min(g.m, round_up(ceil_div(kPanelElements, g.n * kPanelRows), 1) * kPanelRows);
+  const int64_t rows = std::min(g.m, ceil_div(kPanelElements, g.n * kPanelRows) * kPanelRows);
   const auto sums = g.stream.scratch<float>(size_t(members * rows * g.n));
   for (int64_t first = 0; first < g.batch; first += members)
     for (int64_t row = 0; row < g.m; row += rows) {
