@@ -1,7 +1,7 @@
 // What the library says of machines that lack something or run out of it, and how it goes on.
 #include <functional>
 
-#include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops.h>
 #include <olm/engine/backend.h>
 #include <olm/engine/cuda/report.h>
 #include <olm/engine/raw.h>
@@ -121,6 +121,21 @@ TEST_SUITE("cuda_emulator/machine") {
     CHECK(memory_stats(cuda(0)).in_use == 0);
     model->get("blocks.0")->to(cuda(0));
     CHECK(model->parameters()[0].device() == cuda(0));
+  }
+
+  TEST_CASE("a card computes nothing in f64, which it only keeps") {
+    const Mode in;
+    const Cleared card(cuda(0));
+    const Tensor x = raw::to(from_host<double>({1, 2}, {2}), cuda(0));
+    CHECK(to_host<double>(x) == std::vector<double>{1, 2});
+    for (const std::function<void()>& call :
+         std::vector<std::function<void()>>{[&] { x + x; },
+                                            [&] {
+                                              matmul(view(x, {1, 2}), view(x, {2, 1}));
+                                            },
+                                            [&] { sum(x); }, [&] { softmax(x, 0); },
+                                            [&] { rms_norm(x, x); }, [&] { raw::cast(x, f32); }})
+      check_sentence(error_of(call), {"cuda", "f64"});
   }
 
   TEST_CASE("tensors go from card to card, and those of two cards do not mix") {
