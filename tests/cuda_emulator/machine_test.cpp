@@ -1,9 +1,10 @@
 // What the library says of machines that lack something or run out of it, and how it goes on.
 #include <functional>
 
-#include <olm/autograd/ops/arithmetic.h>
+#include <olm/autograd/ops.h>
 #include <olm/engine/backend.h>
 #include <olm/engine/cuda/report.h>
+#include <olm/engine/raw.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/linear.h>
@@ -32,6 +33,16 @@ void check_sentence(const std::string& text, const std::vector<std::string>& par
   for (const std::string& part : parts) CHECK(contains(text, part));
   CHECK_FALSE(contains(text, "\n"));
 }
+
+/// The library keeps no memory of a card beyond that of tensors, before and after a test.
+class Cleared {
+ public:
+  explicit Cleared(Device device) : device_(device) { empty_cache(device); }
+  ~Cleared() { empty_cache(device_); }
+
+ private:
+  Device device_;
+};
 
 /// One step on `batch` rows of ids; returns the loss before it.
 double train(Module& model, Optimizer& optimizer, int64_t batch) {
@@ -68,7 +79,7 @@ TEST_SUITE("cuda_emulator/machine") {
 
   TEST_CASE("where memory runs out a step fails, and a smaller one goes on") {
     const Mode in("memory=40");
-    empty_cache(cuda(0));
+    const Cleared card(cuda(0));
     const auto model = GPT2Model({.vocab_size = 16,
                                   .embed_dim = 32,
                                   .num_layers = 1,
@@ -92,7 +103,7 @@ TEST_SUITE("cuda_emulator/machine") {
 
   TEST_CASE("what fits is had, however little memory there is") {
     const Mode in("memory=30");
-    empty_cache(cuda(0));
+    const Cleared card(cuda(0));
     const Tensor small = zeros({4}, {.device = cuda(0)});
     const Tensor most = zeros({int64_t(25) << 18}, {.device = cuda(0)});
     CHECK(to_host<float>(small) == std::vector<float>(4, 0));
@@ -102,7 +113,7 @@ TEST_SUITE("cuda_emulator/machine") {
 
   TEST_CASE("a model for which a card has no room stays where it is, whole") {
     const Mode in("memory=40");
-    empty_cache(cuda(0));
+    const Cleared card(cuda(0));
     const auto model = Block({Linear(2048, 2048), Linear(2048, 2048), Linear(2048, 2048)});
     init(model, {.seed = 1});
     check_sentence(error_of([&] { model->to(cuda(0)); }), {"out of memory"});
@@ -112,7 +123,36 @@ TEST_SUITE("cuda_emulator/machine") {
     CHECK(model->parameters()[0].device() == cuda(0));
   }
 
+  TEST_CASE("a card computes nothing in f64, which it only keeps") {
+    const Mode in;
+    const Cleared card(cuda(0));
+    const Tensor x = raw::to(from_host<double>({1, 2}, {2}), cuda(0));
+    CHECK(to_host<double>(x) == std::vector<double>{1, 2});
+    for (const std::function<void()>& call :
+         std::vector<std::function<void()>>{[&] { x + x; },
+                                            [&] {
+                                              matmul(view(x, {1, 2}), view(x, {2, 1}));
+                                            },
+                                            [&] { sum(x); }, [&] { softmax(x, 0); },
+                                            [&] { rms_norm(x, x); }, [&] { raw::cast(x, f32); }})
+      check_sentence(error_of(call), {"cuda", "f64"});
+  }
+
+  TEST_CASE("tensors go from card to card, and those of two cards do not mix") {
+    const Mode in("devices=2");
+    const Cleared card(cuda(0)), other(cuda(1));
+    const Tensor x = from_host<float>({1, 2, 3}, {3}, cuda(0));
+    const Tensor y = raw::to(x + x, cuda(1));
+    CHECK(y.device() == cuda(1));
+    CHECK(to_host<float>(y + y) == std::vector<float>{4, 8, 12});
+    CHECK(to_host<float>(raw::to(y, cuda(0)) + x) == std::vector<float>{3, 6, 9});
+    check_sentence(error_of([&] { x + y; }),
+                   {"add: tensors are on different devices", "cuda:0", "cuda:1"});
+    CHECK(memory_stats(cuda(1)).in_use > 0);
+  }
+
   TEST_CASE("a launch that fails and a card that is lost are told, and the process lives on") {
+    const Cleared card(cuda(0));
     const Tensor x = ones({4}, {.device = cuda(0)});
     synchronize(cuda(0));
     const auto compute = [&] { to_host<float>(x + x); };
