@@ -70,7 +70,7 @@ void CachingAllocator::empty_cache() {
 CachingAllocator::Taken CachingAllocator::take_small(size_t size) {
   std::vector<void*>& list = small_[class_index(size)];
   if (list.empty()) {
-    void* p = from_system(size, size);
+    void* p = from_system(size, size).data;
     size_[p] = size;
     return {p, size};
   }
@@ -82,8 +82,9 @@ CachingAllocator::Taken CachingAllocator::take_small(size_t size) {
 CachingAllocator::Taken CachingAllocator::take_large(size_t size) {
   auto fit = free_.lower_bound({size, nullptr});
   if (fit == free_.end()) {
-    size_t segment = round_up(std::max(size, options_.segment), options_.segment_granule);
-    auto* data = static_cast<char*>(from_system(segment, size));
+    const auto [p, segment] =
+        from_system(round_up(std::max(size, options_.segment), options_.segment_granule), size);
+    auto* data = static_cast<char*>(p);
     blocks_[data] = {data, segment, true, true};
     fit = free_.insert({segment, data}).first;
   }
@@ -124,18 +125,19 @@ void CachingAllocator::merge(Blocks::iterator at, Blocks::iterator next) {
   blocks_.erase(next);
 }
 
-void* CachingAllocator::from_system(size_t bytes, size_t wanted) {
+CachingAllocator::Taken CachingAllocator::from_system(size_t bytes, size_t least) {
   void* p = system_memory(bytes);
   if (!p) {
     release_free();
     p = system_memory(bytes);
   }
-  require(p != nullptr, options_.name, " allocator: out of memory: ", wanted, " bytes asked for, ",
+  if (!p && least < bytes) p = system_memory(bytes = least);
+  require(p != nullptr, options_.name, " allocator: out of memory: ", least, " bytes asked for, ",
           stats_.in_use, " in use, ", stats_.reserved, " reserved", describe_system());
   stats_.reserved += bytes;
   stats_.system_allocations += 1;
   on_give_back(p, bytes);
-  return p;
+  return {p, bytes};
 }
 
 void CachingAllocator::release_free() {

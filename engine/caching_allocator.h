@@ -57,7 +57,8 @@ class CachingAllocator : public Allocator {
   Taken take_large(size_t size);
   void free_large(char* data);
   void merge(Blocks::iterator at, Blocks::iterator next);
-  void* from_system(size_t bytes, size_t wanted);
+  /// `bytes` of the system, or `least` where there are no more.
+  Taken from_system(size_t bytes, size_t least);
   void release_free();
 
   CachingOptions options_;
