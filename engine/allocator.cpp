@@ -1,8 +1,8 @@
 // The CPU's allocator: huge pages for what is large, and memory that is not handed out is poisoned
 // under AddressSanitizer.
 #include <olm/engine/allocator.h>
-#include <olm/engine/backend.h>
-#include <olm/engine/caching_allocator.h>
+#include <olm/engine/backend_internal.h>
+#include <olm/engine/caching_allocator_internal.h>
 #include <olm/engine/meta_memory.h>
 
 #include <sys/mman.h>

@@ -1,6 +1,8 @@
-#include <olm/engine/backend.h>
+#include <olm/engine/backend_internal.h>
 
+#include <algorithm>
 #include <atomic>
+#include <charconv>
 
 #include <olm/engine/cuda/report.h>
 
@@ -43,5 +45,24 @@ void copy_between_devices(void*, Device to_device, const void*, Device from_devi
 #endif
 
 int64_t copies_to_host() { return to_host_count; }
+
+bool cuda_backend::has_kernels_for(std::string_view architectures, int major, int minor) {
+  constexpr const char* kBetween = ",; ";
+  const int card = 10 * major + minor;
+  for (size_t at = 0; (at = architectures.find_first_not_of(kBetween, at)) != std::string::npos;) {
+    const size_t end = std::min(architectures.find_first_of(kBetween, at), architectures.size());
+    const std::string_view word = architectures.substr(at, end - at);
+    at = end;
+    int number = 0;
+    const char* digits_end = std::from_chars(word.data(), word.data() + word.size(), number).ptr;
+    const std::string_view kind = word.substr(size_t(digits_end - word.data()));
+    if (number == 0) return true;
+    const bool one_card_only = kind.starts_with('a');
+    if (one_card_only ? number == card : number <= card) {
+      if (!kind.ends_with("-real") || number / 10 == major) return true;
+    }
+  }
+  return false;
+}
 
 }  // namespace olm

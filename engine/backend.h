@@ -1,8 +1,7 @@
 #pragma once
-// What a device that has its own memory gives to the engine. The CPU needs none of it.
-#include <cstddef>
+// Devices that compute while the host goes on. Which cards a machine has: olm/engine/cuda/report.h.
+#include <cstdint>
 
-#include <olm/engine/allocator.h>
 #include <olm/engine/device.h>
 
 namespace olm {
@@ -11,21 +10,7 @@ namespace olm {
 /// index out of range that a kernel met, or the device's own error. Returns at once on the CPU.
 OLM_API void synchronize(Device device);
 
-/// Copies bytes between two devices of which one at least is not the CPU. To the CPU it waits, as
-/// synchronize() does; elsewhere it is queued, and `from` may be freed or changed at once.
-OLM_API void copy_between_devices(void* to, Device to_device, const void* from, Device from_device,
-                                  size_t bytes);
-/// How many copies from a device to the CPU were made so far.
+/// How many copies from a device to the CPU were made so far: each waits for the device.
 OLM_API int64_t copies_to_host();
 
-namespace cuda_backend {  // engine/cuda/, where the build has it
-
-/// Throws one sentence that says what is missing, unless card `index` can be used.
-void require_card(int index);
-Allocator& allocator(int index);
-kernels::Stream stream(int index);
-void synchronize(int index);
-void copy(void* to, Device to_device, const void* from, Device from_device, size_t bytes);
-
-}  // namespace cuda_backend
 }  // namespace olm

@@ -1,4 +1,4 @@
-#include <olm/engine/caching_allocator.h>
+#include <olm/engine/caching_allocator_internal.h>
 
 #include <algorithm>
 #include <bit>
@@ -70,7 +70,7 @@ void CachingAllocator::empty_cache() {
 CachingAllocator::Taken CachingAllocator::take_small(size_t size) {
   std::vector<void*>& list = small_[class_index(size)];
   if (list.empty()) {
-    void* p = from_system(size, size).data;
+    void* p = from_system(size, size, size).data;
     size_[p] = size;
     return {p, size};
   }
@@ -82,11 +82,11 @@ CachingAllocator::Taken CachingAllocator::take_small(size_t size) {
 CachingAllocator::Taken CachingAllocator::take_large(size_t size) {
   auto fit = free_.lower_bound({size, nullptr});
   if (fit == free_.end()) {
-    const auto [p, segment] =
-        from_system(round_up(std::max(size, options_.segment), options_.segment_granule), size);
-    auto* data = static_cast<char*>(p);
-    blocks_[data] = {data, segment, true, true};
-    fit = free_.insert({segment, data}).first;
+    const size_t least = round_up(size, options_.segment_granule);
+    const Taken segment = from_system(std::max(least, options_.segment), least, size);
+    auto* data = static_cast<char*>(segment.data);
+    blocks_[data] = {data, segment.size, true, true};
+    fit = free_.insert({segment.size, data}).first;
   }
   char* data = fit->second;
   free_.erase(fit);
@@ -125,14 +125,16 @@ void CachingAllocator::merge(Blocks::iterator at, Blocks::iterator next) {
   blocks_.erase(next);
 }
 
-CachingAllocator::Taken CachingAllocator::from_system(size_t bytes, size_t least) {
+CachingAllocator::Taken CachingAllocator::from_system(size_t preferred, size_t least,
+                                                      size_t wanted) {
+  size_t bytes = preferred;
   void* p = system_memory(bytes);
   if (!p) {
     release_free();
     p = system_memory(bytes);
   }
-  if (!p && least < bytes) p = system_memory(bytes = least);
-  require(p != nullptr, options_.name, " allocator: out of memory: ", least, " bytes asked for, ",
+  if (!p && least < preferred) p = system_memory(bytes = least);
+  require(p != nullptr, options_.name, " allocator: out of memory: ", wanted, " bytes asked for, ",
           stats_.in_use, " in use, ", stats_.reserved, " reserved", describe_system());
   stats_.reserved += bytes;
   stats_.system_allocations += 1;

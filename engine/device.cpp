@@ -1,6 +1,6 @@
 #include <olm/engine/device.h>
 
-#include <olm/engine/backend.h>
+#include <olm/engine/backend_internal.h>
 
 #include <charconv>
 #include <ostream>

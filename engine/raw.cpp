@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include <olm/engine/backend.h>
+#include <olm/engine/backend_internal.h>
 #include <olm/engine/exact.h>
 #include <olm/kernels/base/math.h>
 #include <olm/kernels/copy.h>

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include <olm/engine/backend.h>
+#include <olm/engine/backend_internal.h>
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 #include <olm/kernels/base/parallel.h>
@@ -118,10 +118,9 @@ Tensor generate_random(const Shape& shape, Generator& rng, TensorOptions options
 Tensor arange(int64_t n, TensorOptions options) {
   require(n >= 0, "arange: wanted a length of at least 0, got ", n);
   const Tensor y = empty({n}, options);
-  kernels::run(options.device.kind, kernels::Arange{.dtype = options.dtype,
-                                                    .y = y.mutable_data(),
-                                                    .n = n,
-                                                    .stream = stream_of(y)});
+  kernels::run(options.device.kind,
+               kernels::Arange{
+                   .dtype = options.dtype, .y = y.mutable_data(), .n = n, .stream = stream_of(y)});
   return y;
 }
 Tensor randn(const Shape& shape, Generator& rng, TensorOptions options) {

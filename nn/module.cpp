@@ -163,10 +163,19 @@ void Module::zero_grad() {
 }
 
 void Module::to(Device device) {
+  // All is copied before anything moves: a device without room for it leaves the model as it was.
+  std::vector<std::pair<Parameter*, Tensor>> parameters;
+  std::vector<std::pair<Buffer*, Tensor>> buffers;
+  std::unordered_set<const TensorImpl*> seen;
   for_each_parameter([&](const std::string&, Parameter& p) {
-    if (p.filled()) p.assign(raw::to(p.tensor(), device));
+    if (p.filled() && seen.insert(&p.handle().impl()).second)
+      parameters.emplace_back(&p, raw::to(p.tensor(), device));
   });
-  for_each_buffer([&](const std::string&, Buffer& b) { b.assign(raw::to(b.tensor(), device)); });
+  for_each_buffer([&](const std::string&, Buffer& b) {
+    buffers.emplace_back(&b, raw::to(b.tensor(), device));
+  });
+  for (const auto& [p, values] : parameters) p->assign(values);
+  for (const auto& [b, values] : buffers) b->assign(values);
 }
 
 void Module::to(DType dtype) {

@@ -3,6 +3,8 @@
 #include <olm/autograd/ops.h>
 #include <olm/autograd/recompute.h>
 #include <olm/autograd/tape.h>
+#include <olm/engine/backend.h>
+#include <olm/engine/cuda/report.h>
 #include <olm/engine/raw.h>
 #include <olm/engine/safetensors.h>
 #include <olm/engine/tensor.h>

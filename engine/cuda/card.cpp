@@ -1,9 +1,9 @@
-#include <olm/engine/cuda/card.h>
+#include <olm/engine/cuda/card_internal.h>
 
 #include <map>
 #include <memory>
 
-#include <olm/engine/backend.h>
+#include <olm/engine/backend_internal.h>
 #include <olm/engine/cuda/report.h>
 #include <olm/kernels/cuda/check.cuh>
 

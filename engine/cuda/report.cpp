@@ -8,8 +8,6 @@
 namespace olm::cuda_backend {
 namespace {
 
-constexpr int kMinMajor = 8;  // the oldest compute capability that kernels are written for
-
 std::string version_text(int version) {
   return version <= 0 ? ""
                       : std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
@@ -22,6 +20,13 @@ int count_cards(cudaError_t& status) {
   if (status == cudaSuccess) return count;
   cudaGetLastError();
   return 0;
+}
+
+std::string driver_problem() {
+  const std::string driver = driver_version();
+  if (driver.empty()) return "this machine has no NVIDIA driver";
+  return "the NVIDIA driver of this machine is for CUDA " + driver +
+         ", which is too old for the CUDA " + runtime_version() + " of this build";
 }
 
 }  // namespace
@@ -44,9 +49,7 @@ std::vector<CardInfo> cards() {
 std::string why_not(int index) {
   cudaError_t status = cudaSuccess;
   const int count = count_cards(status);
-  if (status == cudaErrorInsufficientDriver)
-    return "this machine has no NVIDIA driver, or one that is too old for CUDA " +
-           runtime_version();
+  if (status == cudaErrorInsufficientDriver) return driver_problem();
   if (status == cudaErrorNoDevice || (status == cudaSuccess && count == 0))
     return "this machine has no NVIDIA card";
   if (status != cudaSuccess) return std::string("the driver says: ") + cudaGetErrorString(status);
@@ -56,7 +59,7 @@ std::string why_not(int index) {
   cudaDeviceProp properties = {};
   if (const cudaError_t error = cudaGetDeviceProperties(&properties, index); error != cudaSuccess)
     return std::string("the driver says: ") + cudaGetErrorString(error);
-  if (properties.major < kMinMajor)
+  if (!has_kernels_for(OLM_CUDA_ARCHS, properties.major, properties.minor))
     return detail::concat("the ", properties.name, " has compute capability ", properties.major,
                           ".", properties.minor, "; this build has kernels for ", OLM_CUDA_ARCHS);
   return {};

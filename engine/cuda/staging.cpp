@@ -1,4 +1,4 @@
-#include <olm/engine/cuda/staging.h>
+#include <olm/engine/cuda/staging_internal.h>
 
 #include <algorithm>
 #include <cstring>

@@ -1,5 +1,6 @@
-// Strided copy with conversion, and filling. Adjacent dimensions that are laid out alike are merged, then rows
-// (the last dimension) are handed out in ranges; a transposed pair of dimensions goes by tiles.
+// Strided copy with conversion, and filling. Adjacent dimensions that are laid out alike are
+// merged, then rows (the last dimension) are handed out in ranges; a transposed pair of dimensions
+// goes by tiles.
 #include <olm/kernels/base/convert.h>
 #include <olm/kernels/base/math.h>
 #include <olm/kernels/copy.h>

@@ -3,33 +3,11 @@
 // over the grid. Traffic: each element of x read once, each of y written once (axpby also reads y).
 #include <olm/kernels/base/convert.h>
 #include <olm/kernels/copy.h>
-#include <olm/kernels/cuda/launch.cuh>
-#include <olm/kernels/cuda/reduce.cuh>
-#include <olm/kernels/cuda/vec.cuh>
+#include <olm/kernels/cuda/row.cuh>
+#include <olm/kernels/cuda/strided.cuh>
 
 namespace olm::kernels {
 namespace {
-
-constexpr int64_t kBlock = 256;
-
-/// Where element i of a shape lies in two strided views of it.
-struct StridedPair {
-  int rank = 0;
-  int64_t shape[8] = {}, x_strides[8] = {}, y_strides[8] = {};
-};
-struct Offsets {
-  int64_t x, y;
-};
-__device__ inline Offsets offsets_of(const StridedPair& at, int64_t i) {
-  Offsets offsets{0, 0};
-  for (int d = at.rank - 1; d >= 0; --d) {
-    const int64_t index = i % at.shape[d];
-    i /= at.shape[d];
-    offsets.x += index * at.x_strides[d];
-    offsets.y += index * at.y_strides[d];
-  }
-  return offsets;
-}
 
 /// Element i of memory of any dtype, as To.
 template <class To>
@@ -51,32 +29,32 @@ __device__ inline To load_as(const void* x, DType from, int64_t i) {
 }
 
 template <class To>
-__global__ void copy_strided(const void* x, DType from, To* y, StridedPair at, int64_t n) {
-  for (int64_t i = global_thread(); i < n; i += global_threads()) {
-    const Offsets offsets = offsets_of(at, i);
-    y[offsets.y] = load_as<To>(x, from, offsets.x);
+__global__ void copy_strided(const void* x, DType from, To* y,
+                             const __grid_constant__ StridedShape<2> at) {
+  for (int64_t i = global_thread(); i < at.n; i += global_threads()) {
+    const Offsets<2> offsets = offsets_of(at, i);
+    y[offsets.of[1]] = load_as<To>(x, from, offsets.of[0]);
   }
 }
 
-/// Both in a line: 8 elements to a thread.
+/// Both in a line.
 template <class From, class To>
 __global__ void convert_line(const From* x, To* y, int64_t n) {
-  constexpr int kWide = int(16 / std::max(sizeof(From), sizeof(To)));
-  const int64_t whole = n / kWide;
+  constexpr int N = kVecBetween<From, To>;
+  const int64_t whole = n / N;
   for (int64_t i = global_thread(); i < whole; i += global_threads()) {
-    const Vec<From, kWide> a = load_vec<From, kWide>(x + i * kWide);
-    Vec<To, kWide> b;
-#pragma unroll
-    for (int j = 0; j < kWide; ++j) b.v[j] = from_float<To>(to_float(a.v[j]));
-    store_vec(y + i * kWide, b);
+    float v[N];
+    load_floats(v, x + i * N);
+    store_floats(y + i * N, v);
   }
-  const int64_t rest = whole * kWide + global_thread();
+  const int64_t rest = whole * N + global_thread();
   if (rest < n) y[rest] = from_float<To>(to_float(x[rest]));
 }
 
 template <class T>
-__global__ void fill_strided(T* y, StridedPair at, T value, int64_t n) {
-  for (int64_t i = global_thread(); i < n; i += global_threads()) y[offsets_of(at, i).y] = value;
+__global__ void fill_strided(T* y, const __grid_constant__ StridedShape<1> at, T value) {
+  for (int64_t i = global_thread(); i < at.n; i += global_threads())
+    y[offsets_of(at, i).of[0]] = value;
 }
 
 template <class T>
@@ -111,22 +89,18 @@ int64_t count(const Copy& k) {
   return n;
 }
 
-StridedPair pair_of(const Copy& k) {
-  StridedPair at{.rank = k.rank};
-  for (int i = 0; i < k.rank; ++i) {
-    at.shape[i] = k.shape[i];
-    at.x_strides[i] = k.x_strides[i];
-    at.y_strides[i] = k.y_strides[i];
+/// The shape of a copy of at least one dimension, with some of its strides.
+template <int N>
+StridedShape<N> shape_of(const Copy& k, const std::array<int64_t, 8>* const (&strides)[N]) {
+  StridedShape<N> at{.n = count(k), .rank = k.rank};
+  for (int d = 0; d < k.rank; ++d) {
+    at.shape[d] = k.shape[d];
+    for (int i = 0; i < N; ++i) at.strides[i][d] = (*strides[i])[d];
   }
   return at;
 }
 
-Launch pointwise_launch(int64_t n, const Stream& stream) {
-  return {.grid = blocks_for(n, kBlock), .block = kBlock, .stream = stream};
-}
-
 bool is_wide_float(DType t) { return t == f32 || t == bf16 || t == f16; }
-bool is_aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 }  // namespace
 
@@ -138,19 +112,18 @@ void run(Cuda, const Copy& call) {
   if (line && k.from == k.to) {
     OLM_CUDA_CHECK(cudaMemcpyAsync(k.y, k.x, size_t(n) * size_of(k.from), cudaMemcpyDeviceToDevice,
                                    static_cast<cudaStream_t>(k.stream.native)));
-  } else if (line && is_wide_float(k.from) && is_wide_float(k.to) && is_aligned(k.x) &&
-             is_aligned(k.y)) {
+  } else if (line && is_wide_float(k.from) && is_wide_float(k.to) && is_aligned(k.x, k.y)) {
     visit_cuda_float(k.from, [&]<class From>() {
       visit_cuda_float(k.to, [&]<class To>() {
-        launch(convert_line<From, To>, pointwise_launch(n, k.stream), in<From>(k.x), out<To>(k.y),
-               n);
+        launch(convert_line<From, To>, grid_over(ceil_div(n, kVecBetween<From, To>), k.stream),
+               in<From>(k.x), out<To>(k.y), n);
       });
     });
   } else {
     require(k.from != f64, "cuda: copy has no f64");
     visit_cuda_any(k.to, [&]<class To>() {
-      launch(copy_strided<To>, pointwise_launch(n, k.stream), k.x, k.from, out<To>(k.y), pair_of(k),
-             n);
+      launch(copy_strided<To>, grid_over(n, k.stream), k.x, k.from, out<To>(k.y),
+             shape_of<2>(k, {&k.x_strides, &k.y_strides}));
     });
   }
 }
@@ -162,27 +135,27 @@ void run(Cuda, const Fill& k) {
   const Copy merged = simplified(view);
   visit_cuda_any(k.dtype, [&]<class T>() {
     const T value = is_float(k.dtype) ? convert<T>(k.value) : convert<T>(k.whole);
-    launch(fill_strided<T>, pointwise_launch(n, k.stream), out<T>(k.y), pair_of(merged), value, n);
+    launch(fill_strided<T>, grid_over(n, k.stream), out<T>(k.y),
+           shape_of<1>(merged, {&merged.y_strides}), value);
   });
 }
 
 void run(Cuda, const Arange& k) {
-  visit_cuda_any(k.dtype, [&]<class T>() {
-    launch(arange<T>, pointwise_launch(k.n, k.stream), out<T>(k.y), k.n);
-  });
+  visit_cuda_any(k.dtype,
+                 [&]<class T>() { launch(arange<T>, grid_over(k.n, k.stream), out<T>(k.y), k.n); });
 }
 
 void run(Cuda, const Axpby& k) {
   visit_cuda_float(k.dtype, [&]<class T>() {
-    launch(axpby<T>, pointwise_launch(k.n, k.stream), in<T>(k.x), out<T>(k.y), k.n,
-           float(k.x_scale), float(k.y_scale));
+    launch(axpby<T>, grid_over(k.n, k.stream), in<T>(k.x), out<T>(k.y), k.n, float(k.x_scale),
+           float(k.y_scale));
   });
 }
 
 void run(Cuda, const FindNonfinite& k) {
   launch(clear_flag, {.grid = 1, .block = 1, .stream = k.stream}, k.found);
   visit_cuda_float(k.dtype, [&]<class T>() {
-    launch(find_nonfinite<T>, pointwise_launch(k.n, k.stream), in<T>(k.x), k.found, k.n);
+    launch(find_nonfinite<T>, grid_over(k.n, k.stream), in<T>(k.x), k.found, k.n);
   });
 }
 

@@ -9,12 +9,11 @@ namespace {
 constexpr int64_t kMaxThreads = 512, kMaxRowBlocks = 1 << 16;
 
 __global__ void __launch_bounds__(1024)
-    cross_entropy_scale(float* scale, LossTerms terms, int64_t rows, bool mean,
-                        DeviceFault* fault) {
+    cross_entropy_scale(float* scale, LossTerms terms, int64_t rows, bool mean, Faults faults) {
   unsigned long long valid = 0;
   for (int64_t r = threadIdx.x; r < rows; r += blockDim.x) {
     const int64_t t = terms.target(r);
-    if (t != terms.ignore_index && check_index(fault, "cross_entropy", t, r, terms.cols)) ++valid;
+    if (t != terms.ignore_index && faults.check(t, r, terms.cols)) ++valid;
   }
   valid = block_sum(valid);
   if (threadIdx.x == 0) *scale = !mean ? 1.0f : valid > 0 ? float(1.0 / double(valid)) : 0.0f;
@@ -86,7 +85,8 @@ Launch row_blocks(int64_t rows, int64_t cols, const Stream& stream) {
 void run(Cuda, const CrossEntropyScale& k) {
   const CrossEntropyTerms terms{.ignore_index = k.ignore_index};
   launch(cross_entropy_scale, one_block(k.rows, k.stream), out<float>(k.scale),
-         loss_terms(terms, k.targets, k.target_dtype, k.classes), k.rows, k.mean, k.stream.fault);
+         loss_terms(terms, k.targets, k.target_dtype, k.classes), k.rows, k.mean,
+         Faults("cross_entropy", k.stream));
 }
 
 void run(Cuda, const CrossEntropyTotal& k) {

@@ -3,6 +3,7 @@
 // linear_cross_entropy. A row is cut where 16 bytes begin in memory, so that rows of any length and
 // stride are read as vectors but for their ends.
 #include <olm/kernels/cross_entropy.h>
+#include <olm/kernels/cuda/index/indices.cuh>
 #include <olm/kernels/cuda/row.cuh>
 
 namespace olm::kernels {
@@ -16,15 +17,12 @@ inline constexpr int kPiecesInFlight = 2;
 
 /// CrossEntropyTerms as floats, the classes, and targets of either index dtype.
 struct LossTerms {
-  const void* targets;
-  bool wide_targets;
+  Indices targets;
   int cols;
   int64_t ignore_index;
   float smoothing, z_loss;
 
-  __device__ int64_t target(int64_t r) const {
-    return wide_targets ? in<int64_t>(targets)[r] : int64_t(in<int32_t>(targets)[r]);
-  }
+  __device__ int64_t target(int64_t r) const { return targets[r]; }
   /// A target that is no class was reported by CrossEntropyScale; its row is ignored.
   __device__ bool is_ignored(int64_t target) const {
     return target == ignore_index || uint64_t(target) >= uint64_t(cols);
@@ -34,8 +32,7 @@ struct LossTerms {
 inline LossTerms loss_terms(const CrossEntropyTerms& terms, const void* targets, DType target_dtype,
                             int64_t cols) {
   require(cols <= int64_t(1) << 30, "cuda: cross-entropy over ", cols, " classes is too large");
-  return {.targets = targets,
-          .wide_targets = target_dtype == i64,
+  return {.targets = indices_of(targets, target_dtype),
           .cols = int(cols),
           .ignore_index = terms.ignore_index,
           .smoothing = float(terms.label_smoothing),

@@ -7,8 +7,6 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256;
-
 /// A piece of a row.
 struct Piece {
   int64_t row, col, left;
@@ -20,7 +18,7 @@ __device__ inline Piece piece_of(int64_t i, int64_t pieces, int64_t hidden) {
 }
 
 template <class Act, class T>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     gated_forward(T* y, const T* x, int64_t rows, int64_t hidden, bool aligned) {
   constexpr int N = kVec<T>;
   const int64_t pieces = ceil_div(hidden, N);
@@ -37,7 +35,7 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 template <class Act, class T>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     gated_backward(T* dx, const T* dy, const T* x, int64_t rows, int64_t hidden, bool aligned) {
   constexpr int N = kVec<T>;
   const int64_t pieces = ceil_div(hidden, N);
@@ -62,8 +60,7 @@ __global__ void __launch_bounds__(kBlock)
 
 template <class T>
 Launch launch_of(int64_t rows, int64_t hidden, const Stream& stream) {
-  const int64_t pieces = rows * ceil_div(hidden, kVec<T>);
-  return {.grid = blocks_for(pieces, kBlock, 1 << 16), .block = kBlock, .stream = stream};
+  return grid_over(rows * ceil_div(hidden, kVec<T>), stream, 1 << 16);
 }
 
 /// Calls f.template operator()<Act, T>().

@@ -11,13 +11,13 @@ struct GroupRows {
 /// The rows of a group. One that begins behind its end, or ends behind `rows`, is reported and
 /// counts as empty.
 __device__ inline GroupRows group_rows(const int32_t* offsets, int64_t group, int64_t rows,
-                                       const char* op, DeviceFault* fault) {
+                                       const Faults& faults) {
   const int64_t first = offsets[group], end = offsets[group + 1];
   if (first >= 0 && first <= end && end <= rows) return {first, end - first};
   if (first >= 0 && first <= end)
-    report_fault(fault, op, end, group + 1, rows + 1);
+    faults.report(end, group + 1, rows + 1);
   else
-    report_fault(fault, op, first, group, (end < 0 ? 0 : end) + 1);
+    faults.report(first, group, (end < 0 ? 0 : end) + 1);
   return {0, 0};
 }
 

@@ -51,6 +51,11 @@ void launch(void (*kernel)(P...), const Launch& shape, A&&... args) {
 inline int64_t blocks_for(int64_t n, int64_t per_block, int64_t max_blocks = 4096) {
   return std::min(ceil_div(n, per_block), max_blocks);
 }
+/// Threads of a block of kernels whose threads go on over the grid, and such a launch over n items.
+inline constexpr int64_t kGridBlock = 256;
+inline Launch grid_over(int64_t n, const Stream& stream, int64_t max_blocks = 4096) {
+  return {.grid = blocks_for(n, kGridBlock, max_blocks), .block = kGridBlock, .stream = stream};
+}
 
 /// The block's dynamic shared memory.
 template <class T>
@@ -59,27 +64,35 @@ __device__ inline T* shared() {
 }
 
 /// This thread among all of a one-dimensional grid, and how many there are.
-__device__ inline int64_t global_thread() {
-  return int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-}
+__device__ inline int64_t global_thread() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ inline int64_t global_threads() { return int64_t(gridDim.x) * blockDim.x; }
 
-/// Reports a bad index to the host; the first one is kept. The caller leaves the row out.
-__device__ inline void report_fault(DeviceFault* fault, const char* op, int64_t value,
-                                    int64_t position, int64_t size) {
-  if (atomicCAS(&fault->claimed, 0, 1) != 0) return;
-  fault->op = op;
-  fault->value = value;
-  fault->position = position;
-  fault->size = size;
-}
-/// True for an index in [0, size); else it is reported.
-__device__ inline bool check_index(DeviceFault* fault, const char* op, int64_t value,
-                                   int64_t position, int64_t size) {
-  if (uint64_t(value) < uint64_t(size)) return true;
-  report_fault(fault, op, value, position, size);
-  return false;
-}
+/// Where the kernels of an operation report a bad index. Made on the host alone and passed as a
+/// kernel argument, since the host reads `op`: a string named in device code lies in the card's
+/// memory.
+class Faults {
+ public:
+  Faults() = default;
+  Faults(const char* op, const Stream& stream) : op_(op), to_(stream.fault) {}
+  /// Tells the host of a bad index; the first one is kept. The caller leaves the row out.
+  __device__ void report(int64_t value, int64_t position, int64_t size) const {
+    if (atomicCAS(&to_->claimed, 0, 1) != 0) return;
+    to_->op = op_;
+    to_->value = value;
+    to_->position = position;
+    to_->size = size;
+  }
+  /// True for an index in [0, size); else it is reported.
+  __device__ bool check(int64_t value, int64_t position, int64_t size) const {
+    if (uint64_t(value) < uint64_t(size)) return true;
+    report(value, position, size);
+    return false;
+  }
+
+ private:
+  const char* op_ = nullptr;
+  DeviceFault* to_ = nullptr;
+};
 
 /// As visit_float, of the dtypes that CUDA kernels have: f64 throws.
 template <class F>
@@ -108,6 +121,21 @@ decltype(auto) visit_cuda_any(DType t, F&& f) {
       return f.template operator()<bool>();
     default:
       return visit_cuda_float(t, f);
+  }
+}
+
+/// Calls f.template operator()<Word>() with an unsigned integer of that many bytes.
+template <class F>
+void visit_word(size_t bytes, F&& f) {
+  switch (bytes) {
+    case 1:
+      return f.template operator()<uint8_t>();
+    case 2:
+      return f.template operator()<uint16_t>();
+    case 4:
+      return f.template operator()<uint32_t>();
+    default:
+      return f.template operator()<uint64_t>();
   }
 }
 

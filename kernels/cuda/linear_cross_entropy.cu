@@ -7,7 +7,7 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kMaxThreads = 1024, kMaxRowBlocks = 1 << 16, kScaleBlock = 256;
+constexpr int64_t kMaxThreads = 1024, kMaxRowBlocks = 1 << 16;
 
 /// x = cap · tanh(x / cap).
 __device__ inline void softcap_row(float* row, int cols, float cap) {
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kScaleBlock)
+__global__ void __launch_bounds__(kGridBlock)
     scale_gradient(T* y, const float* x, const float* factor, int64_t n, bool accumulate,
                    bool in_place, bool aligned) {
   constexpr int N = 4;
@@ -90,10 +90,9 @@ void run(Cuda, const CrossEntropyChunk& k) {
 
 void run(Cuda, const ScaleGradient& k) {
   visit_cuda_float(k.dtype, [&]<class T>() {
-    launch(scale_gradient<T>,
-           {.grid = blocks_for(k.n, kScaleBlock * 4), .block = kScaleBlock, .stream = k.stream},
-           out<T>(k.y), in<float>(k.x), in<float>(k.factor), k.n, k.accumulate,
-           k.y == k.x && !k.accumulate, is_vectorizable<float>(0, k.y, k.x));
+    launch(scale_gradient<T>, grid_over(ceil_div(k.n, 4), k.stream), out<T>(k.y), in<float>(k.x),
+           in<float>(k.factor), k.n, k.accumulate, k.y == k.x && !k.accumulate,
+           is_aligned(k.y, k.x));
   });
 }
 

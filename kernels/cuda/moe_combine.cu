@@ -16,13 +16,13 @@ constexpr int64_t kBlock = 256;
 template <class T, int N>
 __global__ void combine(const T* x, const int32_t* positions, const float* weights,
                         const T* residual, T* y, int64_t tokens, int64_t top_k, int64_t cols,
-                        DeviceFault* fault, const char* op) {
+                        Faults faults) {
   const int64_t parts = cols / N, pairs = tokens * top_k;
   for (int64_t i = global_thread(); i < tokens * parts; i += global_threads()) {
     const int64_t token = i / parts, col = i % parts * N;
     float sum[N] = {};
     for (int64_t p = token * top_k; p < (token + 1) * top_k; ++p) {
-      if (!check_index(fault, op, positions[p], p, pairs)) continue;
+      if (!faults.check(positions[p], p, pairs)) continue;
       const Vec<T, N> row = load_vec<T, N>(x + positions[p] * cols + col);
       const float weight = weights ? weights[p] : 1.0f;
 #pragma unroll
@@ -43,13 +43,13 @@ __global__ void combine(const T* x, const int32_t* positions, const float* weigh
 template <class T, int N>
 __global__ void combine_backward(T* dx, float* dweights, const T* dy, const T* x,
                                  const float* weights, const int32_t* positions, int64_t pairs,
-                                 int64_t top_k, int64_t cols, DeviceFault* fault, const char* op) {
+                                 int64_t top_k, int64_t cols, Faults faults) {
   const int lane = int(threadIdx.x) % kWarp;
   const int64_t warps = global_threads() / kWarp;
   for (int64_t p = global_thread() / kWarp; p < pairs; p += warps) {
     const int64_t position = positions[p];
     if (uint64_t(position) >= uint64_t(pairs)) {
-      if (lane == 0) report_fault(fault, op, position, p, pairs);
+      if (lane == 0) faults.report(position, p, pairs);
       continue;
     }
     const float weight = dx ? weights[p] : 0.0f;
@@ -80,7 +80,7 @@ void run_combine(const MoECombine& k) {
           .block = kBlock,
           .stream = k.stream},
          in<T>(k.x), k.positions, in<float>(k.weights), in<T>(k.residual), out<T>(k.y), k.tokens,
-         k.top_k, k.cols, k.stream.fault, k.name);
+         k.top_k, k.cols, Faults(k.name, k.stream));
 }
 
 template <class T, int N>
@@ -89,7 +89,7 @@ void run_backward(const MoECombineBackward& k) {
   launch(combine_backward<T, N>,
          {.grid = blocks_for(pairs, kBlock / kWarp, 65536), .block = kBlock, .stream = k.stream},
          out<T>(k.dx), out<float>(k.dweights), in<T>(k.dy), in<T>(k.x), in<float>(k.weights),
-         k.positions, pairs, k.top_k, k.cols, k.stream.fault, k.name);
+         k.positions, pairs, k.top_k, k.cols, Faults(k.name, k.stream));
 }
 
 }  // namespace

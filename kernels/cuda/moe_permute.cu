@@ -14,12 +14,6 @@ namespace {
 constexpr int64_t kChunk = 512;  // pairs of a warp
 constexpr int kScanBlock = 1024;
 
-/// Where a bad index is reported, and by whom: the name is the host's memory.
-struct Faults {
-  DeviceFault* fault;
-  const char* op;
-};
-
 /// Adds 1 to next[expert] for each lane with an expert, and returns how many were there before the
 /// lane's; the lanes count in order. `expert` -1: none.
 __device__ inline int32_t count_up(int expert, int32_t* next) {
@@ -38,7 +32,7 @@ __device__ inline int expert_at(const Id* experts, int64_t i, int64_t pairs, int
                                 const Faults& faults) {
   if (i >= pairs) return -1;
   const auto e = int64_t(experts[i]);
-  return check_index(faults.fault, faults.op, e, i, num_experts) ? int(e) : -1;
+  return faults.check(e, i, num_experts) ? int(e) : -1;
 }
 
 /// counts: [experts, chunks]. A block of one warp takes a chunk.
@@ -57,11 +51,10 @@ __global__ void count_experts(const Id* experts, int64_t pairs, int num_experts,
 
 /// Turns counts into places, in one block; a thread takes kPerThread neighbours. rows from the
 /// number of good pairs on become -1.
-__global__ void __launch_bounds__(kScanBlock)
+__global__ void __launch_bounds__(kScanBlock, 1)
     scan_counts(int32_t* counts, int32_t* offsets, int32_t* rows, int64_t pairs,
                 int64_t num_experts, int64_t chunks) {
   constexpr int kPerThread = 8;
-  auto* memory = shared<int32_t>();
   const int t = int(threadIdx.x);
   const int64_t n = num_experts * chunks;
   int32_t next = 0;
@@ -69,24 +62,15 @@ __global__ void __launch_bounds__(kScanBlock)
     const int64_t begin = base + t * kPerThread;
     int32_t sum = 0;
     for (int64_t i = begin; i < begin + kPerThread && i < n; ++i) sum += counts[i];
-    memory[t] = sum;
-    __syncthreads();
-    int32_t inclusive = sum;
-    for (int distance = 1; distance < kScanBlock; distance *= 2) {
-      const int32_t other = t >= distance ? memory[t - distance] : 0;
-      __syncthreads();
-      memory[t] = inclusive += other;
-      __syncthreads();
-    }
-    int32_t place = next + inclusive - sum;
+    int32_t total;
+    int32_t place = next + block_sum_before(sum, total);
     for (int64_t i = begin; i < begin + kPerThread && i < n; ++i) {
       const int32_t count = counts[i];
       counts[i] = place;
       if (i % chunks == 0) offsets[i / chunks] = place;
       place += count;
     }
-    next += memory[kScanBlock - 1];
-    __syncthreads();
+    next += total;
   }
   if (t == 0) offsets[num_experts] = next;
   for (int64_t i = next + t; i < pairs; i += kScanBlock) rows[i] = -1;
@@ -120,7 +104,7 @@ __global__ void permute_rows(const Word* x, const int32_t* rows, Word* y, int64_
   for (int64_t i = global_thread() / kWarp; i < pairs; i += warps) {
     const int64_t pair = rows[i];
     if (uint64_t(pair) >= uint64_t(pairs)) {
-      if (lane == 0) report_fault(faults.fault, faults.op, pair, i, pairs);
+      if (lane == 0) faults.report(pair, i, pairs);
       continue;
     }
     const Word* from = x + pair / top_k * words;
@@ -139,14 +123,11 @@ void sort_pairs(const MoESort& k) {
   const Id* experts = in<Id>(k.experts);
   const int num_experts = int(k.num_experts);
   launch(count_experts<Id>, chunk_each, experts, k.pairs, num_experts, counts.get(),
-         Faults{k.stream.fault, k.name});
-  launch(
-      scan_counts,
-      {.grid = 1, .block = kScanBlock, .shared = kScanBlock * sizeof(int32_t), .stream = k.stream},
-      counts.get(), k.offsets, k.rows, k.pairs, k.num_experts, chunks);
+         Faults(k.name, k.stream));
+  launch(scan_counts, {.grid = 1, .block = kScanBlock, .stream = k.stream}, counts.get(), k.offsets,
+         k.rows, k.pairs, k.num_experts, chunks);
   launch(place_pairs<Id>, chunk_each, experts, k.pairs, num_experts,
-         static_cast<const int32_t*>(counts.get()), k.rows, k.positions,
-         Faults{k.stream.fault, k.name});
+         static_cast<const int32_t*>(counts.get()), k.rows, k.positions, Faults(k.name, k.stream));
 }
 
 template <class Word>
@@ -154,7 +135,7 @@ void permute_by(const MoEPermute& k, int64_t bytes) {
   launch(permute_rows<Word>,
          {.grid = blocks_for(k.pairs, 8, 65536), .block = 8 * kWarp, .stream = k.stream},
          in<Word>(k.x), k.rows, out<Word>(k.y), k.pairs, k.top_k, bytes / int64_t(sizeof(Word)),
-         Faults{k.stream.fault, k.name});
+         Faults(k.name, k.stream));
 }
 
 }  // namespace

@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(team == Team::warp ? kWarpBlock : kMaxBlock, 1
       add_to_part(k, col, r == lanes.row, dweight_here, dbias_here);
     }
     if (!k.dx) continue;
-    const Pair all = unpacked(lanes.reduce(packed(sums), PairSum{}));
+    const Pair all = lanes.reduce(sums, Sum{});
     const Pair means{k.centered ? all.a * inverse : 0.0f, all.b * inverse};
 #pragma unroll
     for (int p = 0; p < kPieces; ++p)

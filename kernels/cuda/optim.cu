@@ -58,10 +58,6 @@ void for_tables(const Tensor* tensors, int64_t count, F&& f) {
   }
 }
 
-__device__ inline bool is_aligned(const void* p) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
-}
-
 // The norm ----------------------------------------------------------------------------------------
 
 template <class T>
@@ -225,7 +221,7 @@ __global__ void __launch_bounds__(kBlock)
   const typename Update::Factors factors = *of_block;
   auto *p = out<float>(t.parameter), *m = out<float>(t.first), *v = out<float>(t.second);
   const auto* g = in<float>(t.gradient);
-  const bool aligned = is_aligned(p) && is_aligned(g) && is_aligned(m) && is_aligned(v);
+  const bool aligned = is_aligned(p, g, m, v);
   for (int64_t i = at.begin + int64_t(threadIdx.x) * N; i < at.end; i += kBlock * N) {
     const int64_t left = at.end - i;
     const bool whole = aligned && left >= N;

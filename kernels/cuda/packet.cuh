@@ -57,6 +57,19 @@ __device__ inline void store_float(void* y, DType t, int64_t i, float value) {
     out<float16_t>(y)[i] = from_float<float16_t>(value);
 }
 
+/// Elements i to i + 7 wherever they begin.
+__device__ inline Packet gather_packet(const void* x, DType t, int64_t i) {
+  Packet packet = {};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int64_t first = i + (t == f32 ? j : 2 * j), second = i + (t == f32 ? j + 4 : 2 * j + 1);
+    const uint32_t a = load_bits(x, t, first), b = load_bits(x, t, second);
+    packet.low.v[j] = t == f32 ? a : a | b << 16;
+    packet.high.v[j] = b;
+  }
+  return packet;
+}
+
 /// Element i eight times.
 __device__ inline Packet repeat_element(const void* x, DType t, int64_t i) {
   uint32_t bits = load_bits(x, t, i);
@@ -93,11 +106,6 @@ __device__ inline Packet narrow(const float (&v)[kPacket], DType t) {
 /// Throws for dtypes that packets do not have.
 inline void require_packet_dtype(const char* op, DType t) {
   require(t == f32 || t == bf16 || t == f16, op, ": cuda has f32, bf16 and f16, got ", t);
-}
-/// True where whole packets can be read and written at all of these (null: yes).
-template <class... Pointers>
-bool has_packets(Pointers... p) {
-  return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...);
 }
 
 }  // namespace olm::kernels

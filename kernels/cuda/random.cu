@@ -10,8 +10,6 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256;
-
 /// Words first to first + 7 of the stream of `seed`.
 __device__ inline void philox_words(uint64_t seed, uint64_t first, uint32_t (&words)[kPacket]) {
   uint32_t all[kPacket + 4];
@@ -63,11 +61,11 @@ __global__ void dropout(const void* x, void* y, DType t, int64_t n, int64_t pack
 
 void run(Cuda, const Dropout& k) {
   require_packet_dtype("dropout", k.dtype);
-  const int64_t packets = has_packets(k.x, k.y) ? k.n / kPacket : 0;
+  const int64_t packets = is_aligned(k.x, k.y) ? k.n / kPacket : 0;
   const int64_t items = std::max(packets, k.n - packets * kPacket);
-  launch(dropout, {.grid = blocks_for(items, kBlock), .block = kBlock, .stream = k.stream}, k.x,
-         k.y, k.dtype, k.n, packets, k.seed, k.offset, k.stream.rng_base,
-         uint32_t(std::ceil(k.p * 0x1p24)), k.p < 1 ? float(1 / (1 - k.p)) : 0.0f);
+  launch(dropout, grid_over(items, k.stream), k.x, k.y, k.dtype, k.n, packets, k.seed, k.offset,
+         k.stream.rng_base, uint32_t(std::ceil(k.p * 0x1p24)),
+         k.p < 1 ? float(1 / (1 - k.p)) : 0.0f);
 }
 
 }  // namespace olm::kernels

@@ -7,8 +7,6 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256;
-
 template <class T>
 struct RopeHeads {
   T* y;
@@ -18,7 +16,7 @@ struct RopeHeads {
   int64_t stride_batch, stride_time, stride_head, offset, time, heads, max_position;
   int head_dim, rotated;
   bool inverse, halves, aligned;
-  DeviceFault* fault;
+  Faults faults;
 };
 
 /// Elements from `first` on of a head at x, into y; `row` is where its token's cosines begin.
@@ -60,7 +58,7 @@ __device__ inline void rotate_halves(const RopeHeads<T>& k, const T* x, T* y, in
 
 /// A head is cut into `turns` rotated pieces and then pieces that are copied, `pieces` in all.
 template <class T>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     rope(RopeHeads<T> k, int64_t total, int turns, int pieces) {
   constexpr int N = kVec<T>;
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
@@ -69,7 +67,7 @@ __global__ void __launch_bounds__(kBlock)
     const int piece = int(by_piece.remainder);
     const Division at = divide(token, k.time);
     const int64_t position = k.positions ? k.positions[token] : at.remainder + k.offset;
-    if (!check_index(k.fault, "rope", position, token, k.max_position)) continue;
+    if (!k.faults.check(position, token, k.max_position)) continue;
     const T* x =
         k.x + at.quotient * k.stride_batch + at.remainder * k.stride_time + h * k.stride_head;
     T* y = k.y + by_piece.quotient * k.head_dim;
@@ -117,13 +115,11 @@ void run(Cuda, const Rope& k) {
                              .inverse = k.inverse,
                              .halves = halves,
                              .aligned = aligned,
-                             .fault = k.stream.fault};
+                             .faults = {k.name, k.stream}};
     const int64_t turns = ceil_div(halves ? half : k.rotated, N);
     const int64_t pieces = turns + ceil_div(k.head_dim - k.rotated, N);
     const int64_t total = k.batch * k.time * k.heads * pieces;
-    launch(rope<T>,
-           {.grid = blocks_for(total, kBlock, 1 << 16), .block = kBlock, .stream = k.stream}, heads,
-           total, int(turns), int(pieces));
+    launch(rope<T>, grid_over(total, k.stream, 1 << 16), heads, total, int(turns), int(pieces));
   });
 }
 

@@ -37,22 +37,35 @@ __device__ inline void load_floats(float (&x)[N], const T* p, bool whole, int64_
   }
 }
 
-/// The reverse of load_floats: rounded, all of them or the first `left`.
+/// The reverse: all of them, or the first `left`.
 template <int N, class T>
-__device__ inline void store_floats(T* p, const float (&x)[N], bool whole, int64_t left) {
+__device__ inline void store_part(T* p, const T (&x)[N], bool whole, int64_t left) {
   constexpr int kWide = N < kVec<T> ? N : kVec<T>;
   if (whole) {
 #pragma unroll
     for (int i = 0; i < N; i += kWide) {
       Vec<T, kWide> v;
 #pragma unroll
-      for (int j = 0; j < kWide; ++j) v.v[j] = from_float<T>(x[i + j]);
+      for (int j = 0; j < kWide; ++j) v.v[j] = x[i + j];
       store_vec(p + i, v);
     }
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      if (i < left) p[i] = from_float<T>(x[i]);
+      if (i < left) p[i] = x[i];
+  }
+}
+
+/// As above, rounded.
+template <int N, class T>
+__device__ inline void store_floats(T* p, const float (&x)[N], bool whole, int64_t left) {
+  if constexpr (std::is_same_v<T, float>) {
+    store_part(p, x, whole, left);
+  } else {
+    T narrow[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) narrow[i] = from_float<T>(x[i]);
+    store_part(p, narrow, whole, left);
   }
 }
 
@@ -110,23 +123,5 @@ __device__ inline Division divide(int64_t n, int64_t d) {
   }
   return {n / d, n % d};
 }
-
-/// Two floats that are reduced as one value.
-struct Pair {
-  float a, b;
-};
-__device__ inline unsigned long long packed(Pair p) {
-  const unsigned long long high = std::bit_cast<uint32_t>(p.b);
-  return high << 32 | std::bit_cast<uint32_t>(p.a);
-}
-__device__ inline Pair unpacked(unsigned long long bits) {
-  return {std::bit_cast<float>(uint32_t(bits)), std::bit_cast<float>(uint32_t(bits >> 32))};
-}
-struct PairSum {
-  __device__ unsigned long long operator()(unsigned long long x, unsigned long long y) const {
-    const Pair p = unpacked(x), q = unpacked(y);
-    return packed({p.a + q.a, p.b + q.b});
-  }
-};
 
 }  // namespace olm::kernels

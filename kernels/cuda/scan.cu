@@ -8,7 +8,7 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256;
+constexpr int64_t kMaxThreads = 256;
 constexpr int kPerThread = 4;
 constexpr int64_t kMinLines = 4096;  // from which a thread for each gives enough threads
 
@@ -57,30 +57,6 @@ __global__ void scan_by_thread(const void* x, void* y, DType t, int64_t lines, i
   }
 }
 
-/// The sum of v over the threads before this one; `total` receives that of the block.
-template <class Sum>
-__device__ inline Sum sum_before(Sum v, Sum& total) {
-  Sum* of_warp = shared<Sum>();
-  const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
-#pragma unroll
-  for (int distance = 1; distance < kWarp; distance *= 2) {
-    const Sum before = __shfl_up_sync(kAllLanes, v, unsigned(distance));
-    if (lane >= distance) v += before;
-  }
-  if (lane == kWarp - 1) of_warp[warp] = v;
-  Sum before = __shfl_up_sync(kAllLanes, v, 1u);
-  if (lane == 0) before = 0;
-  __syncthreads();
-  Sum of_warps_before = 0;
-  total = 0;
-  for (int w = 0; w < int(blockDim.x) / kWarp; ++w) {
-    if (w == warp) of_warps_before = total;
-    total += of_warp[w];
-  }
-  __syncthreads();  // the memory is used again
-  return of_warps_before + before;
-}
-
 template <class Sum>
 __global__ void scan_by_block(const void* x, void* y, DType t, int64_t size, int64_t inner,
                               bool reverse) {
@@ -95,7 +71,7 @@ __global__ void scan_by_block(const void* x, void* y, DType t, int64_t size, int
       sums[j] = first + j < size ? load_term<Sum>(x, t, line.start + (first + j) * line.step) : 0;
 #pragma unroll
     for (int j = 0; j < kPerThread; ++j) sums[j] = sum += sums[j];
-    const Sum before = carried + sum_before(sum, total);
+    const Sum before = carried + block_sum_before(sum, total);
 #pragma unroll
     for (int j = 0; j < kPerThread; ++j)
       if (first + j < size) store_sum(y, t, line.start + (first + j) * line.step, before + sums[j]);
@@ -107,13 +83,11 @@ template <class Sum>
 void scan(const Cumsum& k) {
   const int64_t lines = k.outer * k.inner;
   if (k.inner > 1 && lines >= kMinLines)
-    return launch(scan_by_thread<Sum>,
-                  {.grid = blocks_for(lines, kBlock), .block = kBlock, .stream = k.stream}, k.x,
-                  k.y, k.dtype, lines, k.size, k.inner, k.reverse);
+    return launch(scan_by_thread<Sum>, grid_over(lines, k.stream), k.x, k.y, k.dtype, lines, k.size,
+                  k.inner, k.reverse);
   launch(scan_by_block<Sum>,
          {.grid = lines,
-          .block = std::min(kBlock, row_block(k.size, kPerThread)),
-          .shared = sizeof(Sum) * kWarp,
+          .block = std::min(kMaxThreads, row_block(k.size, kPerThread)),
           .stream = k.stream},
          k.x, k.y, k.dtype, k.size, k.inner, k.reverse);
 }

@@ -37,9 +37,7 @@ struct PlainMax {
 template <class Op>
 __device__ inline float team_reduce(const Team& team, float v, Op op) {
   if (team.threads > kWarp) return block_reduce(v, op);
-  for (int distance = team.threads / 2; distance > 0; distance /= 2)
-    v = op(v, __shfl_xor_sync(kAllLanes, v, distance));
-  return v;
+  return warp_reduce(v, op, team.threads);
 }
 
 /// Column of element j of packet p of a thread: packets go on by all threads; where rows are not
@@ -272,7 +270,7 @@ RowLaunch row_launch(int64_t rows, int64_t cols, int64_t per_thread, const Strea
 void run(Cuda, const SoftmaxForward& k) {
   require_packet_dtype("softmax", k.dtype);
   if (k.rows * k.cols == 0) return;
-  const bool aligned = k.cols % kPacket == 0 && has_packets(k.x, k.y);
+  const bool aligned = k.cols % kPacket == 0 && is_aligned(k.x, k.y);
   const auto launch_registers = [&]<int P>(std::integral_constant<int, P>) {
     const auto [shape, threads] = row_launch(k.rows, k.cols, P * kPacket, k.stream);
     launch(softmax_registers<P>, shape, k.x, k.y, k.dtype, k.rows, k.cols, k.log, threads, aligned);
@@ -289,7 +287,7 @@ void run(Cuda, const SoftmaxForward& k) {
 void run(Cuda, const SoftmaxBackward& k) {
   require_packet_dtype("softmax backward", k.dtype);
   if (k.rows * k.cols == 0) return;
-  const bool aligned = k.cols % kPacket == 0 && has_packets(k.dy, k.y, k.dx);
+  const bool aligned = k.cols % kPacket == 0 && is_aligned(k.dy, k.y, k.dx);
   constexpr int64_t kPerThread = kBackwardPackets * kPacket;
   const auto [shape, threads] = row_launch(k.rows, k.cols, kPerThread, k.stream);
   if (k.cols <= kMaxThreads * kPerThread)

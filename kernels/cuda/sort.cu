@@ -189,20 +189,17 @@ void launch_tiles(const Plan& p, int64_t first_row, int64_t rows, Item* runs) {
 /// Rows of several tiles; each scratch has room for a power of two of runs.
 template <class Item>
 void sort_long_rows(const Plan& p, int64_t first_row, int64_t rows, Item* from, Item* to) {
-  constexpr int64_t kBlock = 256;
   launch_tiles(p, first_row, rows, from);
   Runs runs{p.to.cols, p.tiles, p.keep, p.tile};
   while (runs.count > 1) {
     const int64_t next_length = std::min(2 * runs.length, p.to.count);
     const int64_t n = rows * runs.count * runs.length;
-    launch(merge_runs<Item>, {.grid = blocks_for(n, kBlock), .block = kBlock, .stream = p.stream},
-           from, to, rows, runs, next_length);
+    launch(merge_runs<Item>, grid_over(n, p.stream), from, to, rows, runs, next_length);
     std::swap(from, to);
     runs = {runs.cols, ceil_div(runs.count, 2), next_length, 2 * runs.span};
   }
   const int64_t n = rows * p.to.count;
-  launch(deliver_runs<Item>, {.grid = blocks_for(n, kBlock), .block = kBlock, .stream = p.stream},
-         p.to, first_row, rows, from, runs.length);
+  launch(deliver_runs<Item>, grid_over(n, p.stream), p.to, first_row, rows, from, runs.length);
 }
 
 template <class Item>

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include <olm/kernels/base/types.h>
 #include <olm/kernels/cuda/ptx.cuh>
 
 namespace olm::kernels {
@@ -32,6 +33,9 @@ struct alignas(N * sizeof(T)) Vec {
 /// How many of T one access takes.
 template <class T>
 inline constexpr int kVec = int(16 / sizeof(T));
+/// How many are read as From and written as To at a time.
+template <class From, class To>
+inline constexpr int kVecBetween = kVec<From> < kVec<To> ? kVec<From> : kVec<To>;
 
 template <class T, int N = kVec<T>>
 __device__ inline Vec<T, N> load_vec(const T* p) {
@@ -42,15 +46,16 @@ __device__ inline void store_vec(T* p, const Vec<T, N>& x) {
   *reinterpret_cast<Vec<T, N>*>(p) = x;
 }
 
-/// True where rows of `cols` elements of T at p begin at multiples of 16 bytes (p null: yes), so
-/// that they can be read as vectors.
-template <class T>
-bool is_vectorizable(int64_t cols, const void* p) {
-  return cols % kVec<T> == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
+/// True where all of these lie at multiples of 16 bytes (null: yes).
+template <class... Pointers>
+OLM_HD bool is_aligned(Pointers... p) {
+  return ((reinterpret_cast<uintptr_t>(p) % 16 == 0) && ...);
 }
+/// True where rows of `cols` elements of T at all of these begin at multiples of 16 bytes, so that
+/// they can be read as vectors.
 template <class T, class... Pointers>
-bool is_vectorizable(int64_t cols, const void* p, Pointers... more) {
-  return is_vectorizable<T>(cols, p) && is_vectorizable<T>(cols, more...);
+bool is_vectorizable(int64_t cols, Pointers... p) {
+  return cols % kVec<T> == 0 && is_aligned(p...);
 }
 
 }  // namespace olm::kernels

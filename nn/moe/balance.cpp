@@ -2,7 +2,9 @@
 #include <cmath>
 #include <numeric>
 #include <unordered_set>
+#include <utility>
 
+#include <olm/autograd/ops/combine.h>
 #include <olm/engine/raw.h>
 #include <olm/engine/raw_optim.h>
 #include <olm/nn/moe.h>
@@ -11,11 +13,31 @@ namespace olm::nn {
 
 namespace {
 
-/// What one router did in all passes that `metrics` saw.
-ExpertLoad load_of(const MoERouterModule& router, const Metrics& metrics) {
+/// The records with their tensors on the host, which two copies bring however many they are.
+std::vector<RoutingRecord> on_host(std::vector<RoutingRecord> records) {
+  if (records.empty() || records[0].offsets.device() == cpu) return records;
+  NoGrad guard;
+  Tensors offsets, losses;
+  for (const RoutingRecord& record : records) {
+    offsets.push_back(record.offsets);
+    for (const auto& [name, loss] : record.aux_losses) losses.push_back(raw::view(loss, {1}));
+  }
+  const Tensor all_offsets = raw::to(cat(offsets), cpu);
+  const Tensor all_losses = losses.empty() ? Tensor() : raw::to(cat(losses), cpu);
+  int64_t offset = 0, next_loss = 0;
+  for (RoutingRecord& record : records) {
+    const int64_t begin = std::exchange(offset, offset + record.offsets.numel());
+    record.offsets = raw::slice(all_offsets, 0, begin, offset);
+    for (auto& [name, loss] : record.aux_losses) loss = raw::select(all_losses, 0, next_loss++);
+  }
+  return records;
+}
+
+/// What one router did in all passes, of which `records` are on the host.
+ExpertLoad load_of(const MoERouterModule& router, const std::vector<RoutingRecord>& records) {
   ExpertLoad load;
   int64_t choices = 0;
-  for (const RoutingRecord& record : metrics.routing) {
+  for (const RoutingRecord& record : records) {
     if (record.router != &router) continue;
     const std::vector<int64_t> offsets = to_host<int64_t>(record.offsets);
     load.tokens.resize(offsets.size() - 1);
@@ -68,8 +90,9 @@ double ExpertLoad::imbalance() const {
 std::vector<ExpertLoad> expert_loads(Module& model, const Metrics& metrics) {
   std::vector<ExpertLoad> loads;
   if (metrics.routing.empty()) return loads;
+  const std::vector<RoutingRecord> records = on_host(metrics.routing);
   for_each_router(model, [&](const std::string& path, MoERouterModule& router) {
-    ExpertLoad load = load_of(router, metrics);
+    ExpertLoad load = load_of(router, records);
     if (load.tokens.empty()) return;
     load.router = path;
     loads.push_back(std::move(load));

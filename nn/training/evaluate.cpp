@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
+#include <olm/autograd/ops/combine.h>
 #include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
 #include <olm/nn/training.h>
@@ -18,15 +20,16 @@ EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DT
                         .context = context,
                         .shuffle = false});
   EvalReport report;
-  double sum = 0;
+  Tensors losses;  // read when all is queued: each reading waits for the device
+  std::vector<double> counts;
   const auto add = [&](const Batch& batch) {
     if (should_stop && should_stop()) return report.finished = false;
     Context ctx{.dtype = dtype};
     if (end_of_text) set_documents(ctx, batch.inputs, *end_of_text, device);
     const int64_t tokens = batch.targets.numel();
-    const Tensor loss =
-        model.loss(raw::to(batch.inputs, device), raw::to(batch.targets, device), ctx);
-    sum += loss.item<double>() * double(tokens);
+    losses.push_back(
+        model.loss(raw::to(batch.inputs, device), raw::to(batch.targets, device), ctx));
+    counts.push_back(double(tokens));
     report.tokens += tokens;
     return true;
   };
@@ -37,7 +40,10 @@ EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context, DT
     Loader last(data.slice(done, data.size()), {.context = rest, .shuffle = false});
     if (!add(last.next())) return report;
   }
-  report.loss = sum / double(report.tokens);
+  std::vector<double> means;
+  if (!losses.empty()) means = to_host<double>(stack(losses));
+  report.loss =
+      std::inner_product(means.begin(), means.end(), counts.begin(), 0.0) / double(report.tokens);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

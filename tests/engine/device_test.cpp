@@ -5,6 +5,7 @@
 
 #include <olm/autograd/ops.h>
 #include <olm/engine/backend.h>
+#include <olm/engine/cuda/report.h>
 #include <tests/support/checks.h>
 
 using namespace olm;
@@ -16,14 +17,42 @@ using Call = std::function<void()>;
 
 Tensor there(const Tensor& x) { return raw::to(x, meta); }
 
-/// Ops by name, called with tensors of which one is on meta.
-std::vector<std::pair<std::string, Call>> mixed_calls() {
+using Calls = std::vector<std::pair<std::string, Call>>;
+
+/// Attention and RoPE by name, called with tensors of which one is on meta.
+Calls mixed_attention_calls() {
+  Generator g(1);
+  const Tensor q = randn({1, 4, 2, 8}, g), table = randn({8, 4}, g);
+  const Tensor places = zeros({1, 4}, {.dtype = i64}), length = zeros({1}, {.dtype = i64});
+  return {
+      {"rope",
+       [=] {
+         rope(q, RopeTables{there(table), there(table)});
+       }},
+      {"rope",
+       [=] {
+         rope(q, RopeTables{table, table}, {.positions = there(places)});
+       }},
+      {"flash_attention", [=] { flash_attention(q, there(q), q); }},
+      {"flash_attention", [=] { flash_attention(q, q, there(q)); }},
+      {"flash_attention", [=] { flash_attention(q, q, q, {.slopes = there(ones({2}))}); }},
+      {"flash_attention", [=] { flash_attention(q, q, q, {.sink = there(ones({2}))}); }},
+      {"flash_attention",
+       [=] {
+         flash_attention(q, q, q, {.mask = there(ones({4, 4}))});
+       }},
+      {"flash_attention", [=] { flash_attention(q, q, q, {.documents = there(places)}); }},
+      {"flash_attention", [=] { flash_attention(q, q, q, {.key_lengths = there(length)}); }},
+  };
+}
+
+/// Other ops likewise.
+Calls mixed_calls() {
   Generator g(1);
   const Tensor x = randn({4, 6}, g), w = randn({5, 6}, g), b = randn({5}, g);
   const Tensor ids = zeros({4}, {.dtype = i64}), mask = full({4, 6}, 1, {.dtype = boolean});
   const Tensor at = zeros({4, 6}, {.dtype = i64}), scale = randn({6}, g);
-  const Tensor q = randn({1, 4, 2, 8}, g), table = randn({8, 4}, g);
-  const Tensor places = zeros({1, 4}, {.dtype = i64}), offsets = from_host<int32_t>({0, 4}, {2});
+  const Tensor offsets = from_host<int32_t>({0, 4}, {2});
   const MoEPermutation order = moe_sort(zeros({4, 1}, {.dtype = i32}), 2);
   const MoEPermutation far{there(order.rows), there(order.positions), there(order.offsets)};
   const Tensor weights = ones({4, 1}), sums = zeros({4, 5});
@@ -52,25 +81,6 @@ std::vector<std::pair<std::string, Call>> mixed_calls() {
       {"rms_norm", [=] { rms_norm(x, there(scale)); }},
       {"add_rms_norm", [=] { add_rms_norm(x, there(x), scale); }},
       {"layer_norm", [=] { layer_norm(x, scale, there(scale)); }},
-      {"rope",
-       [=] {
-         rope(q, RopeTables{there(table), there(table)});
-       }},
-      {"rope",
-       [=] {
-         rope(q, RopeTables{table, table}, {.positions = there(places)});
-       }},
-      {"flash_attention", [=] { flash_attention(q, there(q), q); }},
-      {"flash_attention", [=] { flash_attention(q, q, there(q)); }},
-      {"flash_attention", [=] { flash_attention(q, q, q, {.slopes = there(ones({2}))}); }},
-      {"flash_attention", [=] { flash_attention(q, q, q, {.sink = there(ones({2}))}); }},
-      {"flash_attention",
-       [=] {
-         flash_attention(q, q, q, {.mask = there(ones({4, 4}))});
-       }},
-      {"flash_attention", [=] { flash_attention(q, q, q, {.documents = there(places)}); }},
-      {"flash_attention",
-       [=] { flash_attention(q, q, q, {.key_lengths = there(slice(ids, 0, 0, 1))}); }},
       {"cross_entropy", [=] { cross_entropy(x, there(ids)); }},
       {"linear_cross_entropy", [=] { linear_cross_entropy(x, there(w), ids); }},
       {"linear_cross_entropy", [=] { linear_cross_entropy(x, w, there(ids)); }},
@@ -100,10 +110,11 @@ std::vector<std::byte> bytes_of(const Tensor& x) {
 
 TEST_SUITE("engine/device") {
   TEST_CASE("ops refuse tensors on different devices, and name both") {
-    for (const auto& [op, call] : mixed_calls()) {
-      INFO(op);
-      check_error(call, {op + ":", "different devices", "cpu", "meta"});
-    }
+    for (const Calls& calls : {mixed_attention_calls(), mixed_calls()})
+      for (const auto& [op, call] : calls) {
+        INFO(op);
+        check_error(call, {op + ":", "different devices", "cpu", "meta"});
+      }
   }
 
   TEST_CASE("a gradient on another device than its tensor is refused") {
@@ -147,6 +158,47 @@ TEST_SUITE("engine/device") {
     const std::string name = detail::concat(test_device());
     CHECK(text(x) == "[3, 1, 2] i64 [3] " + name);
     CHECK(text(raw::slice(x, 0, 1, 2)) == "[1] i64 [1] " + name);
+  }
+
+  TEST_CASE("a device counts its memory, keeps it for reuse, and gives it back") {
+    const Device d = test_device();
+    const size_t bytes = size_t(3) << 20;
+    const MemoryStats before = memory_stats(d);
+    reset_peak_memory(d);
+    {
+      const Tensor x = zeros({int64_t(bytes) / 4}, {.device = d});
+      CHECK(memory_stats(d).in_use >= before.in_use + bytes);
+      CHECK(memory_stats(d).reserved >= memory_stats(d).in_use);
+    }
+    CHECK(memory_stats(d).in_use == before.in_use);
+    CHECK(memory_stats(d).peak >= before.in_use + bytes);
+    const size_t system = memory_stats(d).system_allocations;
+    const Tensor again = zeros({int64_t(bytes) / 4}, {.device = d});
+    CHECK(memory_stats(d).system_allocations == system);
+    { const Tensor large = zeros({int64_t(40) << 18}, {.device = d}); }  // a segment of its own
+    const size_t reserved = memory_stats(d).reserved;
+    empty_cache(d);
+    CHECK(memory_stats(d).reserved + (size_t(40) << 20) <= reserved);
+    CHECK(to_host<float>(raw::slice(again, 0, 0, 2)) == std::vector<float>{0, 0});
+  }
+
+  TEST_CASE("cards fit what kernels were compiled for") {
+    using cuda_backend::has_kernels_for;
+    for (const char* all : {"80-real, 90-real, 80-virtual", "80-real;90-real;80-virtual"}) {
+      for (const int card : {80, 86, 89, 90, 100, 120})
+        CHECK(has_kernels_for(all, card / 10, card % 10));
+      CHECK_FALSE(has_kernels_for(all, 7, 5));
+    }
+    CHECK(has_kernels_for("90-real", 9, 0));
+    CHECK_FALSE(has_kernels_for("90-real", 8, 0));
+    CHECK_FALSE(has_kernels_for("90-real", 10, 0));
+    CHECK(has_kernels_for("80-real", 8, 9));
+    CHECK_FALSE(has_kernels_for("89-real", 8, 0));
+    CHECK(has_kernels_for("86", 12, 0));
+    CHECK(has_kernels_for("90a", 9, 0));
+    CHECK_FALSE(has_kernels_for("90a", 10, 0));
+    CHECK(has_kernels_for("native", 8, 0));
+    CHECK_FALSE(has_kernels_for("", 9, 0));
   }
 
   TEST_CASE("typed data is for the host alone") {

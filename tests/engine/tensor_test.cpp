@@ -7,7 +7,7 @@
 #include <sstream>
 #include <thread>
 
-#include <olm/engine/caching_allocator.h>
+#include <olm/engine/caching_allocator_internal.h>
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 #include <tests/support/checks.h>

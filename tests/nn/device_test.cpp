@@ -135,9 +135,19 @@ TEST_SUITE("nn/device") {
     options.loads_every = 10;
     const Trained due = train(mixture(), cuda(0), options);
     for (size_t i = 0; i < due.steps.size(); ++i) {
-      CHECK((due.copies[i] > 1) == ((i + 1) % 10 == 0));
+      CHECK(due.copies[i] == ((i + 1) % 10 == 0 ? 3 : 1));
       CHECK(due.steps[i].loads.empty() == ((i + 1) % 10 != 0));
     }
+  }
+
+  TEST_CASE("an evaluation on a card makes one copy to the host") {
+    if (!has_card()) return;
+    const Ref<Module> model = dense();
+    const double host = evaluate(*model, tokens(40000), kContext).loss;
+    model->to(cuda(0));
+    const int64_t before = copies_to_host();
+    CHECK(evaluate(*model, tokens(40000), kContext).loss == doctest::Approx(host).epsilon(1e-5));
+    CHECK(copies_to_host() == before + 1);
   }
 
   TEST_CASE("a card follows the CPU's curve") {

@@ -1,8 +1,10 @@
 #include <doctest/doctest.h>
 
 #include <olm/nn/attention.h>
+#include <olm/nn/generate.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
+#include <olm/nn/optim.h>
 #include <tests/support/checks.h>
 #include <tests/support/temp_folder.h>
 
@@ -87,6 +89,61 @@ TEST_SUITE("nn/devices") {
       check_same_bits(raw::to(got[i], cpu), wanted[i], "parameter");
     }
     check_error([&] { load("/nowhere", {DeviceKind::cpu, 3}); }, {"cpu has no index 3"});
+  }
+
+  TEST_CASE("tied weights stay one tensor, and an optimizer follows them, wherever a model goes") {
+    const auto model = model_with_buffers();
+    model->parameter("blocks.2.blocks.1.weight") = model->parameter("blocks.0.embedding.weight");
+    init(model, {.seed = 3});
+    const TempFolder folder;
+    save(model, folder.path());
+    const auto moved = load(folder.path(), test_device());
+    const auto tied = [&] {
+      return moved->parameter("blocks.2.blocks.1.weight")
+          .handle()
+          .is_same(moved->parameter("blocks.0.embedding.weight").handle());
+    };
+    CHECK(tied());
+    CHECK(moved->parameters().size() == model->parameters().size());
+    // The gradient of k_proj.bias is rounding alone, which a small eps would blow up.
+    const AdamWOptions options{.lr = 0.1, .eps = 0.01};
+    AdamW here(model->parameters(), options), there(moved->parameters(), options);
+    const auto step = [](Module& m, Optimizer& optimizer) {
+      const Tensor ids = raw::to(from_host<int64_t>({1, 5, 2, 7}, {1, 4}), device_of(m));
+      Context ctx;
+      backward(m.loss(ids, ids, ctx));
+      optimizer.step();
+    };
+    for (const Device device : {test_device(), cpu, test_device()}) {
+      moved->to(device);
+      CHECK(tied());
+      step(*model, here);
+      step(*moved, there);
+    }
+    const auto wanted = model->parameters(), got = moved->parameters();
+    for (size_t i = 0; i < got.size(); ++i)
+      check_close(raw::to(got[i], cpu), wanted[i], f32, 1000, "parameter");
+    for (const auto& [key, tensor] : there.state_dict())
+      if (key != "step" && key != "missed") CHECK(tensor.device() == test_device());
+  }
+
+  TEST_CASE("what travels beside x must be where x is") {
+    const Tensor x = ones({1, 4, 12});
+    const Tensor mask = ones({4, 4}, {.device = meta});
+    const Tensor places = zeros({1, 4}, {.dtype = i64, .device = meta});
+    const AttentionOptions options{.causal = true};
+    const auto refuses = [&](const Ref<Module>& layer, Context ctx) {
+      INFO(layer->type_name());
+      init(layer, {.seed = 1});
+      check_error([&] { (*layer)(x, ctx); }, {"different devices", "cpu", "meta"});
+    };
+    for (const Ref<Module>& layer : {Ref<Module>(FlashAttention(12, 3, options)),
+                                     Ref<Module>(MultiHeadAttention(12, 3, options))}) {
+      refuses(layer, {.mask = mask});
+      refuses(layer, {.documents = places});
+    }
+    refuses(AbsolutePositionalEmbedding(8, 12), {.positions = places});
+    refuses(FlashAttentionwithRoPE(12, 3, 8, options), {.positions = places});
   }
 
   TEST_CASE("a cache is on the device of its keys, and follows them once it is empty") {

@@ -217,7 +217,8 @@ void check_gradients(Module& model, const Named& wanted, const FixtureCase& fixt
 
 /// Ten steps of SGD on one batch, which is learned by heart: what is left is held against the
 /// first. Each step adds rounding to the weights.
-void check_losses(const Case& c, Module& model, const SafetensorsFile& file) {
+void check_losses(const Case& c, Module& model, const SafetensorsFile& file, const Tensor& ids,
+                  const Tensor& targets) {
   model.zero_grad();
   SGD optimizer(model.parameters(), {.lr = 0.05});
   const std::vector<double> wanted = to_host<double>(file.tensor("losses"));
@@ -225,8 +226,7 @@ void check_losses(const Case& c, Module& model, const SafetensorsFile& file) {
   for (const double exact : wanted) {
     tolerance += 1e-5;
     Context ctx;
-    const Tensor loss = model.loss(on_test_device(file.tensor("ids")),
-                                   on_test_device(file.tensor("targets")), ctx);
+    const Tensor loss = model.loss(ids, targets, ctx);
     const double apart = std::abs(loss.item<double>() - exact) / wanted[0];
     CHECK_MESSAGE(apart < tolerance, c.name, ": ", apart, " at a loss of ", exact);
     backward(loss);
@@ -264,7 +264,7 @@ void check_family(const Case& c) {
   record_fixture(recorded, FixturePart::output, std::abs(loss_error), 1e-5);
   backward(loss);
   check_gradients(*model, below(file, "grad/", c), recorded);
-  check_losses(c, *model, file);
+  check_losses(c, *model, file, ids, targets);
 }
 
 /// Ids that follow one another: something can be learned in a few steps.

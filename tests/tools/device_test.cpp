@@ -11,9 +11,9 @@ namespace {
 
 bool has_card() { return cuda_backend::why_not(0).empty(); }
 
-/// Twenty steps of a dense model, or of a mixture of experts.
+/// Fifty steps of a dense model, or of a mixture of experts.
 Args training(const std::string& data, const std::string& out, bool mixture, const Args& more) {
-  Args args = tiny_training(data, out, {"--steps=20", "--sample.temperature=0"});
+  Args args = tiny_training(data, out, {"--steps=50", "--sample.temperature=0"});
   if (mixture)
     args.insert(args.end(), {"--model.family=mixtral", "--model.num_experts=4", "--model.top_k=2",
                              "--model.num_kv_heads=1", "--model.intermediate_size=16"});

@@ -89,8 +89,8 @@ std::string cuda_support() {
   const std::string archs = cuda_backend::compiled_architectures();
   if (archs.empty()) return cuda_backend::why_not(0);
   const std::string driver = cuda_backend::driver_version(), problem = cuda_backend::why_not(0);
-  return fmt::format("kernels for {}, runtime {}, {}{}", archs, cuda_backend::runtime_version(),
-                     driver.empty() ? "no driver" : "driver for CUDA " + driver,
+  return fmt::format("kernels for {}, runtime {}{}{}", archs, cuda_backend::runtime_version(),
+                     driver.empty() ? "" : ", driver for CUDA " + driver,
                      problem.empty() ? "" : "; " + problem);
 }
 

@@ -17,7 +17,7 @@ constexpr int64_t kMinPartRows = 32;  // of a part on average
 
 __device__ inline GroupRows rows_of(const EpilogueBackward& k, int64_t group) {
   if (!k.offsets) return {0, k.rows};
-  return group_rows(k.offsets, group, k.rows, k.name, k.stream.fault);
+  return group_rows(k.offsets, group, k.rows, k.faults);
 }
 
 __device__ inline void add_quad(const EpilogueBackward& k, int64_t row, int64_t col, bool vectors,
@@ -120,7 +120,7 @@ void run(Cuda, const GemmEpilogueBackward& k) {
                                     .activation = k.activation,
                                     .only = {.c = k.dbias, .accumulate = k.accumulate},
                                     .wants_dbias = k.dbias != nullptr,
-                                    .name = GemmEpilogueBackward::name,
+                                    .faults = {k.name, k.stream},
                                     .stream = k.stream});
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // Backward of the epilogue, of one GEMM and of groups of rows.
 #include <olm/kernels/gemm.h>
+#include <olm/kernels/cuda/launch.cuh>
 
 namespace olm::kernels::cuda_gemm {
 
@@ -26,7 +27,7 @@ struct EpilogueBackward {
   Group only = {};
   int64_t groups = 1;
   bool wants_dbias = false;
-  const char* name = nullptr;
+  Faults faults = {};
   Stream stream = {};
 };
 void run_epilogue_backward(const EpilogueBackward& k);

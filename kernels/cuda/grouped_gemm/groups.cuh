@@ -50,8 +50,7 @@ struct Call {
   cuda_gemm::Epilogue epilogue = {};  // c, bias and accumulate of each group are its own
   bool transpose_b = false;
   bool vectors_a = false, vectors_b = false;  // 16 bytes at a time
-  DeviceFault* fault = nullptr;
-  const char* op = nullptr;
+  Faults faults = {};
 };
 
 /// The epilogue of a tile of rows of C.

@@ -38,7 +38,7 @@ template <class S>
 __global__ void __launch_bounds__(S::kThreads, 2)
     grouped_mma_by_depth(const __grid_constant__ Call g) {
   const Group group = g.groups[blockIdx.y];
-  const GroupRows rows = group_rows(g.offsets, blockIdx.y, g.rows, g.op, g.fault);
+  const GroupRows rows = group_rows(g.offsets, blockIdx.y, g.rows, g.faults);
   if (!group.c || (group.accumulate && rows.count == 0)) return;
   const int64_t tiles_n = (g.n + S::kN - 1) / S::kN;
   const int64_t m0 = blockIdx.x / tiles_n * S::kM, n0 = blockIdx.x % tiles_n * S::kN;

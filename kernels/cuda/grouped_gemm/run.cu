@@ -14,36 +14,17 @@ __global__ void write_groups(const __grid_constant__ SomeGroups groups, int coun
   if (int(threadIdx.x) < count) to[threadIdx.x] = groups.entries[threadIdx.x];
 }
 
-/// The sum of v over the threads before this one; `total` receives that of all. `memory` has one
-/// entry for each thread.
-__device__ inline int64_t sum_before(int64_t v, int64_t* memory, int64_t& total) {
-  const int t = int(threadIdx.x);
-  int64_t sum = v;
-  memory[t] = sum;
-  __syncthreads();
-  for (int distance = 1; distance < kBlock; distance *= 2) {
-    const int64_t other = t >= distance ? memory[t - distance] : 0;
-    __syncthreads();
-    memory[t] = sum += other;
-    __syncthreads();
-  }
-  total = memory[kBlock - 1];
-  __syncthreads();
-  return sum - v;
-}
-
 /// One block; a thread takes a group.
 __global__ void __launch_bounds__(kBlock)
-    cut_groups(const int32_t* offsets, int64_t groups, int64_t rows, int64_t size,
-               DeviceFault* fault, const char* op, Tile* tiles, int64_t capacity) {
-  auto* memory = shared<int64_t>();
+    cut_groups(const int32_t* offsets, int64_t groups, int64_t rows, int64_t size, Faults faults,
+               Tile* tiles, int64_t capacity) {
   int64_t next = 0;
   for (int64_t base = 0; base < groups; base += kBlock) {
     const int64_t group = base + threadIdx.x;
     GroupRows own;
-    if (group < groups) own = group_rows(offsets, group, rows, op, fault);
-    int64_t total = 0;
-    int64_t at = next + sum_before((own.count + size - 1) / size, memory, total);
+    if (group < groups) own = group_rows(offsets, group, rows, faults);
+    int64_t total;
+    int64_t at = next + block_sum_before(ceil_div(own.count, size), total);
     for (int64_t r = 0; r < own.count; r += size, ++at) {
       const int64_t left = own.count - r;
       if (at < capacity)
@@ -77,8 +58,7 @@ void run_groups(const GroupedGemm& g) {
             .n = g.n,
             .k = g.k,
             .transpose_b = g.transpose_b,
-            .fault = g.stream.fault,
-            .op = g.name};
+            .faults = {g.name, g.stream}};
   call.epilogue = {.dtype = g.c_dtype,
                    .c = g.c,
                    .preactivation = g.preactivation,
@@ -103,10 +83,8 @@ void upload(const SomeGroups& groups, int count, Group* to, const Stream& stream
 }
 
 void list_tiles(const GroupedGemm& g, int64_t size, Tile* tiles) {
-  launch(cut_groups,
-         {.grid = 1, .block = kBlock, .shared = kBlock * sizeof(int64_t), .stream = g.stream},
-         g.offsets, g.groups, g.rows, size, g.stream.fault, g.name, tiles,
-         max_tiles(g.rows, g.groups, size));
+  launch(cut_groups, {.grid = 1, .block = kBlock, .stream = g.stream}, g.offsets, g.groups, g.rows,
+         size, Faults(g.name, g.stream), tiles, max_tiles(g.rows, g.groups, size));
 }
 
 }  // namespace cuda_grouped
@@ -140,7 +118,7 @@ void run(Cuda, const GroupedGemmEpilogueBackward& k) {
                                     .groups_in_memory = k.dbias_list ? groups.get() : nullptr,
                                     .groups = k.groups,
                                     .wants_dbias = wanted,
-                                    .name = GroupedGemmEpilogueBackward::name,
+                                    .faults = {k.name, k.stream},
                                     .stream = k.stream});
 }
 

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kSimtThreads) grouped_simt(const __grid_consta
 __global__ void __launch_bounds__(kSimtThreads)
     grouped_simt_by_depth(const __grid_constant__ Call g) {
   const Group group = g.groups[blockIdx.y];
-  const GroupRows rows = group_rows(g.offsets, blockIdx.y, g.rows, g.op, g.fault);
+  const GroupRows rows = group_rows(g.offsets, blockIdx.y, g.rows, g.faults);
   if (!group.c || (group.accumulate && rows.count == 0)) return;
   const int64_t tiles_n = (g.n + kSimtTile - 1) / kSimtTile;
   const int64_t m0 = blockIdx.x / tiles_n * kSimtTile, n0 = blockIdx.x % tiles_n * kSimtTile;

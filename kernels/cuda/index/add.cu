@@ -12,13 +12,11 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256, kMaxBlocks = 1 << 16, kMaxPairs = (int64_t(1) << 31) - 1;
+constexpr int64_t kMaxPairs = (int64_t(1) << 31) - 1;
 constexpr int kChunk = 32, kAhead = 4;
 constexpr uint32_t kSkipped = 0xffffffffu;  // the source of a pair whose index is bad
 
-Launch threads_launch(int64_t n, const Stream& stream) {
-  return {.grid = blocks_for(n, kBlock, kMaxBlocks), .block = kBlock, .stream = stream};
-}
+Launch threads_launch(int64_t n, const Stream& stream) { return grid_over(n, stream, 1 << 16); }
 
 /// [outer, count, inner] added to [outer, size, inner] along the middle.
 template <class T>
@@ -70,7 +68,7 @@ __device__ inline float* part_of(float* parts, const AddRows<T>& k, const Share&
 }
 
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock, 1)
+__global__ void __launch_bounds__(kGridBlock, 1)
     sum_chunks(AddRows<T> k, SortedPairs pairs, float* parts) {
   const int64_t total = k.outer * pairs.chunks * (k.inner / N);
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
@@ -123,7 +121,7 @@ __device__ inline int64_t end_of_run(const SortedPairs& pairs, int64_t chunk, ui
 
 /// Sums the parts of each run that goes past a chunk, by the chunk in which it began.
 template <class T, int N>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     join_parts(AddRows<T> k, SortedPairs pairs, float* parts) {
   const int64_t total = k.outer * pairs.chunks * (k.inner / N);
   for (int64_t i = global_thread(); i < total; i += global_threads()) {
@@ -150,12 +148,12 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 /// Pair j: where indices put row j, or a pair that is skipped.
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     make_index_pairs(uint32_t* keys, uint32_t* sources, Indices index, int64_t n, int64_t size,
-                     DeviceFault* fault) {
+                     Faults faults) {
   for (int64_t j = global_thread(); j < n; j += global_threads()) {
     const int64_t id = index[j];
-    const bool good = check_index(fault, IndexAdd::name, id, j, size);
+    const bool good = faults.check(id, j, size);
     keys[j] = good ? uint32_t(id) : 0;
     sources[j] = good ? uint32_t(j) : kSkipped;
   }
@@ -165,16 +163,16 @@ __global__ void __launch_bounds__(kBlock)
 struct Elements {
   Indices index;
   int64_t outer, size, count, inner;
-  DeviceFault* fault;
+  Faults faults;
   /// Where element i of src goes, or -1; `column` is (outer, inner) of it.
   __device__ int64_t destination(int64_t i, const Division& outer_and_inner) const {
     const int64_t id = index[i];
-    if (!check_index(fault, ScatterAdd::name, id, i, size)) return -1;
+    if (!faults.check(id, i, size)) return -1;
     return (outer_and_inner.quotient * size + id) * inner + outer_and_inner.remainder;
   }
 };
 
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     make_element_pairs(uint32_t* keys, uint32_t* sources, Elements k) {
   const int64_t n = k.outer * k.count * k.inner;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
@@ -187,7 +185,7 @@ __global__ void __launch_bounds__(kBlock)
 
 /// A thread owns a column of an outer index, and adds to it in the order of j.
 template <class T>
-__global__ void __launch_bounds__(kBlock) add_columns(float* y, const T* src, Elements k) {
+__global__ void __launch_bounds__(kGridBlock) add_columns(float* y, const T* src, Elements k) {
   for (int64_t c = global_thread(); c < k.outer * k.inner; c += global_threads()) {
     const Division at = divide(c, k.inner);
     for (int64_t j = 0; j < k.count; ++j) {
@@ -230,9 +228,9 @@ void run(Cuda, const IndexAdd& k) {
   require(k.count <= kMaxPairs && k.size <= kMaxPairs, k.name, ": cuda has no more than ",
           kMaxPairs, " rows, got ", k.count, " to add to ", k.size);
   visit_cuda_float(k.dtype, [&]<class T>() {
-    if (!k.accumulate)
-      OLM_CUDA_CHECK(cudaMemsetAsync(k.y, 0, size_t(k.outer * k.size * k.inner) * sizeof(float),
-                                     static_cast<cudaStream_t>(k.stream.native)));
+    const size_t bytes = size_t(k.outer * k.size * k.inner) * sizeof(float);
+    if (!k.accumulate && bytes > 0)
+      OLM_CUDA_CHECK(cudaMemsetAsync(k.y, 0, bytes, static_cast<cudaStream_t>(k.stream.native)));
     const AddRows<T> rows{.y = out<float>(k.y),
                           .src = in<T>(k.src),
                           .outer = k.outer,
@@ -242,7 +240,7 @@ void run(Cuda, const IndexAdd& k) {
                           .accumulate = k.accumulate};
     add_sorted(rows, k.count, k.size, k.stream, [&](uint32_t* keys, uint32_t* sources) {
       launch(make_index_pairs, threads_launch(k.count, k.stream), keys, sources,
-             indices_of(k.index, k.index_dtype), k.count, k.size, k.stream.fault);
+             indices_of(k.index, k.index_dtype), k.count, k.size, Faults(k.name, k.stream));
     });
   });
 }
@@ -253,7 +251,7 @@ void run(Cuda, const ScatterAdd& k) {
                           .size = k.size,
                           .count = k.count,
                           .inner = k.inner,
-                          .fault = k.stream.fault};
+                          .faults = {k.name, k.stream}};
   const int64_t n = k.outer * k.count * k.inner, places = k.outer * k.size * k.inner;
   // Columns alone keep a card busy where there are many, and are enough where each is short.
   constexpr int64_t kManyColumns = 4096, kShort = 32;

@@ -17,19 +17,4 @@ inline Indices indices_of(const void* data, DType dtype) {
   return {data, dtype == i64};
 }
 
-/// Calls f.template operator()<Word>() with an unsigned integer of that many bytes.
-template <class F>
-void visit_word(size_t bytes, F&& f) {
-  switch (bytes) {
-    case 1:
-      return f.template operator()<uint8_t>();
-    case 2:
-      return f.template operator()<uint16_t>();
-    case 4:
-      return f.template operator()<uint32_t>();
-    default:
-      return f.template operator()<uint64_t>();
-  }
-}
-
 }  // namespace olm::kernels

@@ -10,28 +10,25 @@
 namespace olm::kernels {
 namespace {
 
-constexpr int64_t kBlock = 256;
-
 Launch pieces_launch(int64_t pieces, const Stream& stream) {
-  return {.grid = blocks_for(pieces, kBlock, 1 << 16), .block = kBlock, .stream = stream};
+  return grid_over(pieces, stream, 1 << 16);
 }
 
 /// What every index_select has: [outer, size, width] to [outer, count, width], in some unit.
 struct SelectRows {
   Indices index;
   int64_t outer, size, count, width;
-  const char* op;
-  DeviceFault* fault;
+  Faults faults;
   /// Row of x that row r of y takes, or -1.
   __device__ int64_t source(int64_t r) const {
     const Division at = divide(r, count);
     const int64_t id = index[at.remainder];
-    return check_index(fault, op, id, at.remainder, size) ? at.quotient * size + id : -1;
+    return faults.check(id, at.remainder, size) ? at.quotient * size + id : -1;
   }
 };
 
 template <class Unit>
-__global__ void __launch_bounds__(kBlock) select_units(Unit* y, const Unit* x, SelectRows k) {
+__global__ void __launch_bounds__(kGridBlock) select_units(Unit* y, const Unit* x, SelectRows k) {
   const int64_t n = k.outer * k.count * k.width;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
     const Division at = divide(i, k.width);
@@ -41,9 +38,9 @@ __global__ void __launch_bounds__(kBlock) select_units(Unit* y, const Unit* x, S
 }
 
 template <class From, class To>
-__global__ void __launch_bounds__(kBlock)
+__global__ void __launch_bounds__(kGridBlock)
     select_converted(To* y, const From* x, SelectRows k, bool aligned) {
-  constexpr int N = kVec<From> < kVec<To> ? kVec<From> : kVec<To>;
+  constexpr int N = kVecBetween<From, To>;
   const int64_t pieces = ceil_div(k.width, N);
   for (int64_t i = global_thread(); i < k.outer * k.count * pieces; i += global_threads()) {
     const Division at = divide(i, pieces);
@@ -56,9 +53,9 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 /// Where nothing is moved the indices are still looked at.
-__global__ void __launch_bounds__(kBlock) check_all(SelectRows k) {
+__global__ void __launch_bounds__(kGridBlock) check_all(SelectRows k) {
   for (int64_t j = global_thread(); j < k.count; j += global_threads())
-    check_index(k.fault, k.op, k.index[j], j, k.size);
+    k.faults.check(k.index[j], j, k.size);
 }
 
 template <class Word>
@@ -67,27 +64,26 @@ struct GatherElements {
   const Word* x;
   Indices index;
   int64_t outer, size, count, inner;
-  DeviceFault* fault;
+  Faults faults;
 };
 template <class Word>
-__global__ void __launch_bounds__(kBlock) gather(GatherElements<Word> k) {
+__global__ void __launch_bounds__(kGridBlock) gather(GatherElements<Word> k) {
   const int64_t n = k.outer * k.count * k.inner;
   for (int64_t i = global_thread(); i < n; i += global_threads()) {
     const Division by_row = divide(i, k.inner), by_outer = divide(by_row.quotient, k.count);
     const int64_t id = k.index[i];
-    if (!check_index(k.fault, Gather::name, id, i, k.size)) continue;
+    if (!k.faults.check(id, i, k.size)) continue;
     k.y[i] = k.x[(by_outer.quotient * k.size + id) * k.inner + by_row.remainder];
   }
 }
 
 template <class Word>
-__global__ void __launch_bounds__(kBlock)
-    one_hot(Word* y, Indices index, int64_t count, int64_t size, Word one, DeviceFault* fault) {
+__global__ void __launch_bounds__(kGridBlock)
+    one_hot(Word* y, Indices index, int64_t count, int64_t size, Word one, Faults faults) {
   for (int64_t i = global_thread(); i < count * size; i += global_threads()) {
     const Division at = divide(i, size);
     const int64_t id = index[at.quotient];
-    if (check_index(fault, OneHot::name, id, at.quotient, size))
-      y[i] = id == at.remainder ? one : Word(0);
+    if (faults.check(id, at.quotient, size)) y[i] = id == at.remainder ? one : Word(0);
   }
 }
 
@@ -113,13 +109,12 @@ void run(Cuda, const IndexSelect& k) {
                         .size = k.size,
                         .count = k.count,
                         .width = k.inner,
-                        .op = k.op,
-                        .fault = k.stream.fault};
+                        .faults = {k.op, k.stream}};
   if (k.outer * k.inner == 0) return launch(check_all, pieces_launch(k.count, k.stream), rows);
   if (k.x_dtype == k.dtype) return select_bytes(k, rows, k.inner * int64_t(size_of(k.dtype)));
   visit_cuda_float(k.x_dtype, [&]<class From>() {
     visit_cuda_float(k.dtype, [&]<class To>() {
-      constexpr int N = kVec<From> < kVec<To> ? kVec<From> : kVec<To>;
+      constexpr int N = kVecBetween<From, To>;
       const int64_t pieces = k.outer * k.count * ceil_div(k.inner, N);
       launch(select_converted<From, To>, pieces_launch(pieces, k.stream), out<To>(k.y),
              in<From>(k.x), rows,
@@ -137,7 +132,7 @@ void run(Cuda, const Gather& k) {
                                         .size = k.size,
                                         .count = k.count,
                                         .inner = k.inner,
-                                        .fault = k.stream.fault};
+                                        .faults = {k.name, k.stream}};
     launch(gather<Word>, pieces_launch(k.outer * k.count * k.inner, k.stream), elements);
   });
 }
@@ -151,7 +146,8 @@ void run(Cuda, const OneHot& k) {
   });
   visit_word(size_of(k.dtype), [&]<class Word>() {
     launch(one_hot<Word>, pieces_launch(k.count * k.size, k.stream), out<Word>(k.y),
-           indices_of(k.index, k.index_dtype), k.count, k.size, Word(one), k.stream.fault);
+           indices_of(k.index, k.index_dtype), k.count, k.size, Word(one),
+           Faults(k.name, k.stream));
   });
 }
 

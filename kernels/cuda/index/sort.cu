@@ -11,7 +11,9 @@ namespace {
 constexpr int kBits = 8, kDigits = 1 << kBits, kBlock = 128, kWarps = kBlock / kWarp;
 constexpr int kRounds = 8, kTile = kBlock * kRounds;
 
-__device__ inline int digit_of(uint32_t key, int shift) { return int(key >> shift) % kDigits; }
+__device__ inline int digit_of(uint32_t key, int shift) {
+  return int(key >> shift & (kDigits - 1));
+}
 
 __global__ void __launch_bounds__(kBlock)
     count_digits(const uint32_t* keys, uint32_t* counts, int64_t n, int shift) {
@@ -28,9 +30,6 @@ __global__ void __launch_bounds__(kBlock)
 
 /// counts[i] becomes the sum of those before it. One block; a thread has four neighbours at a time.
 __global__ void __launch_bounds__(1024) scan_counts(uint32_t* counts, int64_t n) {
-  auto* of_warp = shared<uint32_t>();
-  const int lane = int(threadIdx.x) % kWarp, warp = int(threadIdx.x) / kWarp;
-  const int warps = int(blockDim.x) / kWarp;
   uint32_t before = 0;
   for (int64_t begin = 0; begin < n; begin += 4 * blockDim.x) {
     const int64_t first = begin + 4 * threadIdx.x;
@@ -40,24 +39,14 @@ __global__ void __launch_bounds__(1024) scan_counts(uint32_t* counts, int64_t n)
       v[j] = first + j < n ? counts[first + j] : 0;
       sum += v[j];
     }
-    uint32_t upto = sum;  // of this warp, this thread included
-    for (int distance = 1; distance < kWarp; distance *= 2) {
-      const uint32_t other = __shfl_up_sync(kAllLanes, upto, unsigned(distance));
-      if (lane >= distance) upto += other;
-    }
-    if (lane == kWarp - 1) of_warp[warp] = upto;
-    __syncthreads();
-    uint32_t running = before + upto - sum;
-    for (int w = 0; w < warps; ++w) {
-      if (w < warp) running += of_warp[w];
-      before += of_warp[w];
-    }
+    uint32_t total;
+    uint32_t running = before + block_sum_before(sum, total);
+    before += total;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       if (first + j < n) counts[first + j] = running;
       running += v[j];
     }
-    __syncthreads();  // of_warp is used again
   }
 }
 
@@ -118,10 +107,8 @@ int sort_pairs(uint32_t* (&keys)[2], uint32_t* (&values)[2], int64_t n, uint64_t
     launch(count_digits,
            {.grid = tiles, .block = kBlock, .shared = kDigits * sizeof(uint32_t), .stream = stream},
            keys[now], counts.get(), n, shift);
-    launch(
-        scan_counts,
-        {.grid = 1, .block = row_block(size), .shared = kWarp * sizeof(uint32_t), .stream = stream},
-        counts.get(), size);
+    launch(scan_counts, {.grid = 1, .block = row_block(size), .stream = stream}, counts.get(),
+           size);
     launch(place,
            {.grid = tiles,
             .block = kBlock,

@@ -4,15 +4,13 @@
 // last of them, a thread handles a packet of eight elements; else one element.
 #include <olm/kernels/pointwise.h>
 #include <olm/kernels/cuda/packet.cuh>
+#include <olm/kernels/cuda/strided.cuh>
 
 namespace olm::kernels {
 
-inline constexpr int64_t kPointwiseBlock = 256;
-
 /// A launch over n elements of which the first `packets` · 8 are handled by eight.
 inline Launch pointwise_launch(int64_t n, int64_t packets, const Stream& stream) {
-  const int64_t items = std::max(packets, n - packets * kPacket);
-  return {.grid = blocks_for(items, kPointwiseBlock), .block = kPointwiseBlock, .stream = stream};
+  return grid_over(std::max(packets, n - packets * kPacket), stream);
 }
 
 /// Calls on_packet(i) for the packets of this thread, i the first element, and on_element(i) for
@@ -24,39 +22,12 @@ __device__ inline void for_pointwise(int64_t n, int64_t packets, OnPacket&& on_p
   for (int64_t i = packets * kPacket + global_thread(); i < n; i += global_threads()) on_element(i);
 }
 
-/// N operands over n elements of a result.
+/// N operands over the elements of a result.
 template <int N>
-struct Operands {
+struct Operands : StridedShape<N> {
   const void* data[N] = {};
-  int64_t n = 1, packets = 0;
-  int rank = 0;
-  int64_t shape[8] = {}, strides[N][8] = {};
+  int64_t packets = 0;
 };
-
-template <int N>
-struct Offsets {
-  int64_t of[N];
-};
-
-template <class Index, int N>
-__device__ inline Offsets<N> split_index(const Operands<N>& at, Index i) {
-  Offsets<N> offsets = {};
-  for (int d = at.rank - 1; d > 0; --d) {
-    const Index size = Index(at.shape[d]), index = i % size;
-    i /= size;
-#pragma unroll
-    for (int k = 0; k < N; ++k) offsets.of[k] += int64_t(index) * at.strides[k][d];
-  }
-#pragma unroll
-  for (int k = 0; k < N; ++k) offsets.of[k] += int64_t(i) * at.strides[k][0];
-  return offsets;
-}
-/// Where element i lies in each operand. Division of 32 bits is several times as fast as of 64.
-template <int N>
-__device__ inline Offsets<N> offsets_of(const Operands<N>& at, int64_t i) {
-  if (at.n <= 0xffffffff) return split_index(at, uint32_t(i));
-  return split_index(at, uint64_t(i));
-}
 
 /// The last stride of an operand: 0 or 1 where there are packets.
 template <int N>
@@ -96,11 +67,11 @@ Operands<N> operands_of(int rank, const int64_t* shape, const Strided* const (&o
   }
   if (at.rank == 0) at.shape[at.rank++] = 1;
   const int last = at.rank - 1;
-  bool has = has_packets(y...) && (at.rank == 1 || at.shape[last] % kPacket == 0);
+  bool has = is_aligned(y...) && (at.rank == 1 || at.shape[last] % kPacket == 0);
   for (int k = 0; k < N; ++k) {
     at.data[k] = operands[k]->data;
     const int64_t step = at.strides[k][last];
-    has = has && (step == 0 || (step == 1 && has_packets(at.data[k])));
+    has = has && (step == 0 || (step == 1 && is_aligned(at.data[k])));
     for (int d = 0; d < last; ++d) has = has && (step == 0 || at.strides[k][d] % kPacket == 0);
   }
   at.packets = has ? at.n / kPacket : 0;

@@ -1,6 +1,7 @@
 // Comparisons and where, split as binary.cu: eight elements to a thread where the operands lie in
 // rows or are repeated along them. Traffic: each operand once, the result once.
 #include <olm/kernels/cuda/pointwise/operands.cuh>
+#include <olm/kernels/cuda/row.cuh>
 
 namespace olm::kernels {
 namespace {
@@ -66,42 +67,13 @@ __global__ void compare_integers(CompareOp op, const __grid_constant__ Operands<
   }
 }
 
-/// Eight neighbours of any size.
+/// Elements i to i + 7 of memory, or element i eight times where the stride is 0.
 template <class Bits>
-struct Neighbours {
-  Bits v[kPacket];
-};
-template <class Bits>
-inline constexpr int kAtOnce = sizeof(Bits) == 1 ? kPacket : kVec<Bits>;
-
-template <class Bits>
-__device__ inline Neighbours<Bits> load_neighbours(const void* x, int64_t i, int64_t stride) {
-  Neighbours<Bits> all;
-  constexpr int kPart = kAtOnce<Bits>;
-  if (stride == 0) {
-    const Bits one = in<Bits>(x)[i];
+__device__ inline void load_operand(Bits (&v)[kPacket], const void* x, int64_t i, int64_t stride) {
+  if (stride != 0) return load_part(v, in<Bits>(x) + i, true, kPacket);
+  const Bits one = in<Bits>(x)[i];
 #pragma unroll
-    for (int j = 0; j < kPacket; ++j) all.v[j] = one;
-  } else {
-#pragma unroll
-    for (int first = 0; first < kPacket; first += kPart) {
-      const auto part = load_vec<Bits, kPart>(in<Bits>(x) + i + first);
-#pragma unroll
-      for (int j = 0; j < kPart; ++j) all.v[first + j] = part.v[j];
-    }
-  }
-  return all;
-}
-template <class Bits>
-__device__ inline void store_neighbours(Bits* y, const Neighbours<Bits>& all) {
-  constexpr int kPart = kAtOnce<Bits>;
-#pragma unroll
-  for (int first = 0; first < kPacket; first += kPart) {
-    Vec<Bits, kPart> part;
-#pragma unroll
-    for (int j = 0; j < kPart; ++j) part.v[j] = all.v[first + j];
-    store_vec(y + first, part);
-  }
+  for (int j = 0; j < kPacket; ++j) v[j] = one;
 }
 
 /// Operands: condition, a, b. Elements are moved, not computed with.
@@ -111,24 +83,20 @@ __global__ void where(const __grid_constant__ Operands<3> at, Bits* y) {
       at.n, at.packets,
       [&](int64_t i) {
         const Offsets<3> offsets = offsets_of(at, i);
-        const auto c = load_neighbours<uint8_t>(at.data[0], offsets.of[0], last_stride(at, 0));
-        auto a = load_neighbours<Bits>(at.data[1], offsets.of[1], last_stride(at, 1));
-        const auto b = load_neighbours<Bits>(at.data[2], offsets.of[2], last_stride(at, 2));
+        uint8_t c[kPacket];
+        Bits a[kPacket], b[kPacket];
+        load_operand(c, at.data[0], offsets.of[0], last_stride(at, 0));
+        load_operand(a, at.data[1], offsets.of[1], last_stride(at, 1));
+        load_operand(b, at.data[2], offsets.of[2], last_stride(at, 2));
 #pragma unroll
-        for (int j = 0; j < kPacket; ++j) a.v[j] = c.v[j] ? a.v[j] : b.v[j];
-        store_neighbours(y + i, a);
+        for (int j = 0; j < kPacket; ++j) a[j] = c[j] ? a[j] : b[j];
+        store_part(y + i, a, true, kPacket);
       },
       [&](int64_t i) {
         const Offsets<3> offsets = offsets_of(at, i);
         const bool c = in<bool>(at.data[0])[offsets.of[0]];
         y[i] = c ? in<Bits>(at.data[1])[offsets.of[1]] : in<Bits>(at.data[2])[offsets.of[2]];
       });
-}
-
-template <class Bits>
-void run_where(const Where& k) {
-  const Operands<3> at = operands_of<3>(k.rank, k.shape, {&k.condition, &k.a, &k.b}, k.y);
-  launch(where<Bits>, pointwise_launch(at.n, at.packets, k.stream), at, out<Bits>(k.y));
 }
 
 }  // namespace
@@ -145,16 +113,10 @@ void run(Cuda, const Compare& k) {
 
 void run(Cuda, const Where& k) {
   require(k.dtype != f64, "pointwise where: cuda has no f64");
-  switch (size_of(k.dtype)) {
-    case 1:
-      return run_where<uint8_t>(k);
-    case 2:
-      return run_where<uint16_t>(k);
-    case 4:
-      return run_where<uint32_t>(k);
-    default:
-      return run_where<uint64_t>(k);
-  }
+  const Operands<3> at = operands_of<3>(k.rank, k.shape, {&k.condition, &k.a, &k.b}, k.y);
+  visit_word(size_of(k.dtype), [&]<class Bits>() {
+    launch(where<Bits>, pointwise_launch(at.n, at.packets, k.stream), at, out<Bits>(k.y));
+  });
 }
 
 }  // namespace olm::kernels

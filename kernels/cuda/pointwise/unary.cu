@@ -46,7 +46,7 @@ void run_integers(const Unary& k) {
 void run(Cuda, const Unary& k) {
   if (k.dtype == i32 || k.dtype == i64) return run_integers(k);
   require_packet_dtype("pointwise", k.dtype);
-  const int64_t packets = has_packets(k.x, k.y) ? k.n / kPacket : 0;
+  const int64_t packets = is_aligned(k.x, k.y) ? k.n / kPacket : 0;
   scalar::visit_unary(k.op, k.a, k.b, [&](auto op) {
     launch(unary<decltype(op)>, pointwise_launch(k.n, packets, k.stream), op, k.x, k.y, k.dtype,
            k.n, packets);

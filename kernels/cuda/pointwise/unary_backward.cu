@@ -39,7 +39,7 @@ void run(Cuda, const UnaryBackward& k) {
   scalar::visit_unary(k.op, k.a, k.b, [&](auto op) {
     using Op = decltype(op);
     const void *x = Op::kX ? k.x : nullptr, *y = Op::kY ? k.y : nullptr;
-    const int64_t packets = has_packets(k.dy, x, y, k.dx) ? k.n / kPacket : 0;
+    const int64_t packets = is_aligned(k.dy, x, y, k.dx) ? k.n / kPacket : 0;
     launch(unary_backward<Op>, pointwise_launch(k.n, packets, k.stream), op, k.dy, x, y, k.dx,
            k.dtype, k.n, packets);
   });

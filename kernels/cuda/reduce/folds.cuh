@@ -29,20 +29,17 @@ struct Powers : Total<float> {
   }
 };
 
-/// Squares of what lies beyond kTiny⁻¹ overflow: they are summed times kTiny² too.
+/// Squares of what lies beyond kTiny⁻¹ overflow: they are summed times kTiny² too, in b.
 constexpr float kTiny = 0x1p-70f;
-struct SquaresState {
-  float sum, tiny;
-};
 struct Squares {
   using Value = float;
-  using State = SquaresState;
+  using State = Pair;
   __device__ static State neutral() { return {0, 0}; }
   __device__ static State term(float x, float ref, int64_t) {
     const float centred = x - ref, tiny = centred * kTiny;
     return {centred * centred, tiny * tiny};
   }
-  __device__ static State join(State a, State b) { return {a.sum + b.sum, a.tiny + b.tiny}; }
+  __device__ static State join(State a, State b) { return a + b; }
 };
 
 template <class V>
@@ -90,10 +87,10 @@ __device__ inline void finish(const Result& to, int64_t i, uint64_t sum) {
   else
     out<uint64_t>(to.y)[i] = sum;
 }
-__device__ inline void finish(const Result& to, int64_t i, SquaresState s) {
-  const bool overflowed = s.sum > std::numeric_limits<float>::max();
+__device__ inline void finish(const Result& to, int64_t i, Pair squares) {
+  const bool overflowed = squares.a > std::numeric_limits<float>::max();
   store_float(to.y, to.dtype, i,
-              overflowed ? s.tiny / to.divisor / kTiny / kTiny : s.sum / to.divisor);
+              overflowed ? squares.b / to.divisor / kTiny / kTiny : squares.a / to.divisor);
 }
 template <class V>
 __device__ inline void finish(const Result& to, int64_t i, ExtremeState<V> extreme) {

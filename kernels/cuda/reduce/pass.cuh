@@ -16,13 +16,7 @@ constexpr int64_t kMinRowPart = 8192;  // elements of a row that are worth a blo
 constexpr int64_t kMinBlocks = 512;    // below which the axis is cut
 constexpr int kLoads = 8;              // of a thread on columns, in flight
 
-template <class V>
-__device__ inline V from_lane(V v, int distance) {
-  return __shfl_xor_sync(kAllLanes, v, distance);
-}
-__device__ inline SquaresState from_lane(SquaresState v, int distance) {
-  return {from_lane(v.sum, distance), from_lane(v.tiny, distance)};
-}
+using kernels::from_lane;
 template <class V>
 __device__ inline ExtremeState<V> from_lane(ExtremeState<V> v, int distance) {
   return {from_lane(v.value, distance), from_lane(v.index, distance)};
@@ -31,9 +25,9 @@ __device__ inline ExtremeState<V> from_lane(ExtremeState<V> v, int distance) {
 /// Over teams of `threads`, a power of two, of a warp.
 template <class Fold>
 __device__ inline typename Fold::State warp_fold(typename Fold::State v, int threads = kWarp) {
-  for (int distance = threads / 2; distance > 0; distance /= 2)
-    v = Fold::join(v, from_lane(v, distance));
-  return v;
+  using State = typename Fold::State;
+  return warp_reduce(
+      v, [](const State& a, const State& b) { return Fold::join(a, b); }, threads);
 }
 /// For the first warp.
 template <class Fold>
@@ -94,18 +88,25 @@ __device__ inline typename Fold::State fold_singly(const void* x, DType t, int64
   return state;
 }
 
-/// The part [begin, end) of a row by the threads of a warp or block, `lane` of `threads`.
+/// The part [begin, end) of a row by the threads of a warp or block, `lane` of `threads`. Rows of
+/// whole packets are summed by packets, which begin at multiples of 16 bytes where `aligned`.
 template <class Fold>
 __device__ inline typename Fold::State fold_part(const void* x, DType t, int64_t base,
                                                  int64_t begin, int64_t end, float ref, int lane,
-                                                 int threads, bool aligned) {
+                                                 int threads, bool packets, bool aligned) {
   auto state = Fold::neutral();
   if constexpr (std::is_same_v<typename Fold::Value, float>) {
     const int64_t step = int64_t(threads) * kPacket;
-    for (int64_t c = begin + lane * kPacket; aligned && c < end; c += 2 * step) {
+    for (int64_t c = begin + lane * kPacket; packets && c < end; c += 2 * step) {
       const bool has_second = c + step < end;
-      Packet first = load_packet(x, t, base + c), second = first;
-      if (has_second) second = load_packet(x, t, base + c + step);
+      Packet first, second;
+      if (aligned) {
+        second = first = load_packet(x, t, base + c);
+        if (has_second) second = load_packet(x, t, base + c + step);
+      } else {
+        first = gather_packet(x, t, base + c);
+        second = gather_packet(x, t, base + c + (has_second ? step : 0));
+      }
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         float v[kPacket];
@@ -117,7 +118,7 @@ __device__ inline typename Fold::State fold_part(const void* x, DType t, int64_t
         if (!half || has_second) state = Fold::join(state, sum);
       }
     }
-    if (aligned) begin = end;
+    if (packets) begin = end;
   }
   return Fold::join(state, fold_singly<Fold>(x, t, base, 1, begin + lane, end, threads, ref));
 }
@@ -126,7 +127,7 @@ __device__ inline typename Fold::State fold_part(const void* x, DType t, int64_t
 /// go to `partial`, or results to `to`.
 template <class Fold>
 __global__ void fold_rows(const void* x, DType t, Cut cut, const float* ref, int threads,
-                          bool aligned, typename Fold::State* partial, Result to) {
+                          bool packets, bool aligned, typename Fold::State* partial, Result to) {
   const int teams = int(blockDim.x) / threads, team = int(threadIdx.x) / threads;
   const int lane = int(threadIdx.x) % threads;
   const int64_t unit = int64_t(blockIdx.x) * teams + team;
@@ -134,7 +135,8 @@ __global__ void fold_rows(const void* x, DType t, Cut cut, const float* ref, int
   const int64_t o = unit / cut.parts, begin = unit % cut.parts * cut.length;
   const int64_t end = has_unit ? std::min(cut.reduced, begin + cut.length) : begin;
   const float of_row = has_unit ? load_ref(ref, o) : 0.0f;
-  auto state = fold_part<Fold>(x, t, o * cut.reduced, begin, end, of_row, lane, threads, aligned);
+  auto state =
+      fold_part<Fold>(x, t, o * cut.reduced, begin, end, of_row, lane, threads, packets, aligned);
   state = threads > kWarp ? block_fold<Fold>(state) : warp_fold<Fold>(state, threads);
   if (lane != 0 || !has_unit) return;
   if (partial)
@@ -253,8 +255,8 @@ void fold(const Shape& s, const float* ref, const Result& to) {
             .block = block,
             .shared = sizeof(State) * kWarp,
             .stream = s.stream},
-           s.x, s.dtype, cut, ref, int(threads), s.reduced % kPacket == 0 && has_packets(s.x),
-           partial, to);
+           s.x, s.dtype, cut, ref, int(threads), s.reduced % kPacket == 0, is_aligned(s.x), partial,
+           to);
   } else {
     launch(fold_columns<Fold>,
            column_launch(s.outer * cut.parts * chunks, width, s.reduced, sizeof(State), s.stream),

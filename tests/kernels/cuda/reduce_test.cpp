@@ -37,4 +37,15 @@ TEST_SUITE("kernels/cuda/reduce") {
             to_host<int64_t>(argmin(whole, 1)));
     }
   }
+
+  TEST_CASE("the bits of a sum depend on the shape, not on where the memory begins") {
+    if (test_device() == cpu) return;
+    for (const DType dtype : {f32, bf16})
+      for (const int64_t n : {96, 5000, 40000}) {
+        Generator rng(6);
+        const Tensor all = on_test_device(raw::cast(randn({n + 3}, rng), dtype));
+        const Tensor part = raw::slice(all, 0, 3, n + 3);
+        check_same_bits(sum(part, 0), sum(raw::clone(part), 0), "sum");
+      }
+  }
 }

@@ -6,8 +6,8 @@
 #include <mutex>
 #include <string>
 
-#include <olm/engine/caching_allocator.h>
-#include <olm/engine/cuda/staging.h>
+#include <olm/engine/caching_allocator_internal.h>
+#include <olm/engine/cuda/staging_internal.h>
 #include <olm/kernels/base/fault.h>
 
 namespace olm::cuda_backend {

@@ -57,8 +57,8 @@ class CachingAllocator : public Allocator {
   Taken take_large(size_t size);
   void free_large(char* data);
   void merge(Blocks::iterator at, Blocks::iterator next);
-  /// `bytes` of the system, or `least` where there are no more.
-  Taken from_system(size_t bytes, size_t least);
+  /// `preferred` bytes, or where the system has not so many, `least`, for a request of `wanted`.
+  Taken from_system(size_t preferred, size_t least, size_t wanted);
   void release_free();
 
   CachingOptions options_;
