@@ -18,10 +18,11 @@ struct Draw {
   DType dtype;
   int64_t number(int64_t low, int64_t high) { return low + g.below(high - low + 1); }
   bool coin() { return g.below(2) == 0; }
-  /// Mostly small, at times 0, 1 or more than a warp.
+  /// Mostly small, often rows of whole vectors, at times 0, 1 or more than a warp.
   int64_t size() {
     const int64_t kind = number(0, 9);
-    return kind == 0 ? number(0, 1) : kind == 1 ? number(30, 70) : number(1, 17);
+    if (kind < 4) return 8 * number(1, 5);
+    return kind == 4 ? number(0, 1) : kind == 5 ? number(30, 70) : number(1, 17);
   }
   Shape shape() {
     const int rank = number(0, 9) == 0 ? 8 : int(number(1, 3));
@@ -60,16 +61,17 @@ Input floats(Draw& d, const Shape& shape, DType dtype) {
   const int last = shape.rank() - 1;
   switch (d.number(0, 7)) {
     case 0:
+    case 1:
       return {raw::view(raw::slice(d.values({shape.numel() + 3}, dtype), 0, 3, shape.numel() + 3),
                         shape),
               true};
-    case 1:
+    case 2:
       of_memory[last] = 2 * shape[last] + 1;
       return {raw::slice(d.values(of_memory, dtype), -1, 1, of_memory[last], 2), true};
-    case 2:
+    case 3:
       std::swap(of_memory[0], of_memory[last]);
       return {raw::transpose(d.values(of_memory, dtype), 0, last), true};
-    case 3:
+    case 4:
       of_memory[0] = 1;
       return {raw::expand(d.values(of_memory, dtype), shape), true};
     default:
