@@ -91,9 +91,10 @@ OLM_API void run(Cuda, const GlobalNorm&);
 
 /// Opens a step. Divides loss and aux by `targets`, or makes them 0 where that is 0, and norm, of
 /// the gradients as they arrived, becomes that of gradient_scale times them. The step is skipped
-/// where loss or norm is not finite, loss > skip_loss_above, or norm > skip_above. Else clip =
-/// gradient_scale · min(1, clip_norm / (norm + 1e-6)), without the second factor if clip_norm is 0,
-/// and the step is counted. A skipped step has clip = gradient_scale.
+/// where loss or norm is not finite, loss > skip_loss_above, norm > skip_above, or a kernel has
+/// reported a bad index that the host has yet to throw. Else clip = gradient_scale · min(1,
+/// clip_norm / (norm + 1e-6)), without the second factor if clip_norm is 0, and the step is
+/// counted. A skipped step has clip = gradient_scale.
 struct BeginStep {
   static constexpr const char* name = "optimizer step";
   StepScalars* scalars = nullptr;

@@ -7,13 +7,13 @@
 
 namespace olm::kernels {
 
-/// What BeginStep does to the numbers of a step.
-OLM_HD inline void begin_step(StepScalars& s, const BeginStep& k) {
+/// What BeginStep does to the numbers of a step. `faulty`: a kernel before it met a bad index.
+OLM_HD inline void begin_step(StepScalars& s, const BeginStep& k, bool faulty) {
   s.loss = k.targets > 0 ? s.loss / k.targets : 0;
   s.aux = k.targets > 0 ? s.aux / k.targets : 0;
   s.norm *= s.gradient_scale;
-  s.skip = !std::isfinite(s.loss) || s.loss > k.skip_loss_above || !std::isfinite(s.norm) ||
-           s.norm > k.skip_above;
+  s.skip = faulty || !std::isfinite(s.loss) || s.loss > k.skip_loss_above ||
+           !std::isfinite(s.norm) || s.norm > k.skip_above;
   s.clip = s.gradient_scale;
   if (s.skip) return;
   if (k.clip_norm > 0) s.clip *= std::min(1.0, k.clip_norm / (s.norm + 1e-6));

@@ -212,7 +212,7 @@ void run(Cpu, const AccumulateLoss& k) {
   s.aux = (k.accumulate ? s.aux : 0) + aux * k.targets;
 }
 
-void run(Cpu, const BeginStep& k) { begin_step(*k.scalars, k); }
+void run(Cpu, const BeginStep& k) { begin_step(*k.scalars, k, false); }
 
 void run(Cpu, const AdamWUpdate& k) {
   if (!k.scalars->skip) HWY_DYNAMIC_DISPATCH(adamw)(k);

@@ -112,7 +112,9 @@ __global__ void write_step(StepScalars* s, StepInputs inputs) {
   s->gradient_scale = inputs.gradient_scale;
   s->step = inputs.step;
 }
-__global__ void open_step(BeginStep k) { begin_step(*k.scalars, k); }
+__global__ void open_step(BeginStep k) {
+  begin_step(*k.scalars, k, k.stream.fault && k.stream.fault->claimed != 0);
+}
 
 __global__ void sum_aux(__grid_constant__ const Pointers<float> aux, double* sum, bool first) {
   double total = first ? 0.0 : *sum;

@@ -7,6 +7,7 @@
 #include <sstream>
 #include <thread>
 
+#include <olm/engine/caching_allocator_internal.h>
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 #include <tests/support/checks.h>
@@ -20,6 +21,24 @@ std::string text(const Tensor& x) {
   out << x;
   return out.str();
 }
+/// An allocator of a system with 40 MB.
+class SmallSystem final : public CachingAllocator {
+ public:
+  SmallSystem() : CachingAllocator({.name = "small"}) {}
+
+ private:
+  void* system_memory(size_t bytes) override {
+    if (bytes > left_) return nullptr;
+    left_ -= bytes;
+    return ::operator new(bytes);
+  }
+  void release_system_memory(void* p, size_t bytes) noexcept override {
+    left_ += bytes;
+    ::operator delete(p);
+  }
+  size_t left_ = size_t(40) << 20;
+};
+
 }  // namespace
 
 TEST_SUITE("engine/tensor") {
@@ -288,6 +307,20 @@ TEST_SUITE("engine/allocator") {
     const size_t in_use = memory_stats().in_use;
     check_error([] { empty({int64_t(1) << 50}); }, {"out of memory", "in use"});
     CHECK(memory_stats().in_use == in_use);
+  }
+
+  TEST_CASE("the last memory of a system is used, though a segment would not fit") {
+    SmallSystem memory;
+    std::vector<void*> taken;
+    check_error(
+        [&] {
+          while (true) taken.push_back(memory.take(1 << 20));
+        },
+        {"out of memory", "1048576 bytes asked for", "41943040 in use"});
+    CHECK(taken.size() == 40);  // a segment of 32 MB, and what is left
+    for (void* p : taken) memory.give_back(p);
+    memory.empty_cache();
+    CHECK(memory.stats().reserved == 0);
   }
 }
 

@@ -160,6 +160,35 @@ TEST_SUITE("nn/device") {
     CHECK(card.steps.back().loads[0].tokens == host.steps.back().loads[0].tokens);
   }
 
+  TEST_CASE("a step in which a card met a bad index changes nothing") {
+    if (!has_card()) return;
+    const Ref<Module> model = mixture();
+    model->to(cuda(0));
+    AdamW optimizer(model->parameters(), {.lr = kRate});
+    const auto step = [&](int64_t id, int64_t target) {
+      Context ctx;
+      backward(model->loss(full({1, 4}, double(id), {.dtype = i64, .device = cuda(0)}),
+                           full({1, 4}, double(target), {.dtype = i64, .device = cuda(0)}), ctx));
+      optimizer.step();
+    };
+    step(1, 2);
+    const auto weights = [&] {
+      Tensors copies;
+      for (const Tensor& p : model->parameters()) copies.push_back(raw::clone(p));
+      for (const auto& [key, t] : optimizer.state_dict()) copies.push_back(raw::clone(t));
+      return copies;
+    };
+    const Tensors before = weights();
+    check_error([&] { step(kVocab, 2); }, {"embedding: index 11 at position"});
+    optimizer.zero_grad();
+    check_error([&] { step(1, kVocab); }, {"cross_entropy: index 11 at position"});
+    optimizer.zero_grad();
+    const Tensors after = weights();
+    for (size_t i = 0; i < before.size(); ++i) check_same_bits(after[i], before[i], "a weight");
+    step(1, 2);
+    CHECK(optimizer.steps() == 2);
+  }
+
   TEST_CASE("a run on a card stops and goes on with the same bits") {
     if (!has_card()) return;
     for (const auto make : {dense, mixture}) {

@@ -127,6 +127,26 @@ TEST_SUITE("ops/extreme_scores") {
     }
   }
 
+  TEST_CASE("a sink of any size leaves a query without keys at 0, and NaN as one reaches all") {
+    for (const double sink : {-1e30, -1e10, -1e3, 1e3, 1e10, 1e30, double(NAN)})
+      for (const int64_t dim : {4, 8}) {  // whose scale is a power of two, and is none
+        INFO(sink, " ", dim);
+        const Tensor x = on_test_device(full({1, 2, 1, dim}, 1.0));
+        const Tensor s = on_test_device(full({1}, sink));
+        for (const Tensor& t : {x, s}) set_requires_grad(t);
+        const FlashAttentionOptions none{.causal = true, .offset = -5, .sink = s};
+        const FlashAttentionOptions all{.sink = s};
+        for (const FlashAttentionOptions& o : {none, all}) {
+          const Tensor y = flash_attention(x, x, x, o);
+          const Tensors d = gradients({y}, {on_test_device(full(y.shape(), 1.0))}, {x, s});
+          const double left = o.causal || sink > 0 ? 0 : 1;
+          for (const double v : to_host<double>(y))
+            CHECK((std::isnan(sink) ? std::isnan(v) : v == doctest::Approx(left)));
+          CHECK((std::isnan(sink) ? std::isnan(to_host<double>(d[1])[0]) : largest(d[1]) == 0));
+        }
+      }
+  }
+
   TEST_CASE("an infinite sink leaves nothing and gets no gradient") {
     for (const double infinite : {-double(INFINITY), double(INFINITY)}) {
       const Tensor x = on_test_device(full({1, 2, 1, 4}, 1.0));

@@ -211,7 +211,8 @@ void sink_gradient(const FlashAttentionBackward& f, const attention::BackwardPac
       for (int64_t i = 0; i < a.queries; ++i) {
         const int64_t row = (b * a.heads + h) * a.queries + i;
         const double above = sink - double(in<A>(f.row_max)[row]) * scale;
-        const double P = std::exp(above - double(in<A>(f.row_log_sum)[row]));
+        const double exponent = above - double(in<A>(f.row_log_sum)[row]);
+        const double P = exponent > 1 ? 1 : std::exp(exponent);  // more is the maximum's rounding
         const int64_t at = (b * a.heads + h) * pack.sizes.padded_queries + i;
         sum -= P * double(in<A>(pack.delta)[at]);
       }

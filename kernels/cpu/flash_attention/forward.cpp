@@ -157,15 +157,19 @@ RowEnd<A> end_of_row(A m, A l, double scale, A sink) {
   if (m == kMinusInfinity<A>) m = 0;  // no keys, or a NaN among the scores
   if (sink == kMinusInfinity<A>) return {l == 0 ? A(0) : 1 / l, m, std::log(l)};
   double kept = 1;
-  if (l == 0 || double(sink) > double(m) * scale) {  // the sink is the maximum
+  const bool is_largest = l == 0 || double(sink) > double(m) * scale;
+  if (is_largest) {
     // In the unit of m, scores that are not yet scaled, where a small scale may leave no room for
     // it.
     constexpr double kLargest = double(std::numeric_limits<A>::max());
     const A moved = A(std::clamp(double(sink) / scale, -kLargest, kLargest));
-    kept = std::exp((double(m) - double(moved)) * scale);
+    kept = l == 0 ? 0 : std::exp((double(m) - double(moved)) * scale);
     m = moved;
   }
-  const double total = double(l) * kept + std::exp(double(sink) - double(m) * scale);
+  constexpr double kFar = 64;
+  double above = double(sink) - double(m) * scale;
+  if (is_largest) above = std::clamp(above, -kFar, kFar);  // of a huge sink m has too few digits
+  const double total = double(l) * kept + std::exp(above);
   return {A(kept / total), m, A(std::log(total))};
 }
 

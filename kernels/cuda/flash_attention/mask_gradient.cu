@@ -93,11 +93,13 @@ __global__ void sink_of_head(const __grid_constant__ Problem p, const float* max
   const double sink = double(in<float>(a.sink)[h]);
   double sum = 0;
   // An infinite sink takes nothing, or everything: then outputs, and with them delta, are 0.
-  const bool finite = fabs(sink) <= 3.4028234663852886e38;
+  const bool finite = !(fabs(sink) > 3.4028234663852886e38);  // or NaN
   for (int64_t n = threadIdx.x; finite && n < a.batch * a.queries; n += blockDim.x) {
     const int64_t row = (n / a.queries * a.heads + h) * a.queries + n % a.queries;
     const double above = sink - double(max[row]) * p.unit;
-    sum -= exp(above - double(log_sum[row])) * double(delta[row]);
+    const double exponent = above - double(log_sum[row]);
+    // More than 1 is the maximum's rounding.
+    sum -= (exponent > 1 ? 1.0 : exp(exponent)) * double(delta[row]);
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) dsink[h] = float(sum) + (accumulate ? dsink[h] : 0.0f);

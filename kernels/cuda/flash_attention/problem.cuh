@@ -178,14 +178,19 @@ __device__ inline RowEnd end_of_row(const Problem& p, int64_t h, float m, float 
   const float sink = p.a.sink ? in<float>(p.a.sink)[h] : -kInfinity;
   if (sink == -kInfinity) return {l == 0 ? 0.0f : 1 / l, m, logf(l)};
   double kept = 1;
-  if (l == 0 || double(sink) > double(m) * p.unit) {  // the sink is the maximum
+  const bool is_largest = l == 0 || double(sink) > double(m) * p.unit;
+  if (is_largest) {
     // In the unit of m, where a small scale may leave no room for it.
     constexpr double kLargest = 3.4028234663852886e38;
     const float moved = float(fmin(fmax(double(sink) / p.unit, -kLargest), kLargest));
-    kept = exp((double(m) - double(moved)) * p.unit);
+    kept = l == 0 ? 0 : exp((double(m) - double(moved)) * p.unit);
     m = moved;
   }
-  const double total = double(l) * kept + exp(double(sink) - double(m) * p.unit);
+  constexpr double kFar = 64;
+  double above = double(sink) - double(m) * p.unit;
+  if (is_largest)  // of a huge sink m has too few digits
+    above = above > kFar ? kFar : above < -kFar ? -kFar : above;
+  const double total = double(l) * kept + exp(above);
   return {float(kept / total), m, float(log(total))};
 }
 

@@ -18,8 +18,13 @@ namespace {
 constexpr size_t kWorkspace = size_t(32) << 20;
 constexpr int64_t kAlignment = 16;  // bytes: more helps no algorithm
 
-void check_lt(cublasStatus_t status, const char* what) {
-  require(status == CUBLAS_STATUS_SUCCESS, "cuda: ", what, ": ", cublas_lt().status_string(status));
+/// `call` as it stands in the source, of which the sentence has the function.
+void check_lt(cublasStatus_t status, std::string_view call) {
+  if (status == CUBLAS_STATUS_SUCCESS) [[likely]]
+    return;
+  const size_t name = call.find('.') + 1;
+  fail("cuda: cuBLASLt's ", call.substr(name, call.find('(', name) - name), ": ",
+       cublas_lt().status_string(status));
 }
 #define OLM_LT_CHECK(call) check_lt(call, #call)
 
