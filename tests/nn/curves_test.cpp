@@ -108,14 +108,17 @@ struct Deviation {
 };
 
 Deviation train(const Curve& c, DType dtype) {
+  const Device device = dtype == f64 ? cpu : test_device();
   if (dtype == f64) c.model->to(f64);
+  c.model->to(device);
   AdamW optimizer(decay_groups(c.model->parameters(), 0.1),
                   {.lr = 1e-3, .betas = {0.9, 0.95}, .clip_norm = 1});
   Deviation d;
   for (size_t step = 0; step < c.losses.size(); ++step) {
     Context ctx{.dtype = dtype};
     const int64_t at = int64_t(step);
-    const Tensor loss = c.model->loss(inputs(c, at), targets(c, at), ctx);
+    const Tensor loss =
+        c.model->loss(raw::to(inputs(c, at), device), raw::to(targets(c, at), device), ctx);
     backward(loss);
     if (step == 0) d.gradients = gradients_apart(c);
     const double norm = optimizer.step().grad_norm;
