@@ -20,7 +20,7 @@ struct Identity : scalar::AnyConstant {
   }
 };
 
-/// Calls visitor(functor) for an activation.
+/// Calls visitor(functor) for an activation, on the host.
 template <class F>
 decltype(auto) visit_activation(Activation activation, F&& visitor) {
   switch (activation) {
@@ -40,6 +40,27 @@ decltype(auto) visit_activation(Activation activation, F&& visitor) {
       return visitor(scalar::Tanh{});
   }
   fail("cuda: there is no activation number ", int(activation));
+}
+
+/// Calls visitor(functor) for an activation, in a kernel.
+template <class Visitor>
+__device__ inline void with_activation(Activation activation, Visitor&& visitor) {
+  switch (activation) {
+    case Activation::none:
+      return visitor(Identity{});
+    case Activation::relu:
+      return visitor(scalar::Relu{});
+    case Activation::gelu:
+      return visitor(scalar::Gelu{});
+    case Activation::gelu_tanh:
+      return visitor(scalar::GeluTanh{});
+    case Activation::silu:
+      return visitor(scalar::Silu{});
+    case Activation::sigmoid:
+      return visitor(scalar::Sigmoid{});
+    case Activation::tanh:
+      return visitor(scalar::Tanh{});
+  }
 }
 
 /// act'(x); y = act(x) is computed only where the derivative is written in it.

@@ -139,11 +139,11 @@ TEST_SUITE("engine/device") {
         CHECK(y.shape() == shape);
         CHECK(bytes_of(y) == bytes_of(x));
         if (shape.rank() != 2) continue;
-        const Tensor turned = raw::transpose(x, 0, 1), part = raw::slice(x, 1, 1, 5, 2);
-        CHECK(bytes_of(raw::to(turned, test_device())) == bytes_of(turned));
+        const Tensor transposed = raw::transpose(x, 0, 1), part = raw::slice(x, 1, 1, 5, 2);
+        CHECK(bytes_of(raw::to(transposed, test_device())) == bytes_of(transposed));
         CHECK(bytes_of(raw::to(part, test_device())) == bytes_of(part));
         if (dtype == f64) continue;
-        CHECK(bytes_of(raw::transpose(y, 0, 1)) == bytes_of(turned));
+        CHECK(bytes_of(raw::transpose(y, 0, 1)) == bytes_of(transposed));
         CHECK(bytes_of(raw::slice(y, 1, 1, 5, 2)) == bytes_of(part));
       }
   }

@@ -1,4 +1,4 @@
-"""The phases of tools/gpu/accept. Each is given the session, runs commands and notes rows."""
+"""The phases of tools/gpu/accept. Each runs commands in its Session and notes rows."""
 import concurrent.futures
 import glob
 import json

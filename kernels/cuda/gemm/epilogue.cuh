@@ -46,27 +46,6 @@ inline Epilogue epilogue_of(const Gemm& g, int64_t offset = 0) {
   return e;
 }
 
-/// Calls visitor(functor) for an activation, in a kernel.
-template <class Visitor>
-__device__ inline void with_activation(Activation activation, Visitor&& visitor) {
-  switch (activation) {
-    case Activation::none:
-      return visitor(Identity{});
-    case Activation::relu:
-      return visitor(scalar::Relu{});
-    case Activation::gelu:
-      return visitor(scalar::Gelu{});
-    case Activation::gelu_tanh:
-      return visitor(scalar::GeluTanh{});
-    case Activation::silu:
-      return visitor(scalar::Silu{});
-    case Activation::sigmoid:
-      return visitor(scalar::Sigmoid{});
-    case Activation::tanh:
-      return visitor(scalar::Tanh{});
-  }
-}
-
 /// Writes columns [col, col + count) of row `row` of a member, given their sums.
 __device__ inline void finish(const Epilogue& e, int64_t member, int64_t row, int64_t col,
                               int count, float (&v)[4]) {
