@@ -17,6 +17,21 @@ namespace olm::nn {
 /// The text of the token that stands between documents.
 inline constexpr std::string_view kEndOfText = "<|endoftext|>";
 
+/// What encode() does beside the text itself.
+struct EncodeOptions {
+  bool add_special_tokens = false;  ///< what the post-processor adds: bos, eos
+  /// The text may contain special tokens, such as <|endoftext|>, which get their ids. Otherwise
+  /// they are text like any other, as a user's must be.
+  bool parse_special_tokens = false;
+};
+
+/// The ids that have a role.
+struct SpecialTokens {
+  std::optional<int32_t> bos = {}, eos = {}, pad = {}, unk = {};
+  /// Whether add_special_tokens puts bos before a text and eos after it.
+  bool adds_bos = false, adds_eos = false;
+};
+
 /// Turns text into ids below vocab_size() and ids into the bytes they stand for. Immutable, hence
 /// safe to use from several threads.
 class OLM_API Tokenizer {
@@ -25,12 +40,15 @@ class OLM_API Tokenizer {
   /// What `train_tokenizer` makes such a one from: "byte", "char", "bpe:4096".
   virtual std::string name() const = 0;
   /// Throws Error with the byte offset of what the tokenizer cannot take.
-  virtual std::vector<int32_t> encode(std::string_view text) const = 0;
+  virtual std::vector<int32_t> encode(std::string_view text,
+                                      const EncodeOptions& options = {}) const = 0;
   virtual int64_t vocab_size() const = 0;
   /// True where every character is encoded by itself, so that a text may be cut between any two.
   virtual bool takes_pieces() const { return false; }
   /// The id of <|endoftext|>, where the vocabulary has it.
   virtual std::optional<int32_t> eot_id() const = 0;
+  /// Where nothing else is said, eot_id() is eos.
+  virtual SpecialTokens special() const { return {.eos = eot_id()}; }
   /// The bytes of one token; a special token is its own text. Throws if `id` is out of range.
   virtual std::string_view token_bytes(int32_t id) const = 0;
   /// What `save` stores.
@@ -65,7 +83,8 @@ OLM_API void require_tokenizer_spec(const std::string& spec);
 class OLM_API ByteTokenizer final : public Tokenizer {
  public:
   std::string name() const override { return "byte"; }
-  std::vector<int32_t> encode(std::string_view text) const override;
+  std::vector<int32_t> encode(std::string_view text,
+                              const EncodeOptions& options = {}) const override;
   int64_t vocab_size() const override { return 257; }
   bool takes_pieces() const override { return true; }
   std::optional<int32_t> eot_id() const override { return 256; }
@@ -85,7 +104,8 @@ class OLM_API CharTokenizer final : public Tokenizer {
 
   std::string name() const override { return "char"; }
   /// Throws for a character that is not in the vocabulary.
-  std::vector<int32_t> encode(std::string_view text) const override;
+  std::vector<int32_t> encode(std::string_view text,
+                              const EncodeOptions& options = {}) const override;
   int64_t vocab_size() const override { return int64_t(tokens_.size()); }
   bool takes_pieces() const override { return true; }
   std::optional<int32_t> eot_id() const override;
@@ -119,7 +139,8 @@ class OLM_API BpeTokenizer final : public Tokenizer {
   static BpeTokenizer from_json(const Json& json);
 
   std::string name() const override;
-  std::vector<int32_t> encode(std::string_view text) const override;
+  std::vector<int32_t> encode(std::string_view text,
+                              const EncodeOptions& options = {}) const override;
   int64_t vocab_size() const override;
   std::optional<int32_t> eot_id() const override;
   std::string_view token_bytes(int32_t id) const override;

@@ -107,7 +107,7 @@ void Model::encode_word(std::string_view word, std::vector<int32_t>& ids) const 
 
 std::string BpeTokenizer::name() const { return "bpe:" + std::to_string(vocab_size()); }
 
-std::vector<int32_t> BpeTokenizer::encode(std::string_view text) const {
+std::vector<int32_t> BpeTokenizer::encode(std::string_view text, const EncodeOptions&) const {
   bpe::require_utf8("bpe tokenizer", text);
   std::vector<int32_t> ids;
   bpe::WordCache cache;

@@ -2,7 +2,7 @@
 
 namespace olm::nn {
 
-std::vector<int32_t> ByteTokenizer::encode(std::string_view text) const {
+std::vector<int32_t> ByteTokenizer::encode(std::string_view text, const EncodeOptions&) const {
   const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
   return std::vector<int32_t>(bytes, bytes + text.size());
 }

@@ -62,7 +62,7 @@ CharTokenizer::CharTokenizer(std::u32string characters, bool end_of_text)
   if (end_of_text_) tokens_.emplace_back(kEndOfText);
 }
 
-std::vector<int32_t> CharTokenizer::encode(std::string_view text) const {
+std::vector<int32_t> CharTokenizer::encode(std::string_view text, const EncodeOptions&) const {
   bpe::require_utf8("char tokenizer", text);
   std::vector<int32_t> ids;
   ids.reserve(text.size());

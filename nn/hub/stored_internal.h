@@ -1,0 +1,97 @@
+#pragma once
+// A model as it lies in files: headers read, tensors handed out one at a time.
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <olm/nn/hub/names_internal.h>
+
+namespace olm::nn::hub {
+
+/// What a file's header says of a tensor.
+struct StoredTensor {
+  std::string name;
+  std::string type;   ///< as the file calls it: "BF16", "Q4_K"
+  DType dtype = f32;  ///< that tensor() gives
+  Shape shape = {};
+};
+
+/// Tensors by name, in files or in memory.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  /// In the order of their data.
+  virtual const std::vector<StoredTensor>& entries() const = 0;
+  /// On the CPU. Aliases a mapped file where nothing has to be decoded.
+  virtual Tensor tensor(const std::string& name) const = 0;
+  /// The pages of a tensor are not needed again: a mapped file gives them back.
+  virtual void release(const std::string&) const {}
+};
+
+/// A model opened: what its files say, before any weight is read.
+struct StoredModel {
+  ModelForm form = ModelForm::run;
+  std::string path = {};
+  std::optional<DecoderConfig> config = {};  ///< complete; empty for a run that is no decoder
+  std::string vendor_family = {};            ///< row of families(); "" for a run without
+  Names names = {};                          ///< of the tensors
+  std::shared_ptr<const TensorSource> tensors = {};
+  std::shared_ptr<const Tokenizer> tokenizer = {};
+  GenerationSettings generation = {};
+  VendorFiles vendor = {};
+  std::vector<std::string> not_understood = {};
+};
+
+/// Opens any of the three forms. open_hugging_face also checks names, shapes and dtypes of all
+/// tensors against the configuration, as open_gguf does.
+StoredModel open_model(const std::string& path);
+StoredModel open_hugging_face(const std::string& folder);
+StoredModel open_gguf(const std::string& path);
+StoredModel open_run(const std::string& folder);
+/// The same of a model in memory.
+StoredModel stored(const Pretrained& model);
+
+/// A tensor of a form that is to be written, and how it is made.
+struct PlannedTensor {
+  std::string name;
+  Shape shape = {};
+  DType dtype = f32;  ///< that make() gives: the source's, or f32 where computed
+  std::vector<std::string> sources = {};  ///< tensors it is made of
+  std::function<Tensor()> make = {};      ///< aliases a single source that needs no change
+};
+/// The tensors of a model under the names of another form, in that form's order. Throws FileError
+/// listing what is missing, surplus or of another shape. A head that is tied is left out; one that
+/// is stored beside a tied embedding must be equal to it.
+std::vector<PlannedTensor> plan(const StoredModel& from, const Names& to);
+
+/// config.json to a configuration and back (nn/hub/config.cpp).
+struct ReadConfig {
+  DecoderConfig config = {};  ///< complete
+  std::string family = {};    ///< row of families()
+  std::vector<std::string> not_understood = {};
+};
+/// Throws Error naming the key for what would change numbers and is not known.
+ReadConfig config_from_json(const Json& config);
+/// config.json of a family: `before` (null, or what the vendor wrote) with all that is understood
+/// brought up to date. Throws Error naming the first option that the family has no key for.
+Json config_to_json(const DecoderConfig& config, const Family& family, const Json& before);
+/// The family that a model is exported as: `wanted`, or the first that can say what it is; throws
+/// Error saying which option has no counterpart.
+const Family& family_for(const DecoderConfig& config, const std::string& wanted);
+
+/// The stop set and sampling of generation_config.json and config.json together.
+GenerationSettings generation_from_json(const Json& generation_config, const Json& config);
+Json generation_to_json(const GenerationSettings& settings, const Tokenizer* tokenizer,
+                        const Json& before);
+
+/// Metadata of a GGUF file to a configuration and back (nn/hub/gguf_config.cpp), and the tokenizer
+/// (nn/text/gguf_vocabulary.cpp).
+void write_hugging_face(const StoredModel& model, const std::string& folder,
+                        const SaveOptions& options);
+void write_gguf(const StoredModel& model, const std::string& path, const SaveOptions& options);
+void write_run(const StoredModel& model, const std::string& folder, const SaveOptions& options);
+
+}  // namespace olm::nn::hub
