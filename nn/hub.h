@@ -118,9 +118,8 @@ struct Comparison {
   double same_likeliest = 1;      ///< share of places where both find the same token likeliest
 };
 /// Runs both on `texts` in f32, each with its own tokenizer; logits are compared on the ids of the
-/// first, as far as both contexts reach. A text that both tokenizers refuse has equal ids. The
-/// parameters of both are f32; throws where one has no tokenizer, or where the logits have
-/// different sizes.
+/// first, as far as both contexts reach, and of the ids that both have. A text that both tokenizers
+/// refuse has equal ids. The parameters of both are f32; throws where one has no tokenizer.
 OLM_API Comparison compare(const Pretrained& a, const Pretrained& b,
                            const std::vector<std::string>& texts);
 
