@@ -118,6 +118,13 @@ std::string to_letters(std::string_view bytes);
 /// comes before the text where `prefix` is set.
 void set_spaces(Parts& parts, bool prefix, bool collapse);
 
+/// "a b" for each pair.
+Json merges_json(const std::vector<std::string>& texts,
+                 const std::vector<std::pair<int32_t, int32_t>>& pairs);
+bool decode_token_base64(std::string_view text, std::string& bytes);
+/// Tokens by rank as vocabulary, from `first_id` on, and as merges.
+void set_ranks(Parts& parts, const std::vector<std::string>& ranks, int32_t first_id);
+
 /// All pairs of tokens that join to a token: those of tokens that come first in `order` first, as
 /// BPE by rank or by score takes them. `order` holds indices into `tokens`, best first; a pair's
 /// border lies between two bytes, or between two characters where `characters` is set.
