@@ -54,6 +54,10 @@ StoredModel open_run(const std::string& folder);
 /// The same of a model in memory.
 StoredModel stored(const Pretrained& model);
 
+/// Throws FileError listing the tensors that are missing, surplus, of another shape or of no float
+/// type, given the model's configuration and names.
+void check_tensors(const StoredModel& model);
+
 /// A tensor of a form that is to be written, and how it is made.
 struct PlannedTensor {
   std::string name;
@@ -63,8 +67,8 @@ struct PlannedTensor {
   std::function<Tensor()> make = {};      ///< aliases a single source that needs no change
 };
 /// The tensors of a model under the names of another form, in that form's order. Throws FileError
-/// listing what is missing, surplus or of another shape. A head that is tied is left out; one that
-/// is stored beside a tied embedding must be equal to it.
+/// as check_tensors() does, and for parts that the other form has no place for. A head that is tied
+/// is left out, also where it is stored beside the embedding.
 std::vector<PlannedTensor> plan(const StoredModel& from, const Names& to);
 
 /// config.json to a configuration and back (nn/hub/config.cpp).
