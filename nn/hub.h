@@ -98,6 +98,9 @@ OLM_API void save_pretrained(const Pretrained& model, const std::string& folder,
 /// Writes a GGUF file that llama.cpp opens. Likewise.
 OLM_API void save_gguf(const Pretrained& model, const std::string& path,
                        const SaveOptions& options = {});
+/// What llama.cpp computes in another way than this library, though the file says it: one sentence
+/// each, for the user to be told. Empty for most models.
+OLM_API std::vector<std::string> gguf_differences(const DecoderConfig& config);
 
 /// From files to files, one tensor at a time: memory does not grow with the model. `to` must not
 /// exist.
