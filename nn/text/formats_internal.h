@@ -24,6 +24,9 @@ struct Vocabulary {
 /// The tokenizer of a vocabulary. Throws Error.
 std::shared_ptr<const Tokenizer> make_tokenizer(const Vocabulary& vocabulary);
 
+/// A byte or character tokenizer from this library's own JSON (nn/text/tokenizer.cpp).
+std::shared_ptr<const Tokenizer> own_tokenizer(const Json& json);
+
 // ---- files: each throws Error, without the file's name ------------------------------------------
 
 /// GPT-2's vocab.json (token to id) and merges.txt.
@@ -58,9 +61,17 @@ bool looks_like_sentencepiece(std::string_view bytes);
 // ---- tokenizer_config.json ----------------------------------------------------------------------
 
 /// Adds what tokenizer_config.json and special_tokens_map.json (null where missing) say: ids of
-/// bos, eos, unk and pad, whether bos and eos are added, added tokens that the vocabulary lacks,
-/// and the chat template.
-void apply_tokenizer_config(const Json& config, const Json& special_map, Vocabulary& vocabulary);
+/// bos, eos, unk and pad, added tokens that the vocabulary lacks, and the chat template. Whether
+/// bos and eos are added is taken from there where `sets_template` is set: for a tokenizer.json its
+/// post-processor alone decides.
+void apply_tokenizer_config(const Json& config, const Json& special_map, bool sets_template,
+                            Vocabulary& vocabulary);
+/// tokenizer_config.json: `before` (null, or what the vendor wrote) with all that is known brought
+/// up to date. `context` is the largest number of tokens.
+Json tokenizer_config_json(const Tokenizer& tokenizer, int64_t context, const Json& before);
+/// A sentence where transformers will read this tokenizer as another one, since it belongs to a
+/// model of this model_type; "" otherwise.
+std::string tokenizer_warning(const std::string& model_type, const Tokenizer& tokenizer);
 
 // ---- GGUF ---------------------------------------------------------------------------------------
 
@@ -73,19 +84,21 @@ Vocabulary read_gguf_vocabulary(const GgufFile& file);
 std::vector<std::string> write_vocabulary(const Tokenizer& tokenizer, int64_t rows,
                                           std::string_view chat_template, GgufWriter& writer);
 
+/// Steps that are no expressions: ByteLevel's own, and Digits one by one.
+inline const std::string kGpt2Step = "<gpt2>", kDigitsStep = "<digits>";
 /// What a name in tokenizer.ggml.pre stands for.
 struct PreTokenizer {
   const char* name;
-  std::vector<std::string> steps;  ///< expressions in turn; kGpt2Step, kDigitsStep
+  std::vector<std::string> steps;  ///< expressions that isolate words, in turn
   bool whole_words_first = false;  ///< ignore_merges
   bool adds_bos = false;           ///< where the file does not say
+  bool composes = false;           ///< the vendor brings text to NFC; llama.cpp does not
 };
-inline const std::string kGpt2Step = "<gpt2>", kDigitsStep = "<digits>";
+const std::vector<PreTokenizer>& pre_tokenizers();
 /// Null for an unknown name.
 const PreTokenizer* pre_tokenizer(std::string_view name);
-const std::vector<PreTokenizer>& pre_tokenizers();
-/// The first name that stands for `steps`, with this flag where one has it; null for none.
-const PreTokenizer* pre_tokenizer_of(const std::vector<std::string>& steps, bool whole_words_first);
+/// All names that stand for `steps`, the usual first.
+std::vector<const PreTokenizer*> pre_tokenizers_of(const std::vector<std::string>& steps);
 /// The steps of a pre-tokenizer of tokenizer.json; empty where it does otherwise than steps do.
 std::vector<std::string> steps_of(const Json& pre_tokenizer);
 
@@ -106,6 +119,10 @@ struct Parts {
   bool fuse_unk = false, byte_fallback = false, whole_words_first = false;
   std::optional<int32_t> bos = {}, eos = {};  ///< that the post-processor adds
 };
+Json added_json(const Token& token);
+/// The post-processor that adds these before and behind a text; null for none. Their texts are
+/// looked up in `tokenizer`.
+Json template_json(std::optional<int32_t> bos, std::optional<int32_t> eos, const Json& tokenizer);
 /// Throws Error for tokens or ids that come twice.
 Json to_tokenizer_json(const Parts& parts);
 Json pre_tokenizer_json(const std::vector<std::string>& steps);
@@ -118,7 +135,7 @@ std::string to_letters(std::string_view bytes);
 /// comes before the text where `prefix` is set.
 void set_spaces(Parts& parts, bool prefix, bool collapse);
 
-/// "a b" for each pair.
+/// "a b" for each pair, or ["a", "b"] where one of them holds a space.
 Json merges_json(const std::vector<std::string>& texts,
                  const std::vector<std::pair<int32_t, int32_t>>& pairs);
 bool decode_token_base64(std::string_view text, std::string& bytes);
