@@ -13,6 +13,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include <olm/kernels/base/math.h>
+
 namespace olm {
 
 namespace fs = std::filesystem;
@@ -58,6 +60,15 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(data_, size_);
+}
+
+void MappedFile::release(const std::byte* begin, size_t bytes) const {
+  const auto page = size_t(::sysconf(_SC_PAGESIZE));
+  const size_t from = kernels::round_up(size_t(begin - data_), page);
+  const size_t to = size_t(begin - data_) + bytes;
+  // The last page may end behind the file.
+  const size_t until = to == size_ ? to : to / page * page;
+  if (from < until) ::madvise(data_ + from, until - from, MADV_DONTNEED);
 }
 
 FileWriter::FileWriter(const std::string& path) : path_(path) {

@@ -25,6 +25,9 @@ class OLM_API MappedFile {
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  /// Gives the memory of whole pages between `begin` and `begin + bytes` back. They are read from
+  /// the file again when needed; what was written to them is lost.
+  void release(const std::byte* begin, size_t bytes) const;
 
  private:
   MappedFile(std::string path, std::byte* data, size_t size)
