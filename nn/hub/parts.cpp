@@ -68,8 +68,7 @@ void each_tensor(const Names& names, const DecoderConfig& config,
 Shape shape_of(const PartTensor& tensor, const PartShapes& parts) {
   int64_t rows = 0, stack = 1;
   for (const Part& part : tensor.parts) rows += parts.at(part)[0];
-  if (tensor.layout == Layout::stacked)
-    stack = tensor.parts.back().expert + 1;
+  if (tensor.layout == Layout::stacked) stack = tensor.parts.back().expert + 1;
   const Shape& first = parts.at(tensor.parts.front());
   std::vector<int64_t> shape{rows / stack};
   if (first.rank() == 2) shape.push_back(first[1]);
@@ -132,8 +131,7 @@ PartShapes parts_of(const DecoderConfig& config) {
     shapes.erase(own);
   });
   require(shapes.empty(), "a ", config.family, " model has ",
-          shapes.empty() ? "" : shapes.begin()->first,
-          ", which no other program's models have");
+          shapes.empty() ? "" : shapes.begin()->first, ", which no other program's models have");
   return parts;
 }
 

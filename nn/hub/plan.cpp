@@ -128,8 +128,8 @@ class Change {
         rotated_(rotated_dims(c, head_dim_)),
         offset_(to.norm_offset - from.norm_offset) {}
   bool reorders(const Part& part) const {
-    return pairs_ && (part.name == "q" || part.name == "k" || part.name == "q_norm" ||
-                      part.name == "k_norm");
+    return pairs_ &&
+           (part.name == "q" || part.name == "k" || part.name == "q_norm" || part.name == "k_norm");
   }
   bool shifts(const Part& part) const {
     return offset_ != 0 && !part.bias && part.name.ends_with("_norm");
@@ -263,8 +263,8 @@ void check_tensors(const StoredModel& model) {
 
 std::vector<PlannedTensor> plan(const StoredModel& from, const Names& to) {
   require(from.config.has_value(), from.path, ": the model is no decoder");
-  auto work = std::make_shared<const Work>(
-      Work{Source(from), Change(*from.config, from.names, to)});
+  auto work =
+      std::make_shared<const Work>(Work{Source(from), Change(*from.config, from.names, to)});
   const std::vector<PartTensor> tensors = tensors_of(to, *from.config, work->source.parts);
   require_all_placed(from, work->source.parts, tensors);
   std::vector<PlannedTensor> result;

@@ -17,6 +17,7 @@ struct StoredTensor {
   std::string type;   ///< as the file calls it: "BF16", "Q4_K"
   DType dtype = f32;  ///< that tensor() gives
   Shape shape = {};
+  int64_t bytes = 0;  ///< in the file
 };
 
 /// Tensors by name, in files or in memory.
@@ -48,6 +49,11 @@ struct StoredModel {
 /// Opens any of the three forms. open_hugging_face also checks names, shapes and dtypes of all
 /// tensors against the configuration, as open_gguf does.
 StoredModel open_model(const std::string& path);
+/// Its shards, or its one file, with all tensors but those whose names end in one of `ignored`.
+std::shared_ptr<const TensorSource> open_safetensors(const std::string& folder,
+                                                     const std::vector<std::string>& ignored = {});
+/// Tensors in memory, in this order.
+std::shared_ptr<const TensorSource> tensors_in_memory(const std::vector<NamedTensor>& tensors);
 StoredModel open_hugging_face(const std::string& folder);
 StoredModel open_gguf(const std::string& path);
 StoredModel open_run(const std::string& folder);
