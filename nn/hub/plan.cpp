@@ -79,7 +79,8 @@ void Source::check(const StoredModel& from) {
     wanted.insert(tensor.name);
     const auto at = entries_.find(tensor.name);
     if (at == entries_.end())
-      add(missing, tensor.name);
+      add(missing, tensor.name,
+          tensor.parts.front().name == "head" ? " (the head is not tied to the embedding)" : "");
     else if (at->second->shape != tensor.shape)
       add(others, tensor.name, " ", at->second->shape, " instead of ", tensor.shape);
     else if (!is_float_type(*at->second))
@@ -125,7 +126,7 @@ class Change {
       : pairs_(*c.positions == "rope" && from.pairing != to.pairing),
         to_pairing_(to.pairing),
         head_dim_(c.head_dim.value_or(c.embed_dim / c.num_heads)),
-        rotated_(rotated_dims(c, head_dim_)),
+        rotated_(rotated(c, head_dim_)),
         offset_(to.norm_offset - from.norm_offset) {}
   bool reorders(const Part& part) const {
     return pairs_ &&
@@ -142,7 +143,11 @@ class Change {
   }
 
  private:
-  static int64_t rotated_dims(const DecoderConfig&, int64_t head_dim) { return head_dim; }
+  static int64_t rotated(const DecoderConfig& c, int64_t head_dim) {
+    const double share = c.partial_rotary_factor.value_or(1);
+    if (share == 1) return head_dim;
+    return rotated_dims(c.family.c_str(), "partial_rotary_factor", head_dim, share);
+  }
   Tensor reordered(const Tensor& x) const;
   Tensor shifted(const Tensor& x) const;
   bool pairs_;
