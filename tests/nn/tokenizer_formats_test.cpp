@@ -288,7 +288,7 @@ TEST_SUITE("nn/text/gguf_vocabulary") {
       CHECK(names.insert(row.name).second);
       const auto tokenizer = bytes_cut_by(row.steps);
       CHECK(tokenizer->decode(tokenizer->encode(text)) == text);
-      const auto found = pre_tokenizers_of(steps_of(tokenizer->to_json().at("pre_tokenizer")));
+      const auto found = pre_tokenizers_of(*steps_of(tokenizer->to_json().at("pre_tokenizer")));
       CHECK(std::find(found.begin(), found.end(), &row) != found.end());
     }
     CHECK(names.size() >= 85);
