@@ -269,11 +269,6 @@ Json config_to_json(const DecoderConfig& config, const Family& family, const Jso
   return json;
 }
 
-void set_dtype(DType dtype, Json& config) {
-  const char* name = dtype == bf16 ? "bfloat16" : dtype == f16 ? "float16" : "float32";
-  for (const char* key : {"torch_dtype", "dtype"}) config[key] = name;
-}
-
 const Family& family_for(const DecoderConfig& config, const std::string& wanted) {
   if (!wanted.empty()) {
     const Family& family = family_of(wanted);

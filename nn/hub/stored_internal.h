@@ -96,9 +96,7 @@ const Family& family_for(const DecoderConfig& config, const std::string& wanted)
 GenerationSettings generation_from_json(const Json& generation_config, const Json& config);
 Json generation_to_json(const GenerationSettings& settings, const Tokenizer* tokenizer,
                         const Json& before);
-/// What config.json says beside the configuration: dtype of the weights in both spellings, and ids,
-/// where it has none or others.
-void set_dtype(DType dtype, Json& config);
+/// The same ids in config.json, where it has none or others.
 void set_token_ids(const GenerationSettings& settings, const Tokenizer* tokenizer, Json& config);
 /// The text of an object; members that it shares with the text `before` ("" for none) are written
 /// as they stand there, numbers digit by digit.
