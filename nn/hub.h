@@ -95,10 +95,14 @@ struct SaveOptions {
 /// Throws naming the option that no family of transformers has.
 OLM_API void save_pretrained(const Pretrained& model, const std::string& folder,
                              const SaveOptions& options = {});
-/// Writes a GGUF file that llama.cpp opens. Likewise. Returns what llama.cpp computes in another way
-/// than this library, though the file says it: sentences for the user, none for most models.
+/// Writes a GGUF file that llama.cpp opens. Likewise. Returns what llama.cpp computes in another
+/// way than this library, though the file says it: sentences for the user, none for most models.
 OLM_API std::vector<std::string> save_gguf(const Pretrained& model, const std::string& path,
                                            const SaveOptions& options = {});
+
+/// Writes into a run folder what belongs to a model of another program beside weights and layers:
+/// tokenizer.json, tokenizer_config.json, and the vendor's files in pretrained/.
+OLM_API void save_belongings(const Pretrained& model, const std::string& folder);
 
 /// From files to files, one tensor at a time: memory does not grow with the model. `to` must not
 /// exist.

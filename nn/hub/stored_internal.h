@@ -107,6 +107,8 @@ void write_hugging_face(const StoredModel& model, const std::string& folder,
                         const SaveOptions& options);
 std::vector<std::string> write_gguf(const StoredModel& model, const std::string& path,
                                     const SaveOptions& options);
+/// What a run folder holds beside its model and weights.
+void write_belongings(const StoredModel& model, const std::string& folder);
 void write_run(const StoredModel& model, const std::string& folder, const SaveOptions& options);
 
 }  // namespace olm::nn::hub
