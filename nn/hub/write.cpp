@@ -137,13 +137,13 @@ void write_tokenizer(const FolderWriter& folder, const StoredModel& model) {
   write_json(folder / "tokenizer.json", hugging_face_json(*model.tokenizer));
   if (!model.vendor.count("tokenizer_config.json"))
     write_json(folder / "tokenizer_config.json",
-               formats::tokenizer_config_json(*model.tokenizer, model.config->max_seq_len));
+               formats::tokenizer_config_json(*model.tokenizer, model.config->max_seq_len, Json()));
 }
 
 }  // namespace
 
-void write_hugging_face(const StoredModel& model, const std::string& path,
-                        const SaveOptions& options) {
+std::vector<std::string> write_hugging_face(const StoredModel& model, const std::string& path,
+                                            const SaveOptions& options) {
   if (!model.config)
     throw FileError(model.path, ": is no decoder, which is all that other programs' forms hold");
   FolderWriter folder(path);
@@ -165,6 +165,9 @@ void write_hugging_face(const StoredModel& model, const std::string& path,
                      {"config.json", "generation_config.json", "gguf.json"});
   write_weights(folder, std::move(items), options.shard_bytes);
   folder.commit();
+  if (!model.tokenizer) return {};
+  const std::string warning = formats::tokenizer_warning(family.model_type, *model.tokenizer);
+  return warning.empty() ? std::vector<std::string>() : std::vector{warning};
 }
 
 namespace {
@@ -192,8 +195,9 @@ void write_belongings(const StoredModel& model, const std::string& folder) {
     if (given != model.vendor.end())
       write_file(folder + "/tokenizer_config.json", given->second);
     else if (model.config && !model.vendor.empty())
-      write_json(folder + "/tokenizer_config.json",
-                 formats::tokenizer_config_json(*model.tokenizer, model.config->max_seq_len));
+      write_json(
+          folder + "/tokenizer_config.json",
+          formats::tokenizer_config_json(*model.tokenizer, model.config->max_seq_len, Json()));
   }
   make_directories(folder + "/pretrained");
   write_vendor_files(folder + "/pretrained", model.vendor, {});
