@@ -124,8 +124,8 @@ Json added_json(const Token& token);
 /// The post-processor that adds these before and behind a text; null for none. Their texts are
 /// looked up in `tokenizer`.
 Json template_json(std::optional<int32_t> bos, std::optional<int32_t> eos, const Json& tokenizer);
-/// Throws Error for tokens or ids that come twice.
-Json to_tokenizer_json(const Parts& parts);
+/// Throws Error for tokens or ids that come twice. Ids without a token get one.
+Json to_tokenizer_json(Parts parts);
 Json pre_tokenizer_json(const std::vector<std::string>& steps);
 Json byte_level_json(bool use_regex);
 Json replace_json(const char* kind, const std::string& pattern, const std::string& with);
