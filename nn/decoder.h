@@ -122,9 +122,6 @@ OLM_API void add_family(const DecoderFamily& family);
 /// joint_embedding and norm_in_head (GPT-2) it is {{Embedding, AbsolutePositionalEmbedding},
 /// Repeat, OutputHead}. Throws where completed() does, and where sizes do not divide.
 OLM_API Ref<BlockModule> DecoderModel(const DecoderConfig& config);
-/// The configuration of which DecoderModel makes the same layers with the same ties; empty for a
-/// module that is no such model.
-OLM_API std::optional<DecoderConfig> decoder_config_of(Module& model);
 /// Fills it by init_gpt2.
 OLM_API void init_decoder(Module& model, const DecoderConfig& config, const InitOptions& options);
 

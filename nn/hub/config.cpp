@@ -35,8 +35,9 @@ const char* const kGeneral[] = {"architectures", "model_type"};
 const Family& family_in(const Json& config) {
   require(config.is_object(), "config.json: wanted an object, got ", config.kind());
   const Json* quantised = config.find("quantization_config");
-  require(!quantised || quantised->is_null(),
-          "config.json: quantization_config says that the weights are quantised, which is not read");
+  require(
+      !quantised || quantised->is_null(),
+      "config.json: quantization_config says that the weights are quantised, which is not read");
   const Json* type = config.find("model_type");
   require(type && type->is_string(), "config.json: wanted a model_type, got ",
           type ? type->kind() : "none");
@@ -46,9 +47,9 @@ const Family& family_in(const Json& config) {
   const Family& family = family_of(type->as_string());
   const Json* architectures = config.find("architectures");
   if (!architectures || architectures->is_null()) return family;
-  require(architectures->is_array() && architectures->size() > 0 &&
-              architectures->at(0).is_string(),
-          "config.json: architectures wants a list of names, got ", architectures->dump());
+  require(
+      architectures->is_array() && architectures->size() > 0 && architectures->at(0).is_string(),
+      "config.json: architectures wants a list of names, got ", architectures->dump());
   const std::string& name = architectures->at(0).as_string();
   require(name == family.architecture, "config.json: the architecture \"", name,
           "\" is not known for the model type \"", family.model_type, "\", whose is \"",
@@ -188,8 +189,8 @@ void write_members(const DecoderConfig& config, const Family& family, const Json
   if (windows) write_windows(c, family, json);
   if (keys.keys.empty() || *c.positions != "rope") return;
   bool rope = before == nullptr;
-  for (const char* name : {"max_seq_len", "rope_theta", "local_rope_theta", "rope_scaling",
-                           "partial_rotary_factor"})
+  for (const char* name :
+       {"max_seq_len", "rope_theta", "local_rope_theta", "rope_scaling", "partial_rotary_factor"})
     rope = rope || differs({"", name, ""}, now, *before);
   write_rope(c, family, !rope, json);
 }

@@ -27,22 +27,22 @@ struct ConfigKey {
 
 /// How a family says which layers have a window.
 enum class WindowStyle : uint8_t {
-  none,     ///< no layer has one
-  all,      ///< every layer has sliding_window, where that is not null
-  switched, ///< the same if use_sliding_window is true
-  upper,    ///< layer_types, else those from max_window_layers on, if use_sliding_window is true
-  typed,    ///< layer_types, else all but each n-th, which `pattern` or sliding_window_pattern says
+  none,      ///< no layer has one
+  all,       ///< every layer has sliding_window, where that is not null
+  switched,  ///< the same if use_sliding_window is true
+  upper,     ///< layer_types, else those from max_window_layers on, if use_sliding_window is true
+  typed,  ///< layer_types, else all but each n-th, which `pattern` or sliding_window_pattern says
 };
 
 /// The keys of a family, and what they say together.
 struct ConfigKeys {
   std::vector<ConfigKey> keys = {};
   WindowStyle windows = WindowStyle::none;
-  int64_t pattern = 0;           ///< of WindowStyle::typed
-  double rope_theta = 10000;     ///< where a file has none
-  double local_rope_theta = 0;   ///< of layers with a window; 0 where there is one for all
-  bool partial_rotary = false;   ///< knows partial_rotary_factor
-  bool longrope = false;  ///< its only scaling, from original_max_position_embeddings beside it
+  int64_t pattern = 0;          ///< of WindowStyle::typed
+  double rope_theta = 10000;    ///< where a file has none
+  double local_rope_theta = 0;  ///< of layers with a window; 0 where there is one for all
+  bool partial_rotary = false;  ///< knows partial_rotary_factor
+  bool longrope = false;      ///< its only scaling, from original_max_position_embeddings beside it
   const char* always = "{}";  ///< JSON of members that no key says, where the row differs
 };
 const ConfigKeys& config_keys(const Family& family);

@@ -16,15 +16,13 @@ struct Activation {
   const char* gated;  ///< in one of three
   bool tanh;
 };
-/// Of those that are the same, the first is written; gelu_new and gelu_pytorch_tanh are one formula.
-constexpr Activation kActivations[] = {{"gelu_new", "gelu", "", true},
-                                       {"gelu_pytorch_tanh", "gelu", "geglu", true},
-                                       {"gelu_new", "gelu", "geglu", true},
-                                       {"gelu_fast", "gelu", "geglu", true},
-                                       {"gelu", "gelu", "geglu", false},
-                                       {"relu", "relu", "", false},
-                                       {"silu", "", "swiglu", false},
-                                       {"swish", "", "swiglu", false}};
+/// Of those that are the same, the first is written; gelu_new and gelu_pytorch_tanh are one
+/// formula.
+constexpr Activation kActivations[] = {
+    {"gelu_new", "gelu", "", true},      {"gelu_pytorch_tanh", "gelu", "geglu", true},
+    {"gelu_new", "gelu", "geglu", true}, {"gelu_fast", "gelu", "geglu", true},
+    {"gelu", "gelu", "geglu", false},    {"relu", "relu", "", false},
+    {"silu", "", "swiglu", false},       {"swish", "", "swiglu", false}};
 
 bool is_gated(const Family& family) {
   const DecoderConfig row = decoders().get(family.ours).defaults;

@@ -12,8 +12,8 @@ namespace {
 struct Type {
   const char *theirs, *ours;
 };
-constexpr Type kTypes[] = {{"default", "none"},  {"linear", "linear"}, {"dynamic", "dynamic_ntk"},
-                           {"yarn", "yarn"},     {"llama3", "llama3"}, {"longrope", "longrope"}};
+constexpr Type kTypes[] = {{"default", "none"}, {"linear", "linear"}, {"dynamic", "dynamic_ntk"},
+                           {"yarn", "yarn"},    {"llama3", "llama3"}, {"longrope", "longrope"}};
 
 /// A parameter of scaling; `types` have it, `needed` must.
 struct Parameter {
@@ -106,8 +106,8 @@ class RopeReader {
     Turning result;
     result.theta =
         number(object, "rope_theta", number(in_.file(), "rope_theta", in_.keys().rope_theta));
-    result.partial = number(object, "partial_rotary_factor",
-                            number(in_.file(), "partial_rotary_factor", 1));
+    result.partial =
+        number(object, "partial_rotary_factor", number(in_.file(), "partial_rotary_factor", 1));
     if (object.is_object()) result.scaling = read_scaling(object, where);
     return result;
   }
@@ -140,16 +140,16 @@ class RopeReader {
       if (row.theirs == type && type != "default") ours["scaling_type"] = row.ours;
     for (const Parameter& row : kParameters) {
       const Json* value = object.find(row.theirs);
-      const bool given = value && !value->is_null() && !(*value == Json(0)) &&
-                         !(*value == Json(0.0));
+      const bool given =
+          value && !value->is_null() && !(*value == Json(0)) && !(*value == Json(0.0));
       require(given || !has_word(row.needed, type), "config.json: ", where, " of the rope_type ",
               type, " wants ", row.theirs);
       if (given && has_word(row.types, type)) ours[row.ours] = *value;
     }
     name_unknown(object, type, where);
     if (type == "yarn" || type == "llama3" || type == "longrope") {
-      const Json trained = in_.keys().longrope ? in_.value("original_max_position_embeddings")
-                                               : Json();
+      const Json trained =
+          in_.keys().longrope ? in_.value("original_max_position_embeddings") : Json();
       if (!trained.is_null()) ours["original_max_seq_len"] = trained;
       if (!ours.contains("original_max_seq_len")) ours["original_max_seq_len"] = positions_;
     }
@@ -214,9 +214,8 @@ class RopeReader {
     require(turning.partial <= 1 && head_dim < (int64_t(1) << 40),
             "config.json: partial_rotary_factor is ", turning.partial, ", wanted at most 1");
     const auto rotated = int64_t(double(head_dim) * turning.partial);
-    require(rotated > 0 && rotated % 2 == 0, "config.json: partial_rotary_factor ",
-            turning.partial, " of heads of ", head_dim, " leaves ", rotated,
-            " dimensions, wanted an even number");
+    require(rotated > 0 && rotated % 2 == 0, "config.json: partial_rotary_factor ", turning.partial,
+            " of heads of ", head_dim, " leaves ", rotated, " dimensions, wanted an even number");
     if (turning.scaling.scaling_type != "longrope") return;
     for (const auto* factors : {&turning.scaling.short_factor, &turning.scaling.long_factor})
       require(int64_t(factors->size()) == rotated / 2,
@@ -243,8 +242,8 @@ Json spelled(const DecoderConfig& c, const Family& family) {
   Json result = Json::object();
   for (const Type& row : kTypes)
     if (*scaling.scaling_type == row.ours) result["rope_type"] = row.theirs;
-  require(result.size() == 1, "config.json of ", family.model_type, " cannot say that rope_scaling ",
-          "is ", *scaling.scaling_type);
+  require(result.size() == 1, "config.json of ", family.model_type,
+          " cannot say that rope_scaling ", "is ", *scaling.scaling_type);
   const std::string type = result.at("rope_type").as_string();
   const Json values = to_json(scaling);
   for (const Parameter& row : kParameters) {
@@ -261,9 +260,10 @@ Json former(const DecoderConfig& c, const ConfigKeys& keys, const Json& scaling)
   Json result = Json::object();
   result["type"] = scaling.at("rope_type");
   for (const auto& [name, value] : scaling.members()) {
-    const bool follows = name == "rope_type" || name == "original_max_position_embeddings" ||
-                         (name == "factor" && value == Json(double(c.max_seq_len) /
-                                                            double(*c.rope_scaling.original_max_seq_len)));
+    const bool follows =
+        name == "rope_type" || name == "original_max_position_embeddings" ||
+        (name == "factor" &&
+         value == Json(double(c.max_seq_len) / double(*c.rope_scaling.original_max_seq_len)));
     if (!follows) result[name] = value;
   }
   return result;

@@ -65,6 +65,21 @@ bool same_set(std::vector<int32_t> a, std::vector<int32_t> b) {
   return a == b;
 }
 
+/// Ids of roles that a file does not have; and those that end a text, unless they are `kept`.
+void set_ids(const GenerationSettings& settings, const Tokenizer* tokenizer, bool kept,
+             Json& json) {
+  const SpecialTokens special = tokenizer ? tokenizer->special() : SpecialTokens();
+  const auto set = [&](const char* key, const std::optional<int32_t>& id) {
+    const Json* old = json.find(key);
+    if (id && (!old || old->is_null())) json[key] = *id;
+  };
+  set("bos_token_id", special.bos);
+  std::vector<int32_t> stop = settings.stop;
+  if (stop.empty() && special.eos) stop.push_back(*special.eos);
+  if (!kept && !stop.empty()) json["eos_token_id"] = one_or_list(stop);
+  set("pad_token_id", special.pad);
+}
+
 }  // namespace
 
 GenerationSettings generation_from_json(const Json& generation_config, const Json& config) {
@@ -86,7 +101,7 @@ Json generation_to_json(const GenerationSettings& settings, const Tokenizer* tok
                         const Json& before) {
   Json json = before.is_object() ? before : Json::object();
   const GenerationSettings held = generation_from_json(json, Json());
-  set_token_ids(settings, tokenizer, json);
+  set_ids(settings, tokenizer, same_set(settings.stop, held.stop), json);
   each_setting(settings, [&](const char* key, const auto& now) {
     GenerationSettings copy = held;
     bool same = false;
@@ -99,22 +114,12 @@ Json generation_to_json(const GenerationSettings& settings, const Tokenizer* tok
   return json;
 }
 
-void set_token_ids(const GenerationSettings& settings, const Tokenizer* tokenizer, Json& json) {
-  const SpecialTokens special = tokenizer ? tokenizer->special() : SpecialTokens();
-  const auto set = [&](const char* key, const std::optional<int32_t>& id) {
-    const Json* old = json.find(key);
-    if (id && (!old || old->is_null())) json[key] = *id;
-  };
-  set("bos_token_id", special.bos);
-  std::vector<int32_t> stop = settings.stop;
-  if (stop.empty() && special.eos) stop.push_back(*special.eos);
-  const bool own = std::all_of(stop.begin(), stop.end(), [&](int32_t id) {
-    const std::vector<int32_t> there = ids_in(json, "config.json");
-    return std::find(there.begin(), there.end(), id) != there.end();
+void set_token_ids(const GenerationSettings& settings, const Tokenizer* tokenizer, Json& config) {
+  const std::vector<int32_t> there = ids_in(config, "config.json");
+  const bool within = std::all_of(there.begin(), there.end(), [&](int32_t id) {
+    return std::find(settings.stop.begin(), settings.stop.end(), id) != settings.stop.end();
   });
-  const bool whole = own || same_set(stop, ids_in(json, "config.json"));
-  if (!stop.empty() && !whole) json["eos_token_id"] = one_or_list(stop);
-  set("pad_token_id", special.pad);
+  set_ids(settings, tokenizer, !there.empty() && within, config);
 }
 
 }  // namespace olm::nn::hub

@@ -27,7 +27,7 @@ class Reader {
     require(root != nullptr, "the model is a ", model.type_name(), ", no Block of a decoder");
     for (size_t i = 0; i < root->blocks.size(); ++i) read_part(root->blocks.at(i));
     require(tokens_ && layers_ && head_, "the model has no ",
-            !tokens_  ? "Embedding"
+            !tokens_   ? "Embedding"
             : !layers_ ? "Repeat of layers"
                        : "OutputHead",
             " where a decoder has one");

@@ -113,7 +113,8 @@ TEST_SUITE("nn/decoder_config") {
     CHECK(attention(0)->options.window_size == 3);
     CHECK(attention(1)->options.window_size == std::nullopt);
     CHECK(attention(2)->options.window_size == 3);
-    CHECK_FALSE(model->get<GatedFFNModule>("blocks.1.stack.0.blocks.1.block.blocks.1")->options.bias);
+    CHECK_FALSE(
+        model->get<GatedFFNModule>("blocks.1.stack.0.blocks.1.block.blocks.1")->options.bias);
     c.window_layers = {3};
     check_error([&] { DecoderModel(c); }, {"window_layers", "0 to 2", "3"});
     DecoderConfig gpt2 = small("gpt2");
@@ -123,7 +124,8 @@ TEST_SUITE("nn/decoder_config") {
   }
 
   TEST_CASE("Gemma's scale of embeddings is rounded as its weights were trained") {
-    const auto tokens = Embedding({.vocab_size = 2, .embedding_dim = 3072, .scale = std::sqrt(3072.0)});
+    const auto tokens =
+        Embedding({.vocab_size = 2, .embedding_dim = 3072, .scale = std::sqrt(3072.0)});
     tokens->weight.assign(full({2, 3072}, 1));
     const Tensor ids = from_host<int32_t>({1, 1}, {1});
     Context exact, half{.dtype = bf16};
