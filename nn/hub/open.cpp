@@ -81,7 +81,9 @@ auto naming(const std::string& path, const Act& act) {
 }
 
 std::shared_ptr<const Tokenizer> tokenizer_in(const std::string& folder) {
-  return file_exists(folder + "/tokenizer.json") ? load_tokenizer(folder) : nullptr;
+  for (const char* name : {"tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json"})
+    if (file_exists(folder + "/" + name)) return load_tokenizer(folder);
+  return nullptr;
 }
 
 void require_ids_fit(const StoredModel& m) {
