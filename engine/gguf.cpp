@@ -307,7 +307,8 @@ Tensor GgufFile::tensor(std::string_view name) const {
 
 void GgufFile::release(std::string_view name) const {
   const std::span<const std::byte> freed = bytes(name);
-  if (held_->mapped) held_->mapped->release(size_t(freed.data() - held_->mapped->data()), freed.size());
+  if (held_->mapped)
+    held_->mapped->release(size_t(freed.data() - held_->mapped->data()), freed.size());
 }
 
 }  // namespace olm

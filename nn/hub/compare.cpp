@@ -12,11 +12,21 @@ namespace olm::nn {
 namespace {
 
 /// The ids of a text; empty where the tokenizer refuses it.
-std::optional<std::vector<int32_t>> ids_of(const Tokenizer& tokenizer,
-                                           const std::string& text) try {
-  return tokenizer.encode(text, {.add_special_tokens = true});
+std::optional<std::vector<int32_t>> ids_of(const Tokenizer& tokenizer, const std::string& text,
+                                           const EncodeOptions& options) try {
+  return tokenizer.encode(text, options);
 } catch (const Error&) {
   return {};
+}
+
+/// In each way that a text can be encoded.
+bool same_ids(const Tokenizer& a, const Tokenizer& b, const std::string& text) {
+  for (const bool add : {true, false})
+    for (const bool parse : {true, false}) {
+      const EncodeOptions options{.add_special_tokens = add, .parse_special_tokens = parse};
+      if (ids_of(a, text, options) != ids_of(b, text, options)) return false;
+    }
+  return true;
 }
 
 int64_t context_of(const Pretrained& model) {
@@ -64,9 +74,10 @@ class Comparer {
 };
 
 void Comparer::text(const std::string& text) {
-  const auto ids = ids_of(*a_.tokenizer, text), others = ids_of(*b_.tokenizer, text);
+  const auto ids = ids_of(*a_.tokenizer, text, {.add_special_tokens = true});
   ++found_.texts;
-  if (ids != others && found_.texts_with_other_ids++ == 0) found_.first_other = text;
+  if (!same_ids(*a_.tokenizer, *b_.tokenizer, text) && found_.texts_with_other_ids++ == 0)
+    found_.first_other = text;
   if (!ids) return;
   const std::span<const int32_t> all(*ids);
   for (size_t at = 0; at < all.size(); at += window_)

@@ -24,6 +24,9 @@ struct Vocabulary {
 /// The tokenizer of a vocabulary. Throws Error.
 std::shared_ptr<const Tokenizer> make_tokenizer(const Vocabulary& vocabulary);
 
+/// A tokenizer.json of this library or of Hugging Face (nn/text/tokenizer.cpp).
+std::shared_ptr<const Tokenizer> own_tokenizer(const Json& json);
+
 // ---- files: each throws Error, without the file's name ------------------------------------------
 
 /// GPT-2's vocab.json (token to id) and merges.txt.
@@ -32,9 +35,9 @@ Vocabulary read_vocab_and_merges(std::string_view vocab, std::string_view merges
 /// What a tiktoken file does not say: the expression that cuts words, and the special tokens, which
 /// have ids of their own.
 struct TiktokenScheme {
-  std::string pattern;
-  std::vector<std::pair<std::string, int32_t>> special;
-  std::string bos, eos;  ///< texts of special tokens; "" for none
+  std::string pattern = {};
+  std::vector<std::pair<std::string, int32_t>> special = {};
+  std::string bos = {}, eos = {};  ///< texts of special tokens; "" for none
   bool adds_bos = false;
   bool composes = false;  ///< text is brought to NFC first
 };
@@ -58,9 +61,17 @@ bool looks_like_sentencepiece(std::string_view bytes);
 // ---- tokenizer_config.json ----------------------------------------------------------------------
 
 /// Adds what tokenizer_config.json and special_tokens_map.json (null where missing) say: ids of
-/// bos, eos, unk and pad, whether bos and eos are added, added tokens that the vocabulary lacks,
-/// and the chat template.
-void apply_tokenizer_config(const Json& config, const Json& special_map, Vocabulary& vocabulary);
+/// bos, eos, unk and pad, added tokens that the vocabulary lacks, and the chat template. Whether
+/// bos and eos are added is taken from there where `sets_template` is set: for a tokenizer.json its
+/// post-processor alone decides.
+void apply_tokenizer_config(const Json& config, const Json& special_map, bool sets_template,
+                            Vocabulary& vocabulary);
+/// tokenizer_config.json: `before` (null, or what the vendor wrote) with all that is known brought
+/// up to date. `context` is the largest number of tokens.
+Json tokenizer_config_json(const Tokenizer& tokenizer, int64_t context, const Json& before);
+/// A sentence where transformers will read this tokenizer as another one, since it belongs to a
+/// model of this model_type; "" otherwise.
+std::string tokenizer_warning(const std::string& model_type, const Tokenizer& tokenizer);
 
 // ---- GGUF ---------------------------------------------------------------------------------------
 
@@ -88,13 +99,14 @@ const std::vector<PreTokenizer>& pre_tokenizers();
 const PreTokenizer* pre_tokenizer(std::string_view name);
 /// All names that stand for `steps`, the usual first.
 std::vector<const PreTokenizer*> pre_tokenizers_of(const std::vector<std::string>& steps);
-/// The steps of a pre-tokenizer of tokenizer.json; empty where it does otherwise than steps do.
-std::vector<std::string> steps_of(const Json& pre_tokenizer);
+/// The steps of a pre-tokenizer of tokenizer.json that ends in ByteLevel; empty where it does what
+/// no steps do.
+std::optional<std::vector<std::string>> steps_of(const Json& pre_tokenizer);
 
 // ---- parts of tokenizer.json --------------------------------------------------------------------
 
 struct Token {
-  std::string text;  ///< as in tokenizer.json
+  std::string text = {};  ///< as in tokenizer.json
   int32_t id = 0;
   bool special = false, normalized = false, lstrip = false, rstrip = false, single_word = false;
 };
@@ -108,14 +120,16 @@ struct Parts {
   bool fuse_unk = false, byte_fallback = false, whole_words_first = false;
   std::optional<int32_t> bos = {}, eos = {};  ///< that the post-processor adds
 };
-/// Throws Error for tokens or ids that come twice.
-Json to_tokenizer_json(const Parts& parts);
+Json added_json(const Token& token);
+/// The post-processor that adds these before and behind a text; null for none. Their texts are
+/// looked up in `tokenizer`.
+Json template_json(std::optional<int32_t> bos, std::optional<int32_t> eos, const Json& tokenizer);
+/// Throws Error for tokens or ids that come twice. Ids without a token get one.
+Json to_tokenizer_json(Parts parts);
 Json pre_tokenizer_json(const std::vector<std::string>& steps);
 Json byte_level_json(bool use_regex);
 Json replace_json(const char* kind, const std::string& pattern, const std::string& with);
 Json sequence_json(const char* member, std::vector<Json> items);
-/// bytes → the letters that stand for them in tokenizer.json.
-std::string to_letters(std::string_view bytes);
 /// The normaliser and the decoder of SentencePiece's white space: spaces are U+2581, one of which
 /// comes before the text where `prefix` is set.
 void set_spaces(Parts& parts, bool prefix, bool collapse);
