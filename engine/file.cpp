@@ -13,6 +13,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include <olm/kernels/base/math.h>
+
 namespace olm {
 
 namespace fs = std::filesystem;
@@ -24,6 +26,12 @@ std::string text_of(int error) { return std::generic_category().message(error); 
 std::string folder_of(const std::string& path) {
   const std::string folder = fs::path(path).parent_path().string();
   return folder.empty() ? "." : folder;
+}
+
+/// A name for what is not yet complete; no other call in this process gives it.
+std::string name_beside(const std::string& path) {
+  static std::atomic<unsigned> counter{0};
+  return path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
 }
 
 /// Closes a descriptor when the scope ends.
@@ -60,14 +68,20 @@ MappedFile::~MappedFile() {
   if (data_) ::munmap(data_, size_);
 }
 
+void MappedFile::release(size_t begin, size_t bytes) const {
+  const size_t page = size_t(::sysconf(_SC_PAGESIZE)), end = std::min(begin + bytes, size_);
+  const size_t first = (begin + page - 1) / page * page;
+  const size_t last = end == size_ ? (size_ + page - 1) / page * page : end / page * page;
+  if (first < last) ::madvise(data_ + first, last - first, MADV_DONTNEED);
+}
+
 FileWriter::FileWriter(const std::string& path) : path_(path) {
-  static std::atomic<unsigned> counter{0};
   struct stat info {};
   if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
     throw FileError(path, ": cannot be written: it is ",
                     S_ISDIR(info.st_mode) ? "a folder" : "not a regular file");
   for (int attempt = 0; attempt < 100 && file_ < 0; ++attempt) {
-    aside_ = path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+    aside_ = name_beside(path);
     file_ = ::open(aside_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (file_ < 0 && errno != EEXIST) break;
   }
@@ -109,6 +123,60 @@ void FileWriter::commit() {
   file_ = -1;
   if (::close(file) != 0) fail_with("closing", errno);
   if (::rename(aside_.c_str(), path_.c_str()) != 0) fail_with("renaming", errno);
+  sync_folder(folder_of(path_));
+}
+
+namespace {
+
+/// True where something is called so, a link to nothing as well.
+bool is_taken(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0;
+}
+
+constexpr const char* kTaken = ": exists already; a new folder was wanted";
+
+/// Renames a folder to a name that must be free; false, and errno, where it cannot.
+bool rename_to_free(const std::string& from, const std::string& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return true;
+  if (errno != EINVAL && errno != ENOSYS) return false;
+  // A file system without that flag: a folder takes the place of an empty one at most.
+  if (is_taken(to)) {
+    errno = EEXIST;
+    return false;
+  }
+  return ::rename(from.c_str(), to.c_str()) == 0;
+}
+
+}  // namespace
+
+FolderWriter::FolderWriter(const std::string& path) : path_(path) {
+  while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
+  if (is_taken(path_)) throw FileError(path_, kTaken);
+  make_directories(folder_of(path_));
+  int made = -1;
+  for (int attempt = 0; attempt < 100 && made != 0; ++attempt) {
+    aside_ = name_beside(path_);
+    made = ::mkdir(aside_.c_str(), 0777);
+    if (made != 0 && errno != EEXIST) break;
+  }
+  if (made != 0) throw FileError(path_, ": cannot be created: ", text_of(errno));
+}
+
+FolderWriter::~FolderWriter() {
+  if (aside_.empty()) return;
+  std::error_code ignored;
+  fs::remove_all(aside_, ignored);
+}
+
+void FolderWriter::commit() {
+  require(!aside_.empty(), path_, ": committed twice");
+  sync_folder(aside_);
+  if (!rename_to_free(aside_, path_)) {
+    if (errno == EEXIST) throw FileError(path_, kTaken);
+    throw FileError(path_, ": cannot be renamed into place: ", text_of(errno));
+  }
+  aside_.clear();
   sync_folder(folder_of(path_));
 }
 

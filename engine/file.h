@@ -25,6 +25,9 @@ class OLM_API MappedFile {
   std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  /// Gives the pages that lie within a range back to the system; they are read from the file again
+  /// where they are used, without what was written to them.
+  void release(size_t begin, size_t bytes) const;
 
  private:
   MappedFile(std::string path, std::byte* data, size_t size)
@@ -53,6 +56,25 @@ class OLM_API FileWriter {
   std::string path_, aside_;
   int file_ = -1;
   size_t written_ = 0;
+};
+
+/// A folder in the making, under a new name beside `path`, where files are written. `commit`
+/// renames it to `path`, so that `path` is absent or whole. Without `commit` nothing stays behind.
+class OLM_API FolderWriter {
+ public:
+  /// Makes what is missing above `path`. Throws FileError where `path` exists, whatever it is.
+  explicit FolderWriter(const std::string& path);
+  ~FolderWriter();
+  FolderWriter(const FolderWriter&) = delete;
+  FolderWriter& operator=(const FolderWriter&) = delete;
+
+  /// The path of a file in it.
+  std::string operator/(std::string_view name) const { return aside_ + "/" + std::string(name); }
+  /// Throws FileError where `path` came into being meanwhile.
+  void commit();
+
+ private:
+  std::string path_, aside_;
 };
 
 /// Writes a whole file through FileWriter.

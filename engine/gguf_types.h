@@ -9,7 +9,8 @@
 
 namespace olm {
 
-/// Types that this library reads, by their numbers in the format.
+/// Types that this library reads, by their numbers in the format. A file's entry may hold the
+/// number of one that is not read.
 enum class GgufType : uint32_t {
   f32 = 0,
   f16 = 1,
@@ -32,16 +33,21 @@ struct GgufTypeInfo {
   const char* name;
   int64_t block_elements;
   size_t block_bytes;
+  bool is_read;  ///< whether dequantize knows it
 };
+/// Null for a number that stands for no type, or for one that the format has given up.
+OLM_API const GgufTypeInfo* find_info(uint32_t number);
+/// Throws Error where find_info is null.
 OLM_API const GgufTypeInfo& info_of(GgufType type);
 /// Empty for a type that is not read.
 OLM_API std::optional<GgufType> gguf_type(uint32_t number);
 /// The name of any type of the format, also of those that are not read: "IQ2_XXS"; "type 77".
 OLM_API std::string gguf_type_name(uint32_t number);
 
-/// Values of `count` elements, whole blocks.
+/// Values of `count` elements, whole blocks. Throws Error for a type that is not read.
 OLM_API void dequantize(GgufType type, const std::byte* from, int64_t count, float* to);
-/// Blocks of f32 values, in f32, f16, bf16 and q8_0; others throw. Equal to what gguf-py writes.
+/// Blocks of f32 values, in f32, f16, bf16 and q8_0; others throw. Equal to what gguf-py writes,
+/// but for signalling NaNs, which become quiet in f16.
 OLM_API void quantize(GgufType type, const float* from, int64_t count, std::byte* to);
 
 }  // namespace olm

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <optional>
+#include <tuple>
 
 #include <olm/engine/file.h>
 #include <olm/engine/json.h>
@@ -81,7 +82,14 @@ SafetensorsEntry read_entry(const std::string& file, const std::string& name, co
   return entry;
 }
 
-std::string make_header(const std::vector<SafetensorsBytes>& tensors,
+/// A tensor to be written.
+struct Described {
+  std::string_view name, dtype;
+  const Shape& shape;
+  size_t bytes;
+};
+
+std::string make_header(const std::vector<Described>& tensors,
                         const std::map<std::string, std::string>& metadata) {
   Json header = Json::object();
   if (!metadata.empty()) {
@@ -89,17 +97,34 @@ std::string make_header(const std::vector<SafetensorsBytes>& tensors,
     for (const auto& [key, value] : metadata) texts.append(key, value);
   }
   uint64_t at = 0;
-  for (const SafetensorsBytes& t : tensors) {
+  for (const Described& t : tensors) {
     Json entry;
     entry["dtype"] = t.dtype;
     entry["shape"] = Json(std::vector<int64_t>(t.shape.begin(), t.shape.end()));
-    entry["data_offsets"] = Json(std::vector<uint64_t>{at, at + t.bytes.size()});
-    header.append(t.name, std::move(entry));
-    at += t.bytes.size();
+    entry["data_offsets"] = Json(std::vector<uint64_t>{at, at + t.bytes});
+    header.append(std::string(t.name), std::move(entry));
+    at += t.bytes;
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
   return text;
+}
+
+/// The file with all but the tensors' data.
+void write_header(FileWriter& file, const std::vector<Described>& tensors,
+                  const std::map<std::string, std::string>& metadata) {
+  std::map<std::string_view, int> seen;
+  for (const Described& t : tensors)
+    require(t.name != "__metadata__" && ++seen[t.name] == 1, "write_safetensors: the name \"",
+            t.name, "\" comes twice or is reserved");
+  const std::string header = make_header(tensors, metadata);
+  const uint64_t length = header.size();
+  file.write(&length, sizeof length);
+  file.write(header);
+}
+
+size_t bytes_of(const SafetensorsItem& item) {
+  return byte_size(item.name, item.shape.span(), size_of(item.dtype));
 }
 
 }  // namespace
@@ -107,7 +132,10 @@ std::string make_header(const std::vector<SafetensorsBytes>& tensors,
 SafetensorsFile SafetensorsFile::open(const std::string& path) {
   auto file = MappedFile::open(path);
   const std::span<std::byte> all(file->data(), file->size());
-  return SafetensorsFile(path, std::move(file), all);
+  const MappedFile* map = file.get();
+  SafetensorsFile result(path, std::move(file), all);
+  result.map_ = map;
+  return result;
 }
 
 SafetensorsFile SafetensorsFile::parse(std::string_view bytes, const std::string& what) {
@@ -186,6 +214,11 @@ std::span<const std::byte> SafetensorsFile::bytes(const std::string& name) const
   return data_.subspan(e.begin, e.bytes);
 }
 
+void SafetensorsFile::release(const std::string& name) const {
+  const SafetensorsEntry& e = entry(name);
+  if (map_) map_->release(size_t(data_.data() - map_->data()) + e.begin, e.bytes);
+}
+
 std::string SafetensorsEntry::shape_text() const { return text_of(shape); }
 
 Tensor SafetensorsFile::tensor(const std::string& name) const {
@@ -235,25 +268,47 @@ void write_safetensors(const std::string& path,
 
 void write_safetensors(const std::string& path, std::vector<SafetensorsBytes> tensors,
                        const std::map<std::string, std::string>& metadata) {
-  std::map<std::string_view, int> seen;
   for (const SafetensorsBytes& t : tensors) {
     const FormatType* type = find_type(t.dtype);
     require(type != nullptr, "write_safetensors: unknown dtype ", t.dtype, " of \"", t.name, "\"");
     require(t.bytes.size() == byte_size(t.name, t.shape.span(), type->size),
             "write_safetensors: \"", t.name, "\" of shape ", t.shape, " and dtype ", t.dtype,
             " came with ", t.bytes.size(), " bytes");
-    require(t.name != "__metadata__" && ++seen[t.name] == 1, "write_safetensors: the name \"",
-            t.name, "\" comes twice or is reserved");
   }
   std::stable_sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
     return find_type(a.dtype)->size > find_type(b.dtype)->size;
   });
-  const std::string header = make_header(tensors, metadata);
-  const uint64_t length = header.size();
+  std::vector<Described> described;
+  for (const SafetensorsBytes& t : tensors)
+    described.push_back({t.name, t.dtype, t.shape, t.bytes.size()});
   FileWriter file(path);
-  file.write(&length, sizeof length);
-  file.write(header);
+  write_header(file, described, metadata);
   for (const SafetensorsBytes& t : tensors) file.write(t.bytes.data(), t.bytes.size());
+  file.commit();
+}
+
+void write_safetensors(const std::string& path, std::vector<SafetensorsItem> items,
+                       const std::map<std::string, std::string>& metadata) {
+  std::sort(items.begin(), items.end(), [](const auto& a, const auto& b) {
+    const auto rank = [](const SafetensorsItem& t) {  // BF16 before F16
+      return std::tuple(-int(size_of(t.dtype)), std::string_view(format_name(t.dtype)),
+                        std::string_view(t.name));
+    };
+    return rank(a) < rank(b);
+  });
+  std::vector<Described> described;
+  for (const SafetensorsItem& item : items)
+    described.push_back({item.name, format_name(item.dtype), item.shape, bytes_of(item)});
+  FileWriter file(path);
+  write_header(file, described, metadata);
+  for (const SafetensorsItem& item : items) {
+    const Tensor made = raw::contiguous(raw::to(item.make(), cpu));
+    require(made.shape() == item.shape && made.dtype() == item.dtype, "write_safetensors: \"",
+            item.name, "\" was to be ", item.dtype, " ", item.shape, ", got ", made.dtype(), " ",
+            made.shape());
+    file.write(made.data(), bytes_of(item));
+    if (item.done) item.done();
+  }
   file.commit();
 }
 

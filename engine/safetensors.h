@@ -2,6 +2,7 @@
 // Tensors by name in a file: the safetensors format (8 bytes of header length, a JSON header,
 // data).
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -12,6 +13,8 @@
 #include <olm/engine/tensor.h>
 
 namespace olm {
+
+class MappedFile;
 
 /// What the header says of one tensor. `dtype` is the format's own name, such as "BF16"; it may be
 /// one that is not known here, and `shape` may have more dimensions than a Tensor can.
@@ -46,6 +49,9 @@ class OLM_API SafetensorsFile {
   Tensor tensor(const std::string& name) const;
   /// The raw bytes of a tensor of any type; valid as long as this object or a copy of it lives.
   std::span<const std::byte> bytes(const std::string& name) const;
+  /// Gives the pages of a tensor back to the system: they are read again where they are used. What
+  /// was written to them is lost.
+  void release(const std::string& name) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
  private:
@@ -54,6 +60,7 @@ class OLM_API SafetensorsFile {
   void check_layout() const;
   std::string path_;
   std::shared_ptr<const void> owner_;  // keeps data_ alive
+  const MappedFile* map_ = nullptr;    // what data_ is a part of, if it is a file
   std::span<std::byte> data_;          // behind the header
   std::vector<SafetensorsEntry> entries_;
   std::vector<std::string> names_;
@@ -69,7 +76,20 @@ struct SafetensorsBytes {
   std::span<const std::byte> bytes;
 };
 
-/// Writes tensors atomically (see FileWriter). Wider types come first, so that all are aligned.
+/// A tensor that is made when its turn to be written comes.
+struct SafetensorsItem {
+  std::string name;
+  DType dtype = f32;
+  Shape shape = {};
+  std::function<Tensor()> make = {};  ///< gives it, on any device
+  std::function<void()> done = {};    ///< it is written
+};
+
+/// Writes tensors atomically (see FileWriter), one at a time. As other programs do, wider types
+/// come first, and names of a type in their order byte by byte.
+OLM_API void write_safetensors(const std::string& path, std::vector<SafetensorsItem> items,
+                               const std::map<std::string, std::string>& metadata = {});
+/// Writes tensors atomically. Wider types come first, so that all are aligned.
 OLM_API void write_safetensors(const std::string& path,
                                const std::vector<std::pair<std::string, Tensor>>& tensors,
                                const std::map<std::string, std::string>& metadata = {});

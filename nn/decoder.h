@@ -32,6 +32,8 @@ struct OLM_API DecoderConfig {
   std::optional<double> dropout = {};          ///< probability; 0
   bool tie_weights = true;                     ///< the head uses the embedding's matrix
   std::optional<bool> bias = {};               ///< in linear layers but the head
+  std::optional<bool> attention_bias = {};     ///< in q_proj, k_proj, v_proj, out_proj; bias
+  std::optional<bool> mlp_bias = {};           ///< in FFNs and experts; bias
   std::optional<bool> gelu_tanh = {};          ///< GELU by its tanh approximation; false
   std::optional<double> rms_norm_eps = {};     ///< epsilon of RMSNorm
   std::optional<bool> norm_plus_one = {};      ///< norms scale by 1 + weight; false
@@ -39,18 +41,23 @@ struct OLM_API DecoderConfig {
   std::optional<int64_t> sliding_window = {};  ///< keys less than this far from the query; all
   /// n: layers n, 2n, … have no window, the others do. Empty: all layers have the window.
   std::optional<int64_t> sliding_window_pattern = {};
+  /// The layers that have the window, counted from 0. Empty: as sliding_window_pattern says.
+  std::vector<int64_t> window_layers = {};
   std::optional<double> local_rope_theta = {};     ///< rope_theta of windowed layers; rope_theta
   std::optional<double> attn_logit_softcap = {};   ///< c: scores become c · tanh(score / c); none
   std::optional<double> final_logit_softcap = {};  ///< the same of logits; none
   std::optional<double> query_pre_attn_scalar = {};  ///< scores are divided by its root; head_dim
   RopeScalingOptions rope_scaling = {};              ///< of layers that use rope_theta
   std::optional<std::string> rope_pairing = {};      ///< interleaved or halves
+  /// Fraction of head_dim that RoPE rotates, rounded down to an even number of dimensions; 1
+  std::optional<double> partial_rotary_factor = {};
 
   // Mixture of experts, where num_experts is set; see MoEOptions and MoERoutingOptions.
   std::optional<int64_t> num_experts = {}, num_shared_experts = {}, top_k = {};
   std::optional<int64_t> moe_intermediate_size = {};  ///< of an expert; intermediate_size
   std::optional<int64_t> first_k_dense_replace = {};  ///< the first so many layers have an FFN
   std::optional<double> routed_scaling_factor = {};
+  std::optional<bool> norm_topk_prob = {};  ///< weights of a token's experts add up to 1; true
   std::optional<int64_t> n_group = {}, topk_group = {};
   std::optional<double> load_balancing_coefficient = {}, z_loss_coefficient = {};
   std::optional<double> bias_update_rate = {};
@@ -59,7 +66,7 @@ struct OLM_API DecoderConfig {
   std::optional<int64_t> q_lora_rank = {}, kv_lora_rank = {};
   std::optional<int64_t> qk_nope_head_dim = {}, qk_rope_head_dim = {}, v_head_dim = {};
 
-  std::optional<bool> qkv_bias = {};             ///< in q_proj, k_proj, v_proj; bias
+  std::optional<bool> qkv_bias = {};             ///< in q_proj, k_proj, v_proj; attention_bias
   std::optional<bool> use_qk_norm = {};          ///< RMSNorm of each head's query and key
   std::optional<bool> qk_norm_all_heads = {};    ///< QK-norm over all heads together
   std::optional<std::string> scoring_func = {};  ///< of routers: softmax or sigmoid
@@ -91,8 +98,9 @@ struct OLM_API DecoderConfig {
 /// A family of decoders.
 struct DecoderFamily {
   std::string name;
-  DecoderConfig defaults = {};         ///< with sizes of a model that trains in seconds
-  std::vector<std::string> keys = {};  ///< beside those of all families
+  DecoderConfig defaults = {};  ///< with sizes of a model that trains in seconds
+  /// Beside those of all families; "*" for every key there is.
+  std::vector<std::string> keys = {};
 };
 /// Families of decoders by name. Users add theirs by add_family(), which adds them to families()
 /// as well.
@@ -109,6 +117,9 @@ OLM_API void add_family(const DecoderFamily& family);
 /// joint_embedding and norm_in_head (GPT-2) it is {{Embedding, AbsolutePositionalEmbedding},
 /// Repeat, OutputHead}. Throws where completed() does, and where sizes do not divide.
 OLM_API Ref<BlockModule> DecoderModel(const DecoderConfig& config);
+/// The configuration of which DecoderModel makes the same layers with the same ties; empty for a
+/// module that is no such model.
+OLM_API std::optional<DecoderConfig> decoder_config_of(Module& model);
 /// Fills it by init_gpt2.
 OLM_API void init_decoder(Module& model, const DecoderConfig& config, const InitOptions& options);
 
@@ -127,6 +138,8 @@ OLM_API Ref<BlockModule> DecoderModel(const std::string& family, DecoderConfig c
 inline Ref<BlockModule> GPT2Model(const DecoderConfig& c) { return DecoderModel("gpt2", c); }
 /// RMSNorm, RoPE, SwiGLU, no biases. Touvron et al. 2023, arXiv:2307.09288.
 inline Ref<BlockModule> Llama2Model(const DecoderConfig& c) { return DecoderModel("llama", c); }
+/// Norms by 1 + weight, GeGLU by tanh, scaled embeddings. Gemma Team 2024, arXiv:2403.08295.
+inline Ref<BlockModule> GemmaModel(const DecoderConfig& c) { return DecoderModel("gemma", c); }
 /// Llama with rope_theta 500000. Grattafiori et al. 2024, arXiv:2407.21783.
 inline Ref<BlockModule> Llama3Model(const DecoderConfig& c) { return DecoderModel("llama3", c); }
 /// Llama with biases of queries, keys and values. Qwen 2.5: Yang et al. 2024, arXiv:2412.15115.

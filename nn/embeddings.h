@@ -24,7 +24,8 @@ struct EmbeddingLayerOptions {
   }
 };
 
-/// A vector for each token: y[b,t] = weight[x[b,t]] · scale, in ctx.dtype.
+/// A vector for each token: y[b,t] = weight[x[b,t]] · scale, in ctx.dtype, to which the scale is
+/// rounded first.
 ///   x: ids [B,T] of i32 or i64    y: [B,T,D]
 /// Key: embedding.weight [V,D], initially normal with standard deviation 1. Throws where an id is
 /// outside [0, V).
@@ -36,6 +37,9 @@ class OLM_API EmbeddingModule final : public Layer<EmbeddingLayerOptions> {
   std::string type_name() const override { return "Embedding"; }
   void visit_options(FieldVisitor& v) override;
   Parameter weight;
+
+ private:
+  double scale_in(DType dtype) const;
 };
 OLM_API Ref<EmbeddingModule> Embedding(EmbeddingLayerOptions options);
 OLM_API Ref<EmbeddingModule> Embedding(int64_t vocab_size, int64_t embedding_dim);

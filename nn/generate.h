@@ -91,8 +91,9 @@ using OnGenerated = std::function<bool(size_t prompt, int32_t id, std::string_vi
 /// Continues several prompts, each as generate() would alone: each has a random stream of its own
 /// from the same seed. Prompts of equal length go through the model as a batch, ids [B,T] to logits
 /// [B,T,V]; texts equal those of single prompts unless a draw falls so close between two tokens
-/// that the rounding of a batch decides. `tokenizer` decodes the text; without one, stop_strings
-/// throw. Throws where generate() does, and for an empty prompt, naming its index.
+/// that the rounding of a batch decides. `tokenizer` decodes the text, and an id that it does not
+/// have is never drawn; without one, stop_strings throw. Throws where generate() does, and for an
+/// empty prompt, naming its index.
 OLM_API std::vector<Generated> generate_batch(Module& model,
                                               const std::vector<std::vector<int32_t>>& prompts,
                                               const GenerateOptions& options = {},

@@ -1,5 +1,6 @@
 #pragma once
 // Models of other programs: folders of Hugging Face's transformers and GGUF files, both ways.
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,6 +55,29 @@ struct LoadPretrainedOptions {
 OLM_API Pretrained load_pretrained(const std::string& path,
                                    const LoadPretrainedOptions& options = {});
 
+/// What the files of a model say, before any weight is read.
+struct PretrainedFacts {
+  struct TensorFacts {
+    std::string name;
+    std::string type;  ///< as the file calls it: "BF16", "Q4_K"
+    Shape shape = {};
+    int64_t bytes = 0;
+  };
+  ModelForm form = ModelForm::run;
+  /// Empty for a model that is no decoder.
+  std::optional<DecoderConfig> config = {};
+  std::shared_ptr<const Tokenizer> tokenizer = {};  ///< null where there is none
+  GenerationSettings generation = {};
+  std::string vendor_family = {};
+  VendorFiles vendor = {};
+  std::vector<std::string> not_understood = {};
+  std::vector<TensorFacts> tensors = {};  ///< in the order of their data
+  /// The type that most of the numbers have.
+  std::string main_type() const;
+};
+/// Throws where load_pretrained() does, but for damaged weights. Takes no longer for a large model.
+OLM_API PretrainedFacts inspect_pretrained(const std::string& path);
+
 struct SaveOptions {
   /// Of the weights; as they are where empty. GGUF's "q8_0" is written by save_gguf alone.
   std::optional<std::string> type = {};
@@ -62,6 +86,8 @@ struct SaveOptions {
   /// the model is.
   std::string family = {};
   std::string name = {};  ///< GGUF's general.name; the folder's where empty
+  /// Asked before each tensor; true ends it with an Error, and nothing is left behind.
+  std::function<bool()> should_stop = {};
 };
 
 /// Writes a folder that transformers opens: config.json, generation_config.json, safetensors,
@@ -72,6 +98,9 @@ OLM_API void save_pretrained(const Pretrained& model, const std::string& folder,
 /// Writes a GGUF file that llama.cpp opens. Likewise.
 OLM_API void save_gguf(const Pretrained& model, const std::string& path,
                        const SaveOptions& options = {});
+/// What llama.cpp computes in another way than this library, though the file says it: one sentence
+/// each, for the user to be told. Empty for most models.
+OLM_API std::vector<std::string> gguf_differences(const DecoderConfig& config);
 
 /// From files to files, one tensor at a time: memory does not grow with the model. `to` must not
 /// exist.
@@ -86,12 +115,14 @@ OLM_API void convert_to_gguf(const std::string& from, const std::string& to,
 struct Comparison {
   int64_t texts = 0, texts_with_other_ids = 0;
   std::string first_other = {};   ///< the first text whose ids differ; "" for none
+  int64_t places = 0;             ///< whose logits were compared
   double largest_logit = 0;       ///< of the first model, in magnitude
   double largest_difference = 0;  ///< of logits at equal places
   double same_likeliest = 1;      ///< share of places where both find the same token likeliest
 };
 /// Runs both on `texts` in f32, each with its own tokenizer; logits are compared on the ids of the
-/// first.
+/// first, as far as both contexts reach, and of the ids that both have. A text that both tokenizers
+/// refuse has equal ids. The parameters of both are f32; throws where one has no tokenizer.
 OLM_API Comparison compare(const Pretrained& a, const Pretrained& b,
                            const std::vector<std::string>& texts);
 

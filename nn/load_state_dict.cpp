@@ -114,7 +114,8 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
   misfits.throw_if_any();
   for (const auto& [p, tensor] : fill) {
     const Tensor& like = p->filled() ? p->handle() : tensor;
-    p->assign(own_copy(raw::to(raw::cast(tensor, like.dtype()), like.device()), tensor));
+    const Tensor values = raw::to(raw::cast(tensor, like.dtype()), like.device());
+    p->assign(options.alias ? raw::contiguous(values) : own_copy(values, tensor));
   }
   for (const auto& [b, tensor] : buffers)
     b->assign(own_copy(raw::to(tensor, b->tensor().device()), tensor));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 
 #include <olm/engine/file.h>
 #include <olm/engine/safetensors.h>
@@ -27,22 +28,31 @@ void require_rebuildable(Module& module, const std::string& path) {
       require_rebuildable(*slot->module(), path.empty() ? name : path + "." + name);
 }
 
+/// Keys whose parameter has an earlier key too, and that one.
+Json ties_of(Module& model) {
+  std::map<const TensorImpl*, std::string> first_key;
+  Json tied = Json::object();
+  model.for_each_parameter([&](const std::string& key, Parameter& p) {
+    const auto [at, fresh] = first_key.emplace(&p.handle().impl(), key);
+    if (!fresh) tied[key] = at->second;
+  });
+  return tied;
+}
+
 }  // namespace
+
+std::map<std::string, std::string> weights_metadata(Module& model) {
+  std::map<std::string, std::string> metadata{{"format", "libolm"}};
+  if (const Json tied = ties_of(model); tied.size()) metadata["tied"] = tied.dump();
+  return metadata;
+}
 
 void save_weights(Module& model, const std::string& path) {
   std::vector<NamedTensor> stored;
-  std::map<const TensorImpl*, std::string> first_key;
-  Json tied = Json::object();
-  for (const auto& [key, tensor] : model.state_dict()) {
-    const auto [at, fresh] = first_key.emplace(&tensor.impl(), key);
-    if (fresh)
-      stored.emplace_back(key, tensor);
-    else
-      tied[key] = at->second;
-  }
-  std::map<std::string, std::string> metadata{{"format", "libolm"}};
-  if (tied.size()) metadata["tied"] = tied.dump();
-  write_safetensors(path, stored, metadata);
+  std::set<const TensorImpl*> seen;
+  for (const auto& [key, tensor] : model.state_dict())
+    if (seen.insert(&tensor.impl()).second) stored.emplace_back(key, tensor);
+  write_safetensors(path, stored, weights_metadata(model));
 }
 
 namespace {
@@ -98,17 +108,6 @@ void tie_as_stored(Module& model, const std::string& path) {
   } catch (const Error& error) {
     throw FileError(path, ": ", error.what());
   }
-}
-
-/// Keys whose parameter has an earlier key too, and that one.
-Json ties_of(Module& model) {
-  std::map<const TensorImpl*, std::string> first_key;
-  Json tied = Json::object();
-  model.for_each_parameter([&](const std::string& key, Parameter& p) {
-    const auto [at, fresh] = first_key.emplace(&p.handle().impl(), key);
-    if (!fresh) tied[key] = at->second;
-  });
-  return tied;
 }
 
 Json architecture(Module& model) {
@@ -197,6 +196,11 @@ void save_architecture(Module& model, const std::string& path) {
 
 Ref<Module> load_architecture(const std::string& path, const BuildOptions& options) {
   return read_model(path, options, [](Module&) {});
+}
+
+Ref<Module> load_unfilled(const std::string& folder) {
+  return read_model(folder + "/model.json", {},
+                    [&](Module& model) { tie_as_stored(model, folder + "/model.safetensors"); });
 }
 
 Ref<Module> build_architecture(const Json& file, const BuildOptions& options) {

@@ -1,5 +1,6 @@
 #pragma once
 // Models as folders: model.json (architecture) and model.safetensors (weights).
+#include <map>
 #include <string>
 
 #include <olm/nn/description.h>
@@ -20,6 +21,8 @@ OLM_API void save_architecture(Module& model, const std::string& path);
 OLM_API Ref<Module> load_architecture(const std::string& path, const BuildOptions& options = {});
 /// The same of what stands in such a file.
 OLM_API Ref<Module> build_architecture(const Json& file, const BuildOptions& options = {});
+/// The model of a folder that save() wrote, with its ties, not filled.
+OLM_API Ref<Module> load_unfilled(const std::string& folder);
 /// Another model of the same architecture, ties and frozen parameters, not filled.
 OLM_API Ref<Module> unfilled_copy(Module& model);
 
@@ -29,6 +32,9 @@ OLM_API Ref<Module> unfilled_copy(Module& model);
 /// Module::load_state_dict.
 OLM_API void save_weights(Module& model, const std::string& path);
 OLM_API void load_weights(Module& model, const std::string& path, LoadOptions options = {});
+
+/// What such a file says of the model beside its tensors.
+OLM_API std::map<std::string, std::string> weights_metadata(Module& model);
 
 template <class M>
 void save(const Ref<M>& model, const std::string& folder) {

@@ -31,6 +31,9 @@ using NamedTensor = std::pair<std::string, Tensor>;
 
 struct LoadOptions {
   bool strict = true;  ///< every key must be there, and no other
+  /// Parameters share memory with the values where dtype and device allow it. Otherwise they get
+  /// memory of their own.
+  bool alias = false;
 };
 
 /// A layer, a combinator or a model: what has a forward. Members of type Parameter, Buffer, Child

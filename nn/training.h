@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -172,6 +173,29 @@ struct Timing {
 OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context,
                             DType dtype = f32, const std::function<bool()>& should_stop = {},
                             bool with_rest = true, std::optional<int64_t> end_of_text = {});
+
+struct ScoreOptions {
+  int64_t context = 0;  ///< most tokens that are seen at once
+  /// Tokens from the begin of a window to that of the next, at most `context`; 0 is `context`.
+  /// Every token but those of the first window is predicted from at least context - stride before
+  /// it.
+  int64_t stride = 0;
+  /// The id before a text, from which its first token is predicted. Without, nothing says what that
+  /// token is, and it costs the logarithm of the number of ids, as if all were equally likely.
+  std::optional<int64_t> start = {};
+  DType dtype = f32;                        ///< of activations
+  std::optional<int64_t> end_of_text = {};  ///< as in evaluate()
+};
+struct ScoreReport {
+  double nats = 0;     ///< of all tokens together
+  int64_t tokens = 0;  ///< of all texts
+  double seconds = 0;
+};
+/// What texts cost: minus the logarithm of the probability that a model gives each of their tokens,
+/// the first included, summed. Each text stands alone; no token is left out or counted twice.
+/// Deterministic: no dropout.
+OLM_API ScoreReport score(Module& model, std::span<const TokenDataset> texts,
+                          const ScoreOptions& options);
 
 /// The training loop: batches, loss, backward, optimizer step, with evaluation, samples, logs and
 /// checkpoints, on the device of the model. It prints nothing and reports to its callbacks. After a

@@ -11,9 +11,17 @@ EmbeddingModule::EmbeddingModule(EmbeddingLayerOptions o)
           o.embedding_dim);
 }
 
+/// The factor in the dtype of the activations: Gemma's weights were trained with the root of 3072
+/// as 55.5 in bf16.
+double EmbeddingModule::scale_in(DType dtype) const {
+  if (dtype == bf16) return double(float(bfloat16_t(float(options.scale))));
+  if (dtype == f16) return double(float(float16_t(float(options.scale))));
+  return options.scale;
+}
+
 Tensor EmbeddingModule::forward(const Tensor& x, Context& ctx) {
   const Tensor y = embedding(x, weight, {.dtype = ctx.dtype});
-  return options.scale == 1 ? y : y * options.scale;
+  return options.scale == 1 ? y : y * scale_in(y.dtype());
 }
 
 /// A scale of 1 goes without saying, as in descriptions from before there was one.

@@ -83,7 +83,9 @@ class Text {
         all_(prompt.begin(), prompt.end()),
         rng_(derive_seed(options.seed, "generate")),
         filter_(options.stop_strings) {
-    if (tokenizer) decoder_.emplace(*tokenizer);
+    if (!tokenizer) return;
+    decoder_.emplace(*tokenizer);
+    known_ = size_t(tokenizer->vocab_size());
   }
 
   std::span<const int32_t> ids() const { return all_; }
@@ -96,6 +98,7 @@ class Text {
     double given = 0;
     std::vector<float> as_given;
     if (options_.logprobs) as_given.assign(logits.begin(), logits.end());
+    logits = logits.first(std::min(logits.size(), known_));
     penalize_repetition(logits, all_, options_.repetition_penalty);
     const int32_t id = sample_token(logits, options_, rng_);
     if (options_.logprobs) given = log_probability(as_given, id);
@@ -130,6 +133,7 @@ class Text {
   std::vector<int32_t> all_;
   Generator rng_;
   std::optional<StreamDecoder> decoder_;
+  size_t known_ = SIZE_MAX;  // ids that have a token; the rows behind them are padding
   StopFilter filter_;
   Generated result_;
   bool done_ = false;

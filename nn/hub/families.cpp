@@ -69,8 +69,18 @@ const Modules kGpt2 = {{"transformer.wte", "embed"},
                        {"transformer.ln_f", "final_norm"},
                        {"lm_head", "head"}};
 
-Names hugging_face(Modules modules) {
-  return {.modules = std::move(modules), .ignored = {".rotary_emb.inv_freq"}};
+Names hugging_face(Modules modules, double norm_offset = 0) {
+  return {.modules = std::move(modules),
+          .norm_offset = norm_offset,
+          .prefix = "model.",
+          .ignored = {".rotary_emb.inv_freq"}};
+}
+
+Names hugging_face_gpt2() {
+  return {.modules = kGpt2,
+          .zero_biases = true,
+          .prefix = "transformer.",
+          .ignored = {".attn.bias", ".attn.masked_bias"}};
 }
 
 // ---- GGUF --------------------------------------------------------------------------------------
@@ -106,11 +116,11 @@ const Modules kGgufGpt2 =
             {"blk.{l}.ffn_down", "down"}, {"output_norm", "final_norm"},  {"output", "head"}} +
     kGgufPreNorms + kGgufFusedAttention;
 
-Names gguf(Modules modules, RopePairing pairing = RopePairing::halves, double norm_offset = 0) {
+Names gguf(Modules modules, RopePairing pairing = RopePairing::halves, bool zero_biases = false) {
   return {
       .modules = std::move(modules),
       .pairing = pairing,
-      .norm_offset = norm_offset,
+      .zero_biases = zero_biases,
       .ignored = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}};
 }
 
@@ -124,12 +134,8 @@ std::vector<Family> rows() {
   const Modules mixture = kEnds + kPreNorms + kAttention;
   const Modules gguf_mixture = kGgufEnds + kGgufPreNorms + kGgufAttention + kGgufExperts;
   return {
-      {"gpt2",
-       "GPT2LMHeadModel",
-       "gpt2",
-       "gpt2",
-       {.modules = kGpt2, .ignored = {".attn.bias", ".attn.masked_bias"}},
-       gguf(kGgufGpt2)},
+      {"gpt2", "GPT2LMHeadModel", "gpt2", "gpt2", hugging_face_gpt2(),
+       gguf(kGgufGpt2, RopePairing::halves, true)},
       {"llama", "LlamaForCausalLM", "llama", "llama", hugging_face(llama),
        gguf(gguf_llama, neighbours)},
       {"mistral", "MistralForCausalLM", "mistral", "llama", hugging_face(llama),
@@ -140,12 +146,11 @@ std::vector<Family> rows() {
        hugging_face(kEnds + kPreNorms + kFusedAttention + kFusedGated),
        gguf(kGgufEnds + kGgufPreNorms + kGgufFusedAttention +
             Modules{{"blk.{l}.ffn_up", "gate up"}, {"blk.{l}.ffn_down", "down"}})},
-      {"gemma", "GemmaForCausalLM", "gemma", "gemma", hugging_face(llama),
-       gguf(gguf_llama, RopePairing::halves, 1)},
-      {"gemma2", "Gemma2ForCausalLM", "gemma2", "gemma2", hugging_face(gemma2),
-       gguf(gguf_gemma2, RopePairing::halves, 1)},
-      {"gemma3_text", "Gemma3ForCausalLM", "gemma3", "gemma3", hugging_face(gemma2 + kQkNorm),
-       gguf(gguf_gemma2 + kGgufQkNorm, RopePairing::halves, 1)},
+      {"gemma", "GemmaForCausalLM", "gemma", "gemma", hugging_face(llama, -1), gguf(gguf_llama)},
+      {"gemma2", "Gemma2ForCausalLM", "gemma2", "gemma2", hugging_face(gemma2, -1),
+       gguf(gguf_gemma2)},
+      {"gemma3_text", "Gemma3ForCausalLM", "gemma3", "gemma3", hugging_face(gemma2 + kQkNorm, -1),
+       gguf(gguf_gemma2 + kGgufQkNorm)},
       {"olmo2", "Olmo2ForCausalLM", "olmo2", "olmo2",
        hugging_face(kEnds + kPostNorms + kAttention + kQkNorm + kGated),
        gguf(kGgufEnds + kGgufPostNorms + kGgufAttention + kGgufQkNorm + kGgufGated)},

@@ -32,13 +32,16 @@ struct ModuleName {
   std::string name;
   std::string parts;
   Layout layout = Layout::rows;
+  std::string weight = ".weight", bias = ".bias";  ///< ends of the tensors' names
 };
 
 /// The names of a form, and what else differs there.
 struct Names {
   std::vector<ModuleName> modules = {};
   RopePairing pairing = RopePairing::halves;  ///< order of rotated rows of q, k, q_norm, k_norm
-  double norm_offset = 0;  ///< what a norm's stored weight is above w, where norms scale by 1 + w
+  double norm_offset = 0;  ///< what a norm's stored weight is above its scale: -1 for x · (1 + w)
+  bool zero_biases = false;  ///< modules of layers and the last norm have biases, zeros if need be
+  std::string prefix = {};   ///< of names, that some files leave out
   std::vector<std::string> ignored = {};  ///< ends of names of tensors that are no weights
 };
 

@@ -17,6 +17,7 @@ struct StoredTensor {
   std::string type;   ///< as the file calls it: "BF16", "Q4_K"
   DType dtype = f32;  ///< that tensor() gives
   Shape shape = {};
+  int64_t bytes = 0;  ///< in the file
 };
 
 /// Tensors by name, in files or in memory.
@@ -48,11 +49,20 @@ struct StoredModel {
 /// Opens any of the three forms. open_hugging_face also checks names, shapes and dtypes of all
 /// tensors against the configuration, as open_gguf does.
 StoredModel open_model(const std::string& path);
+/// Its shards, or its one file, with all tensors but those whose names end in one of `ignored`.
+std::shared_ptr<const TensorSource> open_safetensors(const std::string& folder,
+                                                     const std::vector<std::string>& ignored = {});
+/// Tensors in memory, in this order.
+std::shared_ptr<const TensorSource> tensors_in_memory(const std::vector<NamedTensor>& tensors);
 StoredModel open_hugging_face(const std::string& folder);
 StoredModel open_gguf(const std::string& path);
 StoredModel open_run(const std::string& folder);
 /// The same of a model in memory.
 StoredModel stored(const Pretrained& model);
+
+/// Throws FileError listing the tensors that are missing, surplus, of another shape or of no float
+/// type, given the model's configuration and names.
+void check_tensors(const StoredModel& model);
 
 /// A tensor of a form that is to be written, and how it is made.
 struct PlannedTensor {
@@ -63,8 +73,8 @@ struct PlannedTensor {
   std::function<Tensor()> make = {};      ///< aliases a single source that needs no change
 };
 /// The tensors of a model under the names of another form, in that form's order. Throws FileError
-/// listing what is missing, surplus or of another shape. A head that is tied is left out; one that
-/// is stored beside a tied embedding must be equal to it.
+/// as check_tensors() does, and for parts that the other form has no place for. A head that is tied
+/// is left out, also where it is stored beside the embedding.
 std::vector<PlannedTensor> plan(const StoredModel& from, const Names& to);
 
 /// config.json to a configuration and back (nn/hub/config.cpp).

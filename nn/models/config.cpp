@@ -11,6 +11,10 @@ template <class T>
 constexpr bool is_optional = false;
 template <class T>
 constexpr bool is_optional<std::optional<T>> = true;
+template <class T>
+constexpr bool is_list = false;
+template <class T>
+constexpr bool is_list<std::vector<T>> = true;
 
 bool is_unset(const RopeScalingOptions& scaling) {
   return to_json(scaling) == to_json(RopeScalingOptions());
@@ -57,6 +61,10 @@ void each_other_member(auto&& visit) {
   visit("rms_norm_eps", &C::rms_norm_eps,
         FieldInfo{.min = 0, .max = 1, .help = "added to mean squares"});
   visit("bias", &C::bias, FieldInfo{.help = "biases in linear layers"});
+  visit("attention_bias", &C::attention_bias,
+        FieldInfo{.help = "biases in attention; as bias says where left out"});
+  visit("mlp_bias", &C::mlp_bias,
+        FieldInfo{.help = "biases in feed-forward layers; as bias says where left out"});
   visit("activation", &C::activation,
         FieldInfo{.one_of = {"gelu", "relu", "swiglu", "geglu"}, .help = "of feed-forward layers"});
   visit("gelu_tanh", &C::gelu_tanh,
@@ -68,6 +76,10 @@ void each_other_member(auto&& visit) {
   visit("sliding_window_pattern", &C::sliding_window_pattern,
         FieldInfo{.min = 1,
                   .help = "of so many layers the last has no window; all have one where left out"});
+  visit("window_layers", &C::window_layers,
+        FieldInfo{.min = 0,
+                  .help = "the layers that have a window, counted from 0; as "
+                          "sliding_window_pattern says where left out"});
   visit("attn_logit_softcap", &C::attn_logit_softcap,
         FieldInfo{.above = 0, .help = "c: scores s of attention become c tanh(s / c)"});
   visit("final_logit_softcap", &C::final_logit_softcap,
@@ -81,6 +93,8 @@ void each_other_member(auto&& visit) {
 void each_large_member(auto&& visit) {
   using C = DecoderConfig;
   visit("rope_pairing", &C::rope_pairing, rope_pairing_info());
+  visit("partial_rotary_factor", &C::partial_rotary_factor,
+        FieldInfo{.max = 1, .above = 0, .help = "share of a head that RoPE rotates; all of it"});
   visit("rope_scaling", &C::rope_scaling, FieldInfo{});
   visit("num_experts", &C::num_experts,
         FieldInfo{.min = 1, .max = 100000, .help = "experts of a layer"});
@@ -95,6 +109,8 @@ void each_large_member(auto&& visit) {
         FieldInfo{.min = 0, .help = "first layers that have no experts"});
   visit("routed_scaling_factor", &C::routed_scaling_factor,
         FieldInfo{.above = 0, .help = "of what experts give, but shared ones"});
+  visit("norm_topk_prob", &C::norm_topk_prob,
+        FieldInfo{.help = "the weights of a token's experts add up to 1"});
   visit("n_group", &C::n_group, FieldInfo{.min = 1, .help = "groups of experts"});
   visit("topk_group", &C::topk_group,
         FieldInfo{.min = 1, .help = "groups that a token's experts are of"});
@@ -117,29 +133,40 @@ void each_large_member(auto&& visit) {
 /// The same of members that make families what they are.
 void each_structural_member(auto&& visit) {
   using C = DecoderConfig;
-  visit("qkv_bias", &C::qkv_bias, FieldInfo{});
-  visit("use_qk_norm", &C::use_qk_norm, FieldInfo{});
-  visit("qk_norm_all_heads", &C::qk_norm_all_heads, FieldInfo{});
-  visit("scoring_func", &C::scoring_func, FieldInfo{.one_of = {"softmax", "sigmoid"}});
-  visit("use_expert_bias", &C::use_expert_bias, FieldInfo{});
-  visit("attention", &C::attention, FieldInfo{});
-  visit("norm", &C::norm, FieldInfo{.one_of = {"rms_norm", "layer_norm"}});
-  visit("norm_affine", &C::norm_affine, FieldInfo{});
-  visit("layer_norm_eps", &C::layer_norm_eps, FieldInfo{.min = 0, .max = 1});
-  visit("final_norm_eps", &C::final_norm_eps, FieldInfo{.min = 0, .max = 1});
-  visit("pre_norm", &C::pre_norm, FieldInfo{});
-  visit("post_norm", &C::post_norm, FieldInfo{});
-  visit("positions", &C::positions, FieldInfo{.one_of = {"rope", "absolute"}});
-  visit("scale_embedding", &C::scale_embedding, FieldInfo{});
-  visit("joint_embedding", &C::joint_embedding, FieldInfo{});
-  visit("norm_in_head", &C::norm_in_head, FieldInfo{});
+  visit("qkv_bias", &C::qkv_bias,
+        FieldInfo{.help = "biases of queries, keys and values; as attention_bias says"});
+  visit("use_qk_norm", &C::use_qk_norm, FieldInfo{.help = "RMSNorm of queries and keys"});
+  visit("qk_norm_all_heads", &C::qk_norm_all_heads,
+        FieldInfo{.help = "the same over all heads together"});
+  visit("scoring_func", &C::scoring_func,
+        FieldInfo{.one_of = {"softmax", "sigmoid"}, .help = "of routers"});
+  visit("use_expert_bias", &C::use_expert_bias, FieldInfo{.help = "biases that balance experts"});
+  visit("attention", &C::attention,
+        FieldInfo{.help = "the layer where there are as many key heads as query heads"});
+  visit("norm", &C::norm, FieldInfo{.one_of = {"rms_norm", "layer_norm"}, .help = "of all layers"});
+  visit("norm_affine", &C::norm_affine, FieldInfo{.help = "layer_norm has parameters"});
+  visit("layer_norm_eps", &C::layer_norm_eps,
+        FieldInfo{.min = 0, .max = 1, .help = "added to variances"});
+  visit("final_norm_eps", &C::final_norm_eps,
+        FieldInfo{.min = 0, .max = 1, .help = "the same in the last norm; as in others"});
+  visit("pre_norm", &C::pre_norm, FieldInfo{.help = "norms before attention and feed-forward"});
+  visit("post_norm", &C::post_norm, FieldInfo{.help = "norms after them, before the addition"});
+  visit("positions", &C::positions,
+        FieldInfo{.one_of = {"rope", "absolute"}, .help = "how the model knows places"});
+  visit("scale_embedding", &C::scale_embedding,
+        FieldInfo{.help = "embeddings are multiplied by the root of embed_dim"});
+  visit("joint_embedding", &C::joint_embedding,
+        FieldInfo{.help = "embedding and positions form a block"});
+  visit("norm_in_head", &C::norm_in_head, FieldInfo{.help = "the last norm is part of the head"});
 }
 
 /// All of these; `listed` are those that the family has.
 void each_member(const DecoderFamily& family, auto&& visit) {
+  const auto has = [&keys = family.keys](const std::string& key) {
+    return std::find(keys.begin(), keys.end(), key) != keys.end();
+  };
   const auto of_some = [&](const char* key, auto member, FieldInfo info) {
-    const auto& keys = family.keys;
-    visit(key, member, std::move(info), std::find(keys.begin(), keys.end(), key) != keys.end());
+    visit(key, member, std::move(info), has("*") || has(key));
   };
   each_common_member([&](const char* key, auto member, FieldInfo info) {
     visit(key, member, std::move(info), true);
@@ -178,6 +205,8 @@ Json DecoderConfig::given() const {
       if (this->*member) result[key] = Json(*(this->*member));
     } else if constexpr (HasFields<T>) {
       if (!is_unset(this->*member)) result[key] = to_json(this->*member);
+    } else if constexpr (is_list<T>) {
+      if (!(this->*member).empty()) result[key] = Json(this->*member);
     } else {
       result[key] = Json(this->*member);
     }
@@ -200,6 +229,10 @@ DecoderConfig DecoderConfig::completed() const {
     } else if constexpr (HasFields<T>) {
       require(listed || is_unset(own), family, ": has no ", key, " that could be set");
       check_fields(own, family + "." + key);
+    } else if constexpr (is_list<T>) {
+      require(listed || own.empty() || own == usual, family, ": has no ", key,
+              " that could be set");
+      for (const auto& item : own) check_value(family + "." + key, info, item);
     } else if constexpr (!std::is_same_v<T, bool>) {
       check_value(family + "." + key, info, own);
     }

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include <olm/nn/activations.h>
@@ -26,6 +27,8 @@ Ref<Module> norm(const DecoderConfig& c) { return norm(c, norm_eps(c)); }
 
 bool has_window(const DecoderConfig& c, int64_t layer) {
   if (!c.sliding_window) return false;
+  const auto& layers = c.window_layers;
+  if (!layers.empty()) return std::find(layers.begin(), layers.end(), layer) != layers.end();
   const auto& pattern = c.sliding_window_pattern;
   return !pattern || layer % *pattern != *pattern - 1;
 }
@@ -57,6 +60,7 @@ void set_positions(const DecoderConfig& c, int64_t layer, AttentionOptions& o) {
   if (*c.positions != "rope") return;
   o.max_seq_len = c.max_seq_len;
   o.rope_pairing = c.rope_pairing;
+  o.partial_rotary_factor = c.partial_rotary_factor;
   // A RoPE of the windows' own reaches no farther than they do.
   const bool local = window && c.local_rope_theta;
   o.rope_theta = local ? c.local_rope_theta : c.rope_theta;
@@ -68,7 +72,7 @@ Ref<Module> attention(const DecoderConfig& c, int64_t layer) {
                      .num_heads = c.num_heads,
                      .dropout = c.dropout,
                      .causal = true,
-                     .bias = c.bias,
+                     .bias = c.attention_bias.value_or(*c.bias),
                      .qkv_bias = c.qkv_bias,
                      .attn_logit_softcap = c.attn_logit_softcap};
   if (c.query_pre_attn_scalar) o.attention_scale = 1 / std::sqrt(*c.query_pre_attn_scalar);
@@ -95,9 +99,10 @@ Ref<Module> mixture(const DecoderConfig& c) {
                              .top_k = *c.top_k,
                              .hidden_dim = c.moe_intermediate_size.value_or(gated_width(c)),
                              .dropout = *c.dropout,
-                             .bias = *c.bias,
+                             .bias = c.mlp_bias.value_or(*c.bias),
                              .routing = {
                                  .scoring_func = *c.scoring_func,
+                                 .norm_topk_prob = *c.norm_topk_prob,
                                  .routed_scaling_factor = *c.routed_scaling_factor,
                                  .n_group = *c.n_group,
                                  .topk_group = *c.topk_group,
@@ -119,12 +124,12 @@ Ref<Module> feed_forward(const DecoderConfig& c, int64_t layer) {
         {.hidden_dim = c.intermediate_size,
          .activation = *c.activation == "gelu" && gelu_tanh ? "gelu_tanh" : *c.activation,
          .dropout = *c.dropout,
-         .bias = *c.bias});
+         .bias = c.mlp_bias.value_or(*c.bias)});
   return GatedFFN(
       c.embed_dim,
       {.hidden_dim = gated_width(c),
        .dropout = *c.dropout,
-       .bias = *c.bias,
+       .bias = c.mlp_bias.value_or(*c.bias),
        .gated_unit = *c.activation == "geglu" && gelu_tanh ? "geglu_tanh" : *c.activation});
 }
 
@@ -159,6 +164,9 @@ void add_head(const DecoderConfig& c, const Ref<EmbeddingModule>& tokens,
 
 Ref<BlockModule> DecoderModel(const DecoderConfig& config) {
   const DecoderConfig c = config.completed();
+  for (const int64_t layer : c.window_layers)
+    require(layer < c.num_layers, c.family, ".window_layers: wants layers from 0 to ",
+            c.num_layers - 1, ", got ", layer);
   EmbeddingLayerOptions table{.vocab_size = c.vocab_size, .embedding_dim = c.embed_dim};
   if (*c.scale_embedding) table.scale = std::sqrt(double(c.embed_dim));
   const Ref<EmbeddingModule> tokens = Embedding(table);

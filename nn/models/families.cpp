@@ -24,6 +24,7 @@ DecoderConfig common() {
           .top_k = 2,
           .first_k_dense_replace = 0,
           .routed_scaling_factor = 1,
+          .norm_topk_prob = true,
           .n_group = 1,
           .topk_group = 1,
           .load_balancing_coefficient = 0,
@@ -46,6 +47,10 @@ DecoderConfig common() {
 }
 
 using Keys = std::vector<std::string>;
+Keys operator+(Keys a, const Keys& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
 
 /// A row: what is said of a family, beside what all have in common.
 DecoderFamily row(std::string name, Keys keys, void (*change)(DecoderConfig&) = nullptr) {
@@ -107,31 +112,31 @@ void like_olmo2(DecoderConfig& c) {
 
 std::vector<DecoderFamily> openlanguagemodel_2_2() {
   const Keys rotary{"num_kv_heads", "rope_theta", "rope_pairing", "rms_norm_eps"};
-  const Keys scaled{"num_kv_heads", "rope_theta", "rope_pairing", "rope_scaling", "rms_norm_eps"};
+  const Keys llama = rotary + Keys{"head_dim", "rope_scaling", "attention_bias", "mlp_bias"};
   return {
-      row("gpt2", {"bias", "gelu_tanh"},
+      row("gpt2", {"bias", "gelu_tanh", "layer_norm_eps"},
           [](DecoderConfig& c) {
             like_gpt2(c);
             c.joint_embedding = true;
             c.norm_in_head = true;
           }),
-      row("llama", rotary, [](DecoderConfig& c) { c.attention = "FlashAttentionwithRoPE"; }),
-      row("llama3", scaled, [](DecoderConfig& c) { c.rope_theta = 500000; }),
-      row("qwen2", scaled,
+      row("llama", llama, [](DecoderConfig& c) { c.attention = "FlashAttentionwithRoPE"; }),
+      row("llama3", llama, [](DecoderConfig& c) { c.rope_theta = 500000; }),
+      row("qwen2", rotary + Keys{"head_dim", "rope_scaling", "sliding_window", "window_layers"},
           [](DecoderConfig& c) {
             c.rope_theta = 1000000;
             c.rms_norm_eps = 1e-6;
             c.qkv_bias = true;
           }),
       row("phi3",
-          {"num_kv_heads", "rope_theta", "rope_pairing", "rope_scaling", "rms_norm_eps",
-           "activation"},
+          rotary + Keys{"head_dim", "rope_scaling", "partial_rotary_factor", "activation",
+                        "sliding_window"},
           [](DecoderConfig& c) { c.attention = "FlashAttentionwithRoPE"; }),
       row("phi4", rotary, [](DecoderConfig& c) { c.rope_theta = 250000; }),
       row("gemma2",
-          {"num_kv_heads", "head_dim", "rope_theta", "rope_pairing", "rms_norm_eps", "gelu_tanh",
-           "norm_plus_one", "sliding_window", "attn_logit_softcap", "final_logit_softcap",
-           "query_pre_attn_scalar"},
+          rotary + Keys{"head_dim", "rope_scaling", "attention_bias", "gelu_tanh", "norm_plus_one",
+                        "sliding_window", "window_layers", "attn_logit_softcap",
+                        "final_logit_softcap", "query_pre_attn_scalar"},
           [](DecoderConfig& c) {
             like_gemma(c);
             c.sliding_window = 4096;
@@ -158,17 +163,23 @@ std::vector<DecoderFamily> openlanguagemodel_2_2() {
 
 std::vector<DecoderFamily> later_ones() {
   const Keys headed{"num_kv_heads", "head_dim", "rope_theta", "rope_pairing", "rms_norm_eps"};
-  const auto with = [&](const Keys& more) {
-    Keys keys = headed;
-    keys.insert(keys.end(), more.begin(), more.end());
-    return keys;
-  };
   return {
-      row("mistral", with({"sliding_window"})),
-      row("qwen3", with({"rope_scaling"}), like_qwen3),
+      row("mistral", headed + Keys{"rope_scaling", "sliding_window"}),
+      row("qwen3",
+          headed + Keys{"rope_scaling", "attention_bias", "sliding_window", "window_layers"},
+          like_qwen3),
+      row("gemma", headed + Keys{"rope_scaling", "attention_bias", "gelu_tanh", "norm_plus_one"},
+          [](DecoderConfig& c) {
+            like_gemma(c);
+            c.post_norm = false;
+            c.gelu_tanh = true;
+            c.norm_plus_one = true;
+          }),
       row("gemma3",
-          with({"rope_scaling", "local_rope_theta", "gelu_tanh", "norm_plus_one", "sliding_window",
-                "sliding_window_pattern", "query_pre_attn_scalar"}),
+          headed + Keys{"rope_scaling", "local_rope_theta", "attention_bias", "gelu_tanh",
+                        "norm_plus_one", "sliding_window", "sliding_window_pattern",
+                        "window_layers", "attn_logit_softcap", "final_logit_softcap",
+                        "query_pre_attn_scalar"},
           [](DecoderConfig& c) {
             like_gemma(c);
             c.rope_theta = 1000000;
@@ -177,12 +188,14 @@ std::vector<DecoderFamily> later_ones() {
             c.sliding_window = 1024;
             c.sliding_window_pattern = 6;
           }),
-      row("olmo2", headed,
+      row("olmo2", headed + Keys{"rope_scaling", "attention_bias"},
           [](DecoderConfig& c) {
             like_olmo2(c);
             c.qk_norm_all_heads = true;
           }),
-      row("olmo3", with({"rope_scaling", "sliding_window", "sliding_window_pattern"}),
+      row("olmo3",
+          headed + Keys{"rope_scaling", "local_rope_theta", "attention_bias", "sliding_window",
+                        "sliding_window_pattern", "window_layers"},
           [](DecoderConfig& c) {
             like_olmo2(c);
             c.sliding_window = 4096;
@@ -192,18 +205,25 @@ std::vector<DecoderFamily> later_ones() {
 }
 
 std::vector<DecoderFamily> mixtures() {
+  const Keys mixture{"num_kv_heads",
+                     "head_dim",
+                     "rope_theta",
+                     "rope_pairing",
+                     "rope_scaling",
+                     "rms_norm_eps",
+                     "num_experts",
+                     "top_k",
+                     "moe_intermediate_size",
+                     "load_balancing_coefficient",
+                     "z_loss_coefficient",
+                     "sliding_window"};
   return {
-      row("mixtral",
-          {"num_kv_heads", "head_dim", "rope_theta", "rope_pairing", "rms_norm_eps", "num_experts",
-           "top_k", "moe_intermediate_size", "load_balancing_coefficient", "z_loss_coefficient"},
+      row("mixtral", mixture,
           [](DecoderConfig& c) {
             with_experts(c);
             c.rope_theta = 1000000;
           }),
-      row("qwen3_moe",
-          {"num_kv_heads", "head_dim", "rope_theta", "rope_pairing", "rope_scaling", "rms_norm_eps",
-           "num_experts", "top_k", "moe_intermediate_size", "load_balancing_coefficient",
-           "z_loss_coefficient"},
+      row("qwen3_moe", mixture + Keys{"attention_bias", "norm_topk_prob", "window_layers"},
           [](DecoderConfig& c) {
             like_qwen3(c);
             with_experts(c);
@@ -250,6 +270,7 @@ std::vector<DecoderFamily> built_in() {
   std::vector<DecoderFamily> rows = openlanguagemodel_2_2();
   for (const auto& more : {later_ones(), mixtures()})
     rows.insert(rows.end(), more.begin(), more.end());
+  rows.push_back(row("decoder", {"*"}));
   return rows;
 }
 

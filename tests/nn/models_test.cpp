@@ -135,7 +135,7 @@ TEST_SUITE("nn/models") {
     check_error([&] { config.in_family("bert"); }, {"bert", "gpt2, "});
     const ModelConfig sharing = tiny_llama(2, true), headed = model_preset("Gemma2_9B");
     check_error([&] { sharing.in_family("gpt2"); }, {"gpt2 has no num_kv_heads", "2", "llama"});
-    check_error([&] { headed.in_family("llama"); }, {"llama has no head_dim", "256", "gemma2"});
+    check_error([&] { headed.in_family("phi4"); }, {"phi4 has no head_dim", "256", "gemma2"});
     CHECK(headed.in_family("qwen3").as<DecoderConfig>().head_dim == 256);
   }
 

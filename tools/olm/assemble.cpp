@@ -7,6 +7,7 @@
 
 #include <olm/engine/file.h>
 
+#include "tools/olm/open.h"
 #include "tools/olm/presets.h"
 
 namespace olm::tools {
@@ -15,8 +16,9 @@ namespace {
 
 /// Keys that a run cannot change once it has begun.
 bool is_fixed(const std::string& path) {
-  for (const char* key : {"data.tokenizer", "data.train_fraction", "train.batch_size", "train.seed",
-                          "train.init_from", "train.document_mask", "optim.optimizer"})
+  for (const char* key :
+       {"data.tokenizer", "data.train_fraction", "train.batch_size", "train.seed",
+        "train.init_from", "train.document_mask", "train.context", "optim.optimizer"})
     if (path == key) return true;
   return path.starts_with("model.");
 }
@@ -79,14 +81,40 @@ std::string early_init_from(const TrainArgs& args) {
   return from;
 }
 
-void read_origin(const std::string& folder, RunConfig& config) {
-  if (!file_exists(folder + "/run.toml") || !file_exists(folder + "/model.safetensors"))
-    throw FileError(folder, ": --init-from wants a run folder with run.toml and model.safetensors");
+/// True for a key of [model] that changes how a model is trained but not what it is.
+bool is_free(const std::string& path) {
+  for (const char* key : {"model.dropout", "model.load_balancing_coefficient",
+                          "model.z_loss_coefficient", "model.bias_update_rate"})
+    if (path == key) return true;
+  return !path.starts_with("model.");
+}
+
+/// The model of another program that a training begins with is what it is: a shorter max_seq_len
+/// asks for shorter sequences, and anything else in [model] that contradicts is refused.
+void keep_model(const std::string& path, const RunConfig& origin, RunConfig& config) {
+  const int64_t most = origin.model.longest(), asked = config.model.longest();
+  const bool decoder = !config.model.is_described() && !origin.model.is_described();
+  if (decoder && config.model.config.family() == origin.model.config.family() && asked < most) {
+    config.train.context = asked;
+    config.model.config.as<nn::DecoderConfig>().max_seq_len = most;
+  }
+  const std::vector<KeyInfo> keys = list_keys(origin), now = list_keys(config);
+  const auto text = [](const KeyInfo& key) { return key.value.empty() ? "left out" : key.value; };
+  for (size_t i = 0; i < keys.size() && i < now.size(); ++i)  // another family is seen first
+    require(keys[i].value == now[i].value || is_free(keys[i].path), "--init-from: ", keys[i].path,
+            " is ", text(keys[i]), " in ", path, " and cannot become ", text(now[i]));
+}
+
+/// The beginning of a run whose weights come from elsewhere.
+void read_origin(const std::string& path, RunConfig& config) {
+  if (is_foreign(path)) return take_pretrained(path, nn::inspect_pretrained(path), config);
+  if (!file_exists(path + "/run.toml") || !file_exists(path + "/model.safetensors"))
+    throw FileError(path, ": --init-from wants a run folder with run.toml and model.safetensors");
   RunConfig origin;
-  read_config(folder + "/run.toml", origin);
-  place_description(folder, origin);
+  read_config(path + "/run.toml", origin);
+  place_description(path, origin);
   config.model = origin.model;
-  config.data.tokenizer = folder + "/tokenizer.json";
+  config.data.tokenizer = path + "/tokenizer.json";
 }
 
 }  // namespace
@@ -97,11 +125,13 @@ RunConfig assemble(const TrainArgs& args) {
     config = assemble_resumed(args);
   } else {
     if (!args.preset.empty()) config = find_preset(args.preset).config;
-    if (const std::string origin = early_init_from(args); !origin.empty())
-      read_origin(origin, config);
+    const std::string from = early_init_from(args);
+    if (!from.empty()) read_origin(from, config);
+    const RunConfig origin = config;
     if (!args.config.empty()) read_config(args.config, config);
     if (!args.model.empty()) config.model = find_model(args.model, config.model);
     read_flags(args.flags, config);
+    if (!from.empty() && is_foreign(from)) keep_model(from, origin, config);
   }
   check(config);
   check_texts(config);

@@ -19,12 +19,13 @@ struct SampleArgs {
   std::string folder = {}, dtype = "f32", device = "cpu", prompts_file = {};
   std::vector<std::string> prompts = {}, stop_strings = {};
   FlagValues flags = {};
-  bool no_cache = false, stop_when_full = false, logprobs = false;
+  bool no_cache = false, stop_when_full = false, logprobs = false, special_tokens = false;
 };
 int sample(const SampleArgs& args);
 
 struct EvalArgs {
   std::string folder = {}, data = {}, dtype = "f32", device = "cpu";
+  int64_t context = 0, stride = 0;  // 0 is as --help says
   bool json = false;
 };
 int eval(const EvalArgs& args);
@@ -32,11 +33,28 @@ int eval(const EvalArgs& args);
 struct InspectArgs {
   std::string path = {}, model = {}, dtype = "f32";
   int64_t batch = 1, context = 0, vocab_size = 50257;
-  bool models = false, json = false;
+  bool models = false, json = false, tensors = false;
 };
 int inspect(const InspectArgs& args);
 /// What a model is and takes: --model.
 int inspect_model(const InspectArgs& args);
+
+struct ImportArgs {
+  std::string from = {}, out = {};
+};
+int import_model(const ImportArgs& args);
+
+struct ExportArgs {
+  std::string from = {}, form = {}, out = {}, type = {}, shard_size = "5GB", family = {}, name = {};
+};
+int export_model(const ExportArgs& args);
+
+struct VerifyArgs {
+  std::string a = {}, b = {}, data = {};
+  std::vector<std::string> texts = {};
+  std::optional<double> tolerance = {};
+};
+int verify(const VerifyArgs& args);
 
 struct AblateArgs {
   std::vector<std::string> variants = {};
@@ -50,6 +68,7 @@ struct TokenizerArgs {
   std::string data = {}, kind = "bpe:4096", out = "tokenizer.json";  // train
   std::string path = {};                                             // encode, decode
   std::optional<std::string> text = {};
+  bool special_tokens = false, add_special = false;
   std::vector<int64_t> ids = {};
 };
 int tokenizer_train(const TokenizerArgs& args);

@@ -23,6 +23,8 @@ struct ModelSection {
                                              .bias = false};
   std::string description = {};             ///< path of a model.json, in place of `config`
   std::optional<int64_t> max_seq_len = {};  ///< of a description; what its layers take if empty
+  /// Rows of embedding and head where they are more than the tokenizer's ids.
+  std::optional<int64_t> padded_vocab_size = {};
   void fields(nn::FieldVisitor& v);
 
   bool is_described() const { return !description.empty(); }
@@ -63,7 +65,7 @@ struct DataConfig {
   void fields(auto& v) {
     v("path", path, {.help = "training text: a file, or a folder that is read recursively"});
     v("tokenizer", tokenizer,
-      {.help = "byte, char, bpe:N with N ids, or the path of a tokenizer.json"});
+      {.help = "byte, char, bpe:N with N ids, or the path of a tokenizer or model"});
     v("train_fraction", train_fraction,
       {.min = 0.001,
        .max = 0.999,
@@ -109,6 +111,7 @@ struct TrainConfig {
   int64_t steps = 2000;
   double minutes = 0.0;
   int64_t batch_size = 12;
+  std::optional<int64_t> context = {};
   int64_t accumulation = 1;
   DType dtype = f32;
   std::string device = "cpu";
@@ -129,6 +132,10 @@ struct TrainConfig {
        .max = 1e7,
        .help = "instead of steps: timed steps decide how many fit; 0 is off"});
     v("batch_size", batch_size, {.min = 1, .max = 1000000, .help = "sequences per batch"});
+    v("context", context,
+      {.min = 1,
+       .max = 10000000,
+       .help = "tokens of a training sequence, where they are less than model.max_seq_len"});
     v("accumulation", accumulation, {.min = 1, .max = 1000000, .help = "batches per step"});
     v("dtype", dtype, activation_dtypes());
     v("device", device, device_info());
@@ -145,7 +152,8 @@ struct TrainConfig {
     v("recompute", recompute,
       {.help = "compute layers again in backward: less memory, a third more work"});
     v("out", out, {.help = "run folder"});
-    v("init_from", init_from, {.help = "run folder whose weights to begin with"});
+    v("init_from", init_from,
+      {.help = "model whose weights to begin with: a run, a folder of Hugging Face's or a .gguf"});
     v("document_mask", document_mask,
       {.help = "tokens attend within their document alone; <|endoftext|> ends one"});
   }

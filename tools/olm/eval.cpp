@@ -2,12 +2,12 @@
 
 #include <cmath>
 
-#include <olm/nn/model_io.h>
 #include <olm/nn/training.h>
 
 #include "tools/olm/commands.h"
 #include "tools/olm/corpus.h"
 #include "tools/olm/machine.h"
+#include "tools/olm/open.h"
 
 namespace olm::tools {
 
@@ -23,42 +23,78 @@ std::optional<int64_t> end_of_text(const std::string& folder, const nn::Tokenize
   return *tokenizer.eot_id();
 }
 
+/// The windows: as long as the model takes where that is not more than what many machines hold.
+nn::ScoreOptions windows_of(const EvalArgs& args, nn::Module& model) {
+  constexpr int64_t kUnlimited = 1024, kMost = 2048;
+  const int64_t most = nn::context_of(model);
+  const int64_t usual = most > 0 ? std::min(most, kMost) : kUnlimited;
+  const int64_t context = args.context > 0 ? args.context : usual;
+  require(args.context >= 0, "--context: a positive number of tokens was wanted, got ",
+          args.context);
+  require(most == 0 || context <= most, "--context: the model takes ", most, " tokens, got ",
+          context);
+  require(args.stride >= 0 && args.stride <= context, "--stride: from 1 to the context of ",
+          context, " was wanted, got ", args.stride);
+  return {.context = context, .stride = args.stride > 0 ? args.stride : context};
+}
+
+/// The tokens of each file.
+std::vector<nn::TokenDataset> texts_of(const nn::Corpus& corpus, const nn::Tokenizer& tokenizer) {
+  std::vector<nn::TokenDataset> texts;
+  for (const auto& file : corpus.files) {
+    nn::Corpus one = corpus;
+    one.files = {file};
+    texts.emplace_back(one, tokenizer);
+  }
+  return texts;
+}
+
+/// What was measured, by the names of --json.
+Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, double bytes) {
+  const double loss = report.nats / double(report.tokens);
+  Json figures = Json::object();
+  figures["loss"] = loss;
+  figures["perplexity"] = std::exp(loss);
+  figures["bits_per_byte"] = report.nats / std::log(2.0) / bytes;
+  figures["tokens"] = report.tokens;
+  figures["bytes"] = int64_t(bytes);
+  figures["context"] = options.context;
+  figures["stride"] = options.stride;
+  figures["seconds"] = report.seconds;
+  return figures;
+}
+
 }  // namespace
 
 int eval(const EvalArgs& args) {
-  const nn::Ref<nn::Module> model = nn::load(args.folder, compute_device(args.device));
-  const auto tokenizer = nn::load_tokenizer(args.folder);
   const DType dtype = activation_dtype(args.dtype);
+  const nn::Pretrained opened = open_model(args.folder, compute_device(args.device), dtype);
+  nn::ScoreOptions options = windows_of(args, *opened.model);
   const nn::Corpus corpus = open_corpus(args.data);
-  const nn::TokenDataset data(corpus, *tokenizer);
-  // A model that takes any length is measured in windows of 1024.
-  const int64_t most = nn::context_of(*model) > 0 ? nn::context_of(*model) : 1024;
-  const int64_t context = std::min(most, data.size() - 1);
-  require(context >= 1, args.data, ": has ", data.size(), " tokens, at least 2 were wanted");
-  const nn::EvalReport report =
-      nn::evaluate(*model, data, context, dtype, {}, true, end_of_text(args.folder, *tokenizer));
-  if (!std::isfinite(report.loss))
-    throw FileError(args.folder, ": the model gives a loss of ", report.loss, " on ", args.data,
+  const std::vector<nn::TokenDataset> texts = texts_of(corpus, *opened.tokenizer);
+  options.start = start_of_text(*opened.tokenizer);
+  options.dtype = dtype;
+  options.end_of_text = end_of_text(args.folder, *opened.tokenizer);
+  const nn::ScoreReport report = nn::score(*opened.model, texts, options);
+  if (report.tokens == 0)
+    throw FileError(args.data, ": the tokenizer makes no token of it, at least 1 was wanted");
+  if (!std::isfinite(report.nats))
+    throw FileError(args.folder, ": the model gives a loss of ", report.nats, " on ", args.data,
                     ", a finite number was wanted");
   double bytes = 0;
   for (const std::string_view text : corpus.texts()) bytes += double(text.size());
-  const double bytes_per_token = bytes / double(data.size());
-  const double bits_per_byte = report.loss / std::log(2.0) / bytes_per_token;
+  const Json figures = figures_of(report, options, bytes);
   if (args.json) {
-    Json figures = Json::object();
-    figures["loss"] = report.loss;
-    figures["perplexity"] = std::exp(report.loss);
-    figures["bits_per_byte"] = bits_per_byte;
-    figures["tokens"] = report.tokens;
-    figures["context"] = context;
-    figures["seconds"] = report.seconds;
     fmt::print("{}\n", figures.dump());
     return 0;
   }
-  fmt::print("loss            {:.4f} nats per token\n", report.loss);
-  fmt::print("perplexity      {:.4f}\n", std::exp(report.loss));
-  fmt::print("bits per byte   {:.4f}\n", bits_per_byte);
-  fmt::print("tokens          {} in windows of {}\n", grouped(report.tokens), context);
+  const auto number = [&](const char* name) { return figures.at(name).as_double(); };
+  fmt::print("loss            {:.4f} nats per token\n", number("loss"));
+  fmt::print("perplexity      {:.4f}\n", number("perplexity"));
+  fmt::print("bits per byte   {:.4f} over {} bytes\n", number("bits_per_byte"),
+             grouped(int64_t(bytes)));
+  fmt::print("tokens          {} in windows of {}{}\n", grouped(report.tokens), options.context,
+             options.stride < options.context ? fmt::format(" every {}", options.stride) : "");
   fmt::print("time            {}\n", duration_text(report.seconds));
   return 0;
 }

@@ -9,11 +9,11 @@
 #include <olm/engine/file.h>
 #include <olm/engine/safetensors.h>
 #include <olm/nn/model_io.h>
-#include <olm/nn/text.h>
 #include <olm/nn/training.h>
 
 #include "tools/olm/commands.h"
 #include "tools/olm/machine.h"
+#include "tools/olm/open.h"
 #include "tools/olm/presets.h"
 
 namespace olm::tools {
@@ -38,39 +38,60 @@ std::string shown(const std::string& text) {
   return out;
 }
 
+/// A tensor in a file.
+struct Row {
+  std::string name, type, shape;
+  int64_t elements = 0, bytes = 0;
+};
+
+/// "19 tensors: 12 of F32, 7 of Q8_0, 1,234 elements, 4.9 kB".
+std::string total_of(const std::vector<Row>& rows) {
+  std::map<std::string, int64_t> types;
+  int64_t elements = 0, bytes = 0;
+  for (const Row& row : rows) {
+    ++types[shown(row.type)];
+    elements += row.elements;
+    bytes += row.bytes;
+  }
+  std::string kinds;
+  for (const auto& [type, count] : types)
+    kinds +=
+        (kinds.empty() ? "" : ", ") + (types.size() > 1 ? std::to_string(count) + " " : "") + type;
+  return fmt::format("{} {} of {}, {} elements, {}", rows.size(),
+                     rows.size() == 1 ? "tensor" : "tensors", kinds.empty() ? "no dtype" : kinds,
+                     grouped(elements), bytes_text(double(bytes)));
+}
+
+void show_rows(const std::vector<Row>& rows) {
+  size_t width = 4, shape_width = 18;
+  for (const Row& row : rows) {
+    width = std::max(width, shown(row.name).size());
+    shape_width = std::max(shape_width, row.shape.size());
+  }
+  for (const Row& row : rows)
+    fmt::print("  {:<{}}  {:<7} {:<{}} {:>10}\n", shown(row.name), width, shown(row.type),
+               row.shape, shape_width, bytes_text(double(row.bytes)));
+}
+
 /// What a safetensors file holds; in `full`, tensor by tensor.
 void show_tensors(const std::string& path, bool full) {
   const SafetensorsFile file = SafetensorsFile::open(path);
-  size_t width = 4, shape_width = 18, bytes = 0;
-  int64_t elements = 0;
-  std::map<std::string, int> dtypes;
+  std::vector<Row> rows;
   for (const std::string& name : file.names()) {
     const SafetensorsEntry& e = file.entry(name);
-    width = std::max(width, shown(name).size());
-    shape_width = std::max(shape_width, e.shape_text().size());
-    bytes += e.bytes;
-    elements += std::accumulate(e.shape.begin(), e.shape.end(), int64_t(1), std::multiplies());
-    ++dtypes[shown(e.dtype)];
+    rows.push_back({name, e.dtype, e.shape_text(),
+                    std::accumulate(e.shape.begin(), e.shape.end(), int64_t(1), std::multiplies()),
+                    int64_t(e.bytes)});
   }
-  std::string kinds;
-  for (const auto& [dtype, count] : dtypes) kinds += (kinds.empty() ? "" : ", ") + dtype;
-  const std::string total =
-      fmt::format("{} {} of {}, {} elements, {}", file.names().size(),
-                  file.names().size() == 1 ? "tensor" : "tensors",
-                  kinds.empty() ? "no dtype" : kinds, grouped(elements), bytes_text(double(bytes)));
   if (!full) {
-    fmt::print("weights: {}\n", total);
+    fmt::print("weights: {}\n", total_of(rows));
     return;
   }
   fmt::print("{}\n", path);
-  for (const std::string& name : file.names()) {
-    const SafetensorsEntry& e = file.entry(name);
-    fmt::print("  {:<{}}  {:<7} {:<{}} {:>10}\n", shown(name), width, shown(e.dtype),
-               e.shape_text(), shape_width, bytes_text(double(e.bytes)));
-  }
+  show_rows(rows);
   for (const auto& [key, value] : file.metadata())
     fmt::print("  metadata {}: {}\n", shown(key), shown(value));
-  fmt::print("  {}\n", total);
+  fmt::print("  {}\n", total_of(rows));
 }
 
 void show_model(const std::string& path) {
@@ -78,10 +99,77 @@ void show_model(const std::string& path) {
   fmt::print("{}", nn::summary(*model));
 }
 
-void show_tokenizer(const std::string& path) {
-  const auto tokenizer = nn::load_tokenizer(path);
-  fmt::print("tokenizer: {}, {} ids, hash {}\n", tokenizer->name(), tokenizer->vocab_size(),
-             tokenizer->hash());
+/// "bos 1 <s>, adds bos", … of ids that have a role.
+std::string roles_of(const nn::Tokenizer& tokenizer) {
+  const nn::SpecialTokens special = tokenizer.special();
+  std::string text;
+  const auto add = [&](const char* role, const std::optional<int32_t>& id) {
+    if (id)
+      text += fmt::format(", {} {} {}", role, *id, shown(std::string(tokenizer.token_bytes(*id))));
+  };
+  add("bos", special.bos);
+  add("eos", special.eos);
+  add("pad", special.pad);
+  add("unk", special.unk);
+  if (special.adds_bos) text += ", adds bos";
+  if (special.adds_eos) text += ", adds eos";
+  return text;
+}
+
+void show_tokenizer(const nn::Tokenizer& tokenizer) {
+  fmt::print("tokenizer: {}, {} ids{}, hash {}\n", tokenizer.name(), tokenizer.vocab_size(),
+             roles_of(tokenizer), tokenizer.hash());
+}
+
+/// What sampling keeps to, where the model's files say.
+std::string generation_text(const nn::GenerationSettings& g) {
+  std::string text;
+  const auto add = [&](const char* name, const auto& value) {
+    if (value) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, *value);
+  };
+  for (const int32_t id : g.stop) add("stop", std::optional(id));
+  add("temperature", g.temperature);
+  add("top_k", g.top_k);
+  add("top_p", g.top_p);
+  add("min_p", g.min_p);
+  add("repetition_penalty", g.repetition_penalty);
+  if (g.do_sample) add("do_sample", std::optional(*g.do_sample ? "true" : "false"));
+  return text;
+}
+
+std::string sizes_text(const nn::DecoderConfig& c) {
+  const int64_t kv = c.num_kv_heads.value_or(c.num_heads);
+  std::string text =
+      fmt::format("{} layers of width {}, {} heads", c.num_layers, c.embed_dim, c.num_heads);
+  if (kv != c.num_heads) text += fmt::format(", {} of keys and values", kv);
+  if (c.head_dim) text += fmt::format(", head of {}", *c.head_dim);
+  if (c.intermediate_size) text += fmt::format(", FFN of {}", *c.intermediate_size);
+  if (c.num_experts) text += fmt::format(", {} experts", *c.num_experts);
+  return text + fmt::format(", {} rows of embedding", c.vocab_size);
+}
+
+/// A model of another program: what its files say, then its layers, or, if asked for, its tensors.
+void show_pretrained(const std::string& path, bool tensors) {
+  const nn::PretrainedFacts facts = nn::inspect_pretrained(path);
+  std::vector<Row> rows;
+  for (const auto& t : facts.tensors)
+    rows.push_back({t.name, t.type, detail::concat(t.shape), t.shape.numel(), t.bytes});
+  fmt::print("model: {}, {}\n", nn::name_of(facts.form),
+             facts.vendor_family.empty() ? "of no family of transformers" : facts.vendor_family);
+  if (facts.config) {
+    fmt::print("sizes: {}\ncontext: {} tokens\n", sizes_text(*facts.config),
+               facts.config->max_seq_len);
+  }
+  fmt::print("weights: {}\n", total_of(rows));
+  if (facts.tokenizer) show_tokenizer(*facts.tokenizer);
+  if (const std::string text = generation_text(facts.generation); !text.empty())
+    fmt::print("sampling: {}\n", text);
+  for (const std::string& name : facts.not_understood)
+    fmt::print("not understood: {}\n", shown(name));
+  if (tensors)
+    show_rows(rows);
+  else if (facts.config)
+    fmt::print("{}", nn::summary(*nn::DecoderModel(*facts.config)));
 }
 
 void show_checkpoints(const std::string& folder) {
@@ -94,7 +182,9 @@ void show_checkpoints(const std::string& folder) {
   }
 }
 
-void show_folder(const std::string& folder) {
+void show_folder(const std::string& folder, bool tensors) {
+  if (file_exists(folder + "/config.json") && !file_exists(folder + "/model.json"))
+    return show_pretrained(folder, tensors);
   bool any = false;
   auto with = [&](const char* name, auto show) {
     const std::string path = folder + "/" + name;
@@ -103,10 +193,14 @@ void show_folder(const std::string& folder) {
     any = true;
   };
   with("model.json", show_model);
-  with("tokenizer.json", show_tokenizer);
+  if (const std::string path = folder + "/tokenizer.json"; file_exists(path)) {
+    show_tokenizer(*open_tokenizer(folder));
+    any = true;
+  }
   // The tree above says what the weights are; without one the file has to.
-  with("model.safetensors",
-       [&](const std::string& path) { show_tensors(path, !file_exists(folder + "/model.json")); });
+  with("model.safetensors", [&](const std::string& path) {
+    show_tensors(path, tensors || !file_exists(folder + "/model.json"));
+  });
   if (!nn::Checkpoints(folder).steps().empty()) {
     show_checkpoints(folder);
     any = true;
@@ -126,12 +220,17 @@ int inspect(const InspectArgs& args) {
   if (!args.model.empty()) return inspect_model(args);
   const std::string& path = args.path;
   if (folder_exists(path)) {
-    show_folder(path);
+    show_folder(path, args.tensors);
   } else if (path.ends_with(".json")) {
     const Json json = read_json(path);
     const bool model = json.is_object() && json.contains("model") && json.contains("version") &&
                        !json.contains("added_tokens");
-    model ? show_model(path) : show_tokenizer(path);
+    if (model)
+      show_model(path);
+    else
+      show_tokenizer(*open_tokenizer(path));
+  } else if (path.ends_with(".gguf")) {
+    show_pretrained(path, args.tensors);
   } else {
     show_tensors(path, true);
   }

@@ -3,6 +3,8 @@
 #include <olm/engine/file.h>
 #include <olm/engine/utf8.h>
 
+#include "tools/olm/open.h"
+
 namespace olm::tools {
 
 namespace {
@@ -38,7 +40,7 @@ std::unique_ptr<nn::Optimizer> make_optimizer(const OptimConfig& c, nn::Module& 
 std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,
                                                     const nn::Corpus& corpus) {
   const bool is_path = spec.find('/') != std::string::npos || spec.ends_with(".json");
-  if (is_path) return nn::load_tokenizer(spec);
+  if (is_path) return open_tokenizer(spec);
   nn::require_tokenizer_spec(spec);
   try {
     if (spec != "byte") require_utf8(corpus);
@@ -51,9 +53,13 @@ std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,
 }
 
 std::vector<int32_t> prompt_ids(const nn::Tokenizer& tokenizer, const std::string& prompt,
-                                const std::string& where) {
+                                const std::string& where, bool with_special_tokens) {
+  const nn::SpecialTokens special = tokenizer.special();
   try {
-    std::vector<int32_t> ids = tokenizer.encode(prompt);
+    std::vector<int32_t> ids = tokenizer.encode(
+        prompt, {.add_special_tokens = true, .parse_special_tokens = with_special_tokens});
+    // The text goes on, so that what ends it has no place.
+    if (special.adds_eos && !ids.empty() && special.eos == ids.back()) ids.pop_back();
     if (!ids.empty()) return ids;
   } catch (const Error& e) {
     if (prompt != "\n") fail(where, ": ", e.what());

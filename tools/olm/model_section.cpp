@@ -53,6 +53,10 @@ void ModelSection::fields(nn::FieldVisitor& v) {
   v.skip("vocab_size");
   config.fields(v);
   v.skip("");
+  v("padded_vocab_size", padded_vocab_size,
+    {.min = 1,
+     .max = 100000000,
+     .help = "rows of embedding and head, where they are more than the tokenizer's ids"});
 }
 
 nn::ModelConfig ModelSection::in_family(const std::string& family) const {
@@ -68,8 +72,11 @@ std::string ModelSection::name() const {
 
 nn::Ref<nn::Module> ModelSection::make(int64_t vocab_size) const {
   if (!is_described()) {
+    const int64_t rows = padded_vocab_size.value_or(vocab_size);
+    require(rows >= vocab_size, "model.padded_vocab_size: ", rows, " rows are less than the ",
+            vocab_size, " ids of the tokenizer");
     nn::ModelConfig sized = config;
-    sized.vocab_size() = vocab_size;
+    sized.vocab_size() = rows;
     return sized.make();
   }
   const nn::Ref<nn::Module> model = described(description, vocab_size);

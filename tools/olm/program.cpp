@@ -1,32 +1,25 @@
 // The olm program: flags, errors and exit status. The only place that sees CLI11.
 #include "tools/olm/program.h"
 
-#include <fcntl.h>
-#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <functional>
-#include <iostream>
 
-#include <olm/kernels/base/error.h>
-#include <olm/kernels/base/parallel.h>
 #include <olm/nn/version.h>
 
 #include "tools/olm/commands.h"
+#include "tools/olm/job.h"
 #include "tools/olm/presets.h"
 
 namespace olm::tools {
 
 namespace {
 
-/// What the command line asked for: the name for messages, and the work.
-struct Job {
-  std::string name;
-  std::function<int()> run;
-};
+constexpr const char* kModelHelp = "run folder, folder of Hugging Face's transformers, or .gguf";
+constexpr const char* kTokenizerHelp =
+    "a model, or tokenizer.json, tokenizer.model, tekken.json, .tiktoken, vocab.json, or a folder";
 
 /// A key of the configuration as a flag.
 CLI::Option* add_key(CLI::App& app, FlagValues& flags, const std::string& names,
@@ -100,7 +93,7 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
 
 void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
   CLI::App* sample_app = app.add_subcommand("sample", "Continue a text with a trained model");
-  sample_app->add_option("folder", args.folder, "run folder")->required();
+  sample_app->add_option("model", args.folder, kModelHelp)->required();
   add_texts(*sample_app, "--prompt,--sample.prompt", args.prompts,
             "text to continue; may come again, each text is as if it were alone");
   sample_app->add_option(
@@ -112,7 +105,12 @@ void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
   sample_app->add_flag("--logprobs", args.logprobs,
                        "print a JSON object for each prompt: the text, and its tokens with the "
                        "natural logarithms of the probabilities that the model gave them");
-  sample_app->footer("Where a flag is left out the run's own [sample] holds.");
+  sample_app->footer(
+      "Where a flag is left out the run's own [sample] holds, and of a model of another program "
+      "its "
+      "generation_config.json. A prompt begins with bos where the model's tokenizer adds it.");
+  sample_app->add_flag("--special-tokens", args.special_tokens,
+                       "special tokens in a prompt, such as <|im_start|>, get their ids");
   add_dtype(*sample_app, args.dtype);
   add_device(*sample_app, args.device);
   sample_app->add_flag("--no-cache", args.no_cache, "compute all earlier tokens again each time");
@@ -123,8 +121,18 @@ void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
 
 void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
   CLI::App* eval_app = app.add_subcommand("eval", "Measure a trained model on a text");
-  eval_app->add_option("folder", args.folder, "run folder")->required();
+  eval_app->add_option("model", args.folder, kModelHelp)->required();
   eval_app->add_option("--data", args.data, "text: a file or a folder")->required();
+  eval_app->add_option("--context", args.context,
+                       "tokens seen at once; where left out what the model takes, at most 2048");
+  eval_app->add_option("--stride", args.stride,
+                       "tokens from a window to the next; less than the context, windows overlap, "
+                       "and each token is predicted from at least the difference");
+  eval_app->footer(
+      "Every token of every file is scored once, so that the bits per byte are those of a code for "
+      "the whole text. The first token of a file is predicted from bos where the tokenizer adds "
+      "it, "
+      "else from <|endoftext|> or eos; without these it costs log2 of the number of ids.");
   add_dtype(*eval_app, args.dtype);
   add_device(*eval_app, args.device);
   eval_app->add_flag("--json", args.json, "print the figures as a JSON object");
@@ -133,7 +141,9 @@ void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
 
 void add_inspect(CLI::App& app, Job& job, InspectArgs& args) {
   CLI::App* inspect_app = app.add_subcommand("inspect", "Show what is in a run or a file");
-  inspect_app->add_option("path", args.path, "run folder, safetensors or JSON file");
+  inspect_app->add_option("path", args.path,
+                          "run folder, folder of Hugging Face's, .gguf, safetensors or JSON file");
+  inspect_app->add_flag("--tensors", args.tensors, "list the tensors instead of the layers");
   inspect_app->add_flag("--models", args.models, "print a table of the library's models and stop");
   inspect_app->add_option("--model", args.model,
                           "what a model is and takes: model.json, run folder, preset, model or "
@@ -154,6 +164,47 @@ void add_inspect(CLI::App& app, Job& job, InspectArgs& args) {
       throw CLI::RequiredError("path, --model or --models");
     job = {"olm inspect", [&] { return inspect(args); }};
   });
+}
+
+void add_import(CLI::App& app, Job& job, ImportArgs& args) {
+  CLI::App* import_app =
+      app.add_subcommand("import", "Make a run of a model of another program, to train or edit it");
+  import_app->add_option("model", args.from, kModelHelp)->required();
+  import_app->add_option("--out", args.out, "run folder, which must not exist")->required();
+  import_app->callback([&] { job = {"olm import", [&] { return import_model(args); }}; });
+}
+
+void add_export(CLI::App& app, Job& job, ExportArgs& args) {
+  CLI::App* export_app = app.add_subcommand("export", "Write a model for other programs");
+  export_app->add_option("model", args.from, kModelHelp)->required();
+  export_app->add_option("--to", args.form, "hf: a folder for transformers; gguf: for llama.cpp")
+      ->required();
+  export_app->add_option("out", args.out, "folder or file to write, which must not exist")
+      ->required();
+  export_app->add_option("--type", args.type,
+                         "of weights: f32, f16, bf16, or, in GGUF, q8_0; as they are if left out");
+  export_app->add_option("--shard-size", args.shard_size, "most bytes of a safetensors file")
+      ->capture_default_str();
+  export_app->add_option("--family", args.family,
+                         "model_type of config.json; the first that can say it if left out");
+  export_app->add_option("--name", args.name, "name in a GGUF file; the folder's if left out");
+  export_app->callback([&] { job = {"olm export", [&] { return export_model(args); }}; });
+}
+
+void add_verify(CLI::App& app, Job& job, VerifyArgs& args) {
+  CLI::App* verify_app = app.add_subcommand(
+      "verify", "Compare two models: ids on hard texts, and logits; status 1 if they differ");
+  verify_app->add_option("a", args.a, kModelHelp)->required();
+  verify_app->add_option("b", args.b, "another")->required();
+  verify_app->add_option("--data", args.data, "further texts: a file or a folder");
+  add_texts(*verify_app, "--text", args.texts, "a further text; may come again");
+  verify_app->add_option("--tolerance", args.tolerance,
+                         "largest difference of logits, as a part of the largest logit");
+  verify_app->footer(
+      "Both compute in f32. Without --tolerance 1e-4 of the largest logit is allowed where both "
+      "hold weights of one type, as sums are rounded; else what the coarser one's rounding of "
+      "weights makes of a trained model: 1e-2 for F16, 5e-2 for BF16 and Q8_0, 0.5 for less.");
+  verify_app->callback([&] { job = {"olm verify", [&] { return verify(args); }}; });
 }
 
 void add_ablate(CLI::App& app, Job& job, AblateArgs& args) {
@@ -189,13 +240,17 @@ void add_tokenizer(CLI::App& app, Job& job, TokenizerArgs& args) {
     job = {"olm tokenizer train", [&] { return tokenizer_train(args); }};
   });
   CLI::App* encode_app = group->add_subcommand("encode", "Print the ids of a text");
-  encode_app->add_option("tokenizer", args.path, "tokenizer.json or its folder")->required();
+  encode_app->add_option("tokenizer", args.path, kTokenizerHelp)->required();
   encode_app->add_option("--text", args.text, "the text; standard input where it is left out");
+  encode_app->add_flag("--special-tokens", args.special_tokens,
+                       "special tokens in the text get their ids");
+  encode_app->add_flag("--add-special-tokens", args.add_special,
+                       "add bos and eos where the tokenizer does");
   encode_app->callback([&] {
     job = {"olm tokenizer encode", [&] { return tokenizer_encode(args); }};
   });
   CLI::App* decode_app = group->add_subcommand("decode", "Print the text of ids");
-  decode_app->add_option("tokenizer", args.path, "tokenizer.json or its folder")->required();
+  decode_app->add_option("tokenizer", args.path, kTokenizerHelp)->required();
   decode_app->add_option("ids", args.ids, "the ids; standard input where they are left out");
   decode_app->callback([&] {
     job = {"olm tokenizer decode", [&] { return tokenizer_decode(args); }};
@@ -270,39 +325,6 @@ void add_bench(CLI::App& app, Job& job, AllBenchArgs& args) {
   });
 }
 
-/// Opens what came closed of the three standard streams, so that no file gets their numbers.
-void fill_standard_streams() {
-  for (int fd = ::open("/dev/null", O_RDWR); fd >= 0; fd = ::open("/dev/null", O_RDWR)) {
-    if (fd <= STDERR_FILENO) continue;
-    ::close(fd);
-    return;
-  }
-}
-
-/// A message as one may print it: control characters in it, from a file or a command line, would
-/// act on the terminal.
-std::string printable(const char* message) {
-  std::string out;
-  for (const char* c = message; *c; ++c)
-    out += (uint8_t(*c) < 32 && *c != '\n' && *c != '\t') || *c == 127 ? '?' : *c;
-  return out;
-}
-
-/// Runs the job; any error becomes one sentence and status 1.
-int run_job(const Job& job) {
-  try {
-    const int status = job.run();
-    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
-            "standard output cannot be written");
-    return status;
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "%s: out of memory\n", job.name.c_str());
-  } catch (const std::exception& e) {
-    std::fprintf(stderr, "%s: %s\n", job.name.c_str(), printable(e.what()).c_str());
-  }
-  return 1;
-}
-
 }  // namespace
 
 int run(int argc, char** argv) {
@@ -318,6 +340,9 @@ int run(int argc, char** argv) {
   SampleArgs sample_args;
   EvalArgs eval_args;
   InspectArgs inspect_args;
+  ImportArgs import_args;
+  ExportArgs export_args;
+  VerifyArgs verify_args;
   AblateArgs ablate_args;
   TokenizerArgs tokenizer_args;
   AllBenchArgs bench_args;
@@ -325,6 +350,9 @@ int run(int argc, char** argv) {
   add_sample(app, job, sample_args);
   add_eval(app, job, eval_args);
   add_inspect(app, job, inspect_args);
+  add_import(app, job, import_args);
+  add_export(app, job, export_args);
+  add_verify(app, job, verify_args);
   add_ablate(app, job, ablate_args);
   add_tokenizer(app, job, tokenizer_args);
   add_bench(app, job, bench_args);

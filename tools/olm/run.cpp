@@ -14,6 +14,7 @@
 #include "tools/olm/chart.h"
 #include "tools/olm/corpus.h"
 #include "tools/olm/model.h"
+#include "tools/olm/open.h"
 #include "tools/olm/report.h"
 
 namespace olm::tools {
@@ -98,6 +99,12 @@ void load_data(Run& run, const Run* same) {
   const RunConfig& c = run.config;
   require(!c.data.path.empty(), "--data: a file or folder with text was wanted, none was named");
   run.context = c.model.context();
+  if (c.train.context) {
+    const int64_t most = c.model.longest();
+    require(most == 0 || *c.train.context <= most, "train.context: ", *c.train.context,
+            " is more than the ", most, " tokens that the model takes");
+    run.context = *c.train.context;
+  }
   if (same) {
     run.tokenizer = same->tokenizer;
     run.tokens = same->tokens;
@@ -116,6 +123,19 @@ void load_data(Run& run, const Run* same) {
   split_tokens(run);
 }
 
+namespace {
+/// The weights of another program's model, in f32, and the files that belong to it.
+void take_weights(Run& run) {
+  const nn::Pretrained from = nn::load_pretrained(run.config.train.init_from, {.dtype = f32});
+  try {
+    run.model->load_state_dict(from.model->state_dict());
+  } catch (const Error& e) {
+    throw FileError(run.config.train.init_from, ": ", e.what());
+  }
+  run.vendor = from.vendor;
+}
+}  // namespace
+
 void load_model(Run& run) {
   RunConfig& c = run.config;
   run.model = c.model.make(run.tokenizer->vocab_size());
@@ -126,9 +146,13 @@ void load_model(Run& run) {
     run.model = std::move(stored);  // tied as it was trained
   }
   nn::set_recompute(*run.model, c.train.recompute);
-  c.model.init(*run.model, {.seed = uint64_t(c.train.seed)});
-  if (!c.train.init_from.empty() && !run.resumed)
-    nn::load_weights(*run.model, c.train.init_from + "/model.safetensors");
+  const bool begins_elsewhere = !c.train.init_from.empty() && !run.resumed;
+  if (begins_elsewhere && is_foreign(c.train.init_from)) {
+    take_weights(run);
+  } else {
+    c.model.init(*run.model, {.seed = uint64_t(c.train.seed)});
+    if (begins_elsewhere) nn::load_weights(*run.model, c.train.init_from + "/model.safetensors");
+  }
   run.model->to(run.device);
   run.optimizer = make_optimizer(c.optim, *run.model);
 }
@@ -148,6 +172,9 @@ void write_folder(Run& run) {
   write_file(run.folder + "/run.toml", to_toml(stored_config(run)));
   if (run.resumed) return keep_tokens(run);
   run.tokenizer->save(run.folder + "/tokenizer.json");
+  if (run.vendor.empty()) return;
+  make_directories(run.folder + "/pretrained");
+  for (const auto& [name, text] : run.vendor) write_file(run.folder + "/pretrained/" + name, text);
 }
 
 nn::Loader loader_of(const Run& run) {

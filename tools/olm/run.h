@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include <olm/nn/hub.h>
 #include <olm/nn/training.h>
 
 #include "tools/olm/config.h"
@@ -24,6 +25,7 @@ struct Run {
   bool tokens_kept = false;  // in the folder
   std::string data_note = {};
   nn::Ref<nn::Module> model = {};
+  nn::VendorFiles vendor = {};  // of the model that it began with
   std::unique_ptr<nn::Optimizer> optimizer = {};
   RunLock lock = {};
   Facts about = {};

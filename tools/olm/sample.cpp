@@ -5,19 +5,21 @@
 
 #include <olm/engine/file.h>
 #include <olm/nn/generate.h>
-#include <olm/nn/model_io.h>
 #include <olm/nn/text.h>
 
 #include "tools/olm/commands.h"
 #include "tools/olm/model.h"
+#include "tools/olm/open.h"
 
 namespace olm::tools {
 
 namespace {
 
-/// What the run's own configuration says of sampling, under what flags say.
-SampleConfig sample_config(const SampleArgs& args) {
+/// What flags say of sampling, over what the run's own configuration does, over what the model's
+/// vendor does.
+SampleConfig sample_config(const SampleArgs& args, const nn::Pretrained& model) {
   RunConfig run;
+  take_generation(model.generation, run.sample);
   if (file_exists(args.folder + "/run.toml")) read_config(args.folder + "/run.toml", run);
   read_flags(args.flags, run);
   return run.sample;
@@ -55,12 +57,12 @@ std::vector<Prompt> read_prompts(const std::string& path) {
   return prompts;
 }
 
-std::vector<Prompt> prompts_of(const SampleArgs& args, const SampleConfig& config) {
+/// Those of the command line; none where it has none.
+std::vector<Prompt> given_prompts(const SampleArgs& args) {
   if (!args.prompts_file.empty()) {
     require(args.prompts.empty(), "--prompts: takes the place of --prompt; one of both was wanted");
     return read_prompts(args.prompts_file);
   }
-  if (args.prompts.empty()) return {{config.prompt, "sample.prompt"}};
   std::vector<Prompt> prompts;
   for (const std::string& text : args.prompts) {
     const std::string number =
@@ -109,33 +111,35 @@ void print(const std::vector<Prompt>& prompts, const std::vector<nn::Generated>&
 }
 
 nn::GenerateOptions options_of(const SampleArgs& args, const SampleConfig& config,
-                               nn::Module& model, const nn::Tokenizer& tokenizer) {
+                               const nn::Pretrained& model) {
   nn::GenerateOptions options =
-      config.for_model(nn::context_of(model), activation_dtype(args.dtype));
+      config.for_model(nn::context_of(*model.model), activation_dtype(args.dtype));
   options.use_cache = !args.no_cache;
   for (const std::string& stop : args.stop_strings)
     require(!stop.empty(), "--stop: at least one character was wanted, the text is empty");
   nn::StopFilter(args.stop_strings);  // throws before anything is printed
   options.stop_strings = args.stop_strings;
   options.logprobs = args.logprobs;
-  if (tokenizer.eot_id()) options.stop = {*tokenizer.eot_id()};
+  options.stop = stop_ids(model);
   return options;
 }
 
 }  // namespace
 
 int sample(const SampleArgs& args) {
-  const SampleConfig config = sample_config(args);
-  const std::vector<Prompt> prompts = prompts_of(args, config);
-  const nn::Ref<nn::Module> model = nn::load(args.folder, compute_device(args.device));
-  const auto tokenizer = nn::load_tokenizer(args.folder);
-  const nn::GenerateOptions options = options_of(args, config, *model, *tokenizer);
+  std::vector<Prompt> prompts = given_prompts(args);
+  const nn::Pretrained opened =
+      open_model(args.folder, compute_device(args.device), activation_dtype(args.dtype));
+  const SampleConfig config = sample_config(args, opened);
+  if (prompts.empty()) prompts = {{config.prompt, "sample.prompt"}};
+  const nn::Tokenizer& tokenizer = *opened.tokenizer;
+  const nn::GenerateOptions options = options_of(args, config, opened);
   std::vector<std::vector<int32_t>> ids;
   std::vector<int64_t> room;
   for (const Prompt& prompt : prompts) {
-    require(!prompt.text.empty(), prompt.where,
+    require(!prompt.text.empty() || tokenizer.special().adds_bos, prompt.where,
             ": at least one token was wanted, the text is empty");
-    ids.push_back(prompt_ids(*tokenizer, prompt.text, prompt.where));
+    ids.push_back(prompt_ids(tokenizer, prompt.text, prompt.where, args.special_tokens));
     room.push_back(options.context > 0 ? options.context - int64_t(ids.back().size()) : INT64_MAX);
   }
   const bool streams = prompts.size() == 1 && !args.logprobs;
@@ -147,11 +151,11 @@ int sample(const SampleArgs& args) {
     return !args.stop_when_full || --room[i] > 0;
   };
   const std::vector<nn::Generated> made =
-      nn::generate_batch(*model, ids, options, tokenizer.get(), on_token);
+      nn::generate_batch(*opened.model, ids, options, &tokenizer, on_token);
   if (streams)
     write_out(made[0].text.substr(written) + "\n");
   else
-    print(prompts, made, *tokenizer, args.logprobs);
+    print(prompts, made, tokenizer, args.logprobs);
   const bool full = std::any_of(made.begin(), made.end(), [](const nn::Generated& g) {
     return g.reason == nn::StopReason::callback;
   });

@@ -11,6 +11,7 @@
 #include "tools/olm/corpus.h"
 #include "tools/olm/machine.h"
 #include "tools/olm/model.h"
+#include "tools/olm/open.h"
 
 namespace olm::tools {
 
@@ -47,17 +48,18 @@ int tokenizer_train(const TokenizerArgs& args) {
 }
 
 int tokenizer_encode(const TokenizerArgs& args) {
-  const auto tokenizer = nn::load_tokenizer(args.path);
+  const auto tokenizer = open_tokenizer(args.path);
   const std::string given = args.text ? *args.text : standard_input();
-  const std::vector<int32_t> ids =
-      tokenizer->encode(args.text ? std::string_view(given) : without_byte_order_mark(given));
+  const std::vector<int32_t> ids = tokenizer->encode(
+      args.text ? std::string_view(given) : without_byte_order_mark(given),
+      {.add_special_tokens = args.add_special, .parse_special_tokens = args.special_tokens});
   for (size_t i = 0; i < ids.size(); ++i) fmt::print("{}{}", i ? " " : "", ids[i]);
   fmt::print("\n");
   return 0;
 }
 
 int tokenizer_decode(const TokenizerArgs& args) {
-  const auto tokenizer = nn::load_tokenizer(args.path);
+  const auto tokenizer = open_tokenizer(args.path);
   std::vector<int64_t> wide = args.ids;
   if (wide.empty()) {
     std::istringstream in(standard_input());

@@ -1,0 +1,223 @@
+// Models written as folders, one tensor at a time.
+#include <algorithm>
+
+#include <olm/engine/file.h>
+#include <olm/engine/raw.h>
+#include <olm/engine/safetensors.h>
+#include <olm/nn/hub/stored_internal.h>
+#include <olm/nn/model_io.h>
+
+namespace olm::nn::hub {
+
+namespace {
+
+using Metadata = std::map<std::string, std::string>;
+
+/// The dtype that options name for all weights; empty for that of each.
+std::optional<DType> wanted_type(const SaveOptions& options) {
+  if (!options.type) return {};
+  for (const DType dtype : {f32, f16, bf16})
+    if (*options.type == olm::name_of(dtype)) return dtype;
+  fail("weights of type \"", *options.type, "\": f32, f16 or bf16 was wanted");
+}
+
+SafetensorsItem item_of(const PlannedTensor& planned, const StoredModel& model,
+                        const SaveOptions& options) {
+  const DType dtype = wanted_type(options).value_or(planned.dtype);
+  const auto make = [planned, dtype, should_stop = options.should_stop] {
+    require(!should_stop || !should_stop(), "stopped before all tensors were written");
+    return raw::cast(planned.make(), dtype);
+  };
+  const auto done = [files = model.tensors, sources = planned.sources] {
+    for (const std::string& source : sources) files->release(source);
+  };
+  return {.name = planned.name, .dtype = dtype, .shape = planned.shape, .make = make, .done = done};
+}
+
+std::vector<SafetensorsItem> items_of(const std::vector<PlannedTensor>& plan,
+                                      const StoredModel& model, const SaveOptions& options) {
+  std::vector<SafetensorsItem> items;
+  for (const PlannedTensor& planned : plan) items.push_back(item_of(planned, model, options));
+  return items;
+}
+
+int64_t bytes_of(const SafetensorsItem& item) {
+  return item.shape.numel() * int64_t(size_of(item.dtype));
+}
+
+/// Items in turn, in as few parts as each of at most `most` bytes allows; one that is larger is a
+/// part of its own.
+std::vector<std::vector<SafetensorsItem>> shards_of(std::vector<SafetensorsItem> items,
+                                                    int64_t most) {
+  require(most > 0, "shards of ", most, " bytes: more than 0 were wanted");
+  std::vector<std::vector<SafetensorsItem>> shards(1);
+  int64_t bytes = 0;
+  for (SafetensorsItem& item : items) {
+    if (!shards.back().empty() && bytes + bytes_of(item) > most) {
+      shards.emplace_back();
+      bytes = 0;
+    }
+    bytes += bytes_of(item);
+    shards.back().push_back(std::move(item));
+  }
+  return shards;
+}
+
+/// "model-00001-of-00002.safetensors".
+std::string shard_name(size_t at, size_t of) {
+  const auto five = [](size_t n) {
+    const std::string digits = std::to_string(n);
+    return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+  };
+  return "model-" + five(at + 1) + "-of-" + five(of) + ".safetensors";
+}
+
+Json index_of(const std::vector<std::vector<SafetensorsItem>>& shards) {
+  std::map<std::string, std::string> shard_of;
+  int64_t numbers = 0, bytes = 0;
+  for (size_t i = 0; i < shards.size(); ++i)
+    for (const SafetensorsItem& item : shards[i]) {
+      shard_of[item.name] = shard_name(i, shards.size());
+      numbers += item.shape.numel();
+      bytes += bytes_of(item);
+    }
+  Json index;
+  index["metadata"]["total_parameters"] = numbers;
+  index["metadata"]["total_size"] = bytes;
+  Json& map = index["weight_map"] = Json::object();
+  for (const auto& [name, shard] : shard_of) map.append(name, shard);
+  return index;
+}
+
+void write_weights(const FolderWriter& folder, std::vector<SafetensorsItem> items,
+                   int64_t shard_bytes) {
+  const Metadata metadata{{"format", "pt"}};
+  auto shards = shards_of(std::move(items), shard_bytes);
+  if (shards.size() == 1)
+    return write_safetensors(folder / "model.safetensors", std::move(shards[0]), metadata);
+  write_json(folder / "model.safetensors.index.json", index_of(shards));
+  for (size_t i = 0; i < shards.size(); ++i)
+    write_safetensors(folder / shard_name(i, shards.size()), std::move(shards[i]), metadata);
+}
+
+/// torch's name of the dtype that most numbers have.
+std::string main_dtype(const std::vector<SafetensorsItem>& items) {
+  std::map<DType, int64_t> numbers;
+  for (const SafetensorsItem& item : items) numbers[item.dtype] += item.shape.numel();
+  const auto most = std::max_element(numbers.begin(), numbers.end(),
+                                     [](auto& a, auto& b) { return a.second < b.second; });
+  switch (most == numbers.end() ? f32 : most->first) {
+    case bf16:
+      return "bfloat16";
+    case f16:
+      return "float16";
+    case f64:
+      return "float64";
+    default:
+      return "float32";
+  }
+}
+
+Json vendor_json(const StoredModel& model, const std::string& name) {
+  const auto at = model.vendor.find(name);
+  return at == model.vendor.end() ? Json() : Json::parse(at->second, name);
+}
+
+/// tokenizer_config.json of a tokenizer that came without one.
+Json tokenizer_config(const Tokenizer& tokenizer, const DecoderConfig& config) {
+  Json json = Json::object();
+  const SpecialTokens special = tokenizer.special();
+  const auto add = [&](const char* key, const std::optional<int32_t>& id) {
+    if (id) json[key] = tokenizer.token_bytes(*id);
+  };
+  add("bos_token", special.bos);
+  add("eos_token", special.eos);
+  add("unk_token", special.unk);
+  add("pad_token", special.pad);
+  json["clean_up_tokenization_spaces"] = false;
+  json["model_max_length"] = config.max_seq_len;
+  json["tokenizer_class"] = "PreTrainedTokenizerFast";
+  return json;
+}
+
+/// What of the vendor's is kept as it is.
+void write_vendor_files(const std::string& folder, const VendorFiles& files,
+                        const std::vector<std::string>& leave_out) {
+  for (const auto& [name, text] : files)
+    if (std::find(leave_out.begin(), leave_out.end(), name) == leave_out.end())
+      write_file(folder + "/" + name, text);
+}
+
+void write_tokenizer(const FolderWriter& folder, const StoredModel& model) {
+  if (!model.tokenizer) return;
+  write_json(folder / "tokenizer.json", model.tokenizer->to_json());
+  if (!model.vendor.count("tokenizer_config.json"))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(*model.tokenizer, *model.config));
+}
+
+}  // namespace
+
+void write_hugging_face(const StoredModel& model, const std::string& path,
+                        const SaveOptions& options) {
+  if (!model.config)
+    throw FileError(model.path, ": is no decoder, which is all that other programs' forms hold");
+  FolderWriter folder(path);
+  const Family& family =
+      family_for(*model.config, options.family.empty() ? model.vendor_family : options.family);
+  std::vector<SafetensorsItem> items = items_of(plan(model, family.hugging_face), model, options);
+  const Json before =
+      family.model_type == model.vendor_family ? vendor_json(model, "config.json") : Json();
+  Json config = config_to_json(*model.config, family, before);
+  for (const char* key : {"dtype", "torch_dtype"}) config[key] = main_dtype(items);
+  write_json(folder / "config.json", config);
+  write_json(folder / "generation_config.json",
+             generation_to_json(model.generation, model.tokenizer.get(),
+                                vendor_json(model, "generation_config.json")));
+  write_tokenizer(folder, model);
+  write_vendor_files(folder / "", model.vendor,
+                     {"config.json", "generation_config.json", "gguf.json"});
+  write_weights(folder, std::move(items), options.shard_bytes);
+  folder.commit();
+}
+
+namespace {
+
+/// The tensors as they are, for a model of which no more is known.
+std::vector<PlannedTensor> all_tensors(const StoredModel& model) {
+  std::vector<PlannedTensor> result;
+  for (const StoredTensor& t : model.tensors->entries())
+    result.push_back(
+        {.name = t.name,
+         .shape = t.shape,
+         .dtype = t.dtype,
+         .sources = {t.name},
+         .make = [files = model.tensors, name = t.name] { return files->tensor(name); }});
+  return result;
+}
+
+}  // namespace
+
+void write_run(const StoredModel& model, const std::string& path, const SaveOptions& options) {
+  FolderWriter folder(path);
+  const Ref<Module> module = model.form == ModelForm::run && folder_exists(model.path)
+                                 ? load_unfilled(model.path)
+                                 : Ref<Module>(DecoderModel(model.config.value()));
+  save_architecture(*module, folder / "model.json");
+  if (model.tokenizer) model.tokenizer->save(folder / "tokenizer.json");
+  const auto tokenizer_config = model.vendor.find("tokenizer_config.json");
+  if (tokenizer_config != model.vendor.end())
+    write_file(folder / "tokenizer_config.json", tokenizer_config->second);
+  make_directories(folder / "pretrained");
+  write_vendor_files(folder / "pretrained", model.vendor, {});
+  if (!model.vendor.count("generation_config.json") && !model.generation.stop.empty())
+    write_json(folder / "pretrained/generation_config.json",
+               generation_to_json(model.generation, model.tokenizer.get(), Json()));
+  const bool same = model.form == ModelForm::run;
+  const std::vector<PlannedTensor> planned =
+      same ? all_tensors(model) : plan(model, names_here(model.config.value()));
+  write_safetensors(folder / "model.safetensors", items_of(planned, model, options),
+                    weights_metadata(*module));
+  folder.commit();
+}
+
+}  // namespace olm::nn::hub

@@ -1,0 +1,248 @@
+// The parts of a tokenizer.json, and how vocabularies of other formats become one.
+#include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
+
+#include <olm/engine/utf8.h>
+#include <olm/nn/text/bpe_internal.h>
+#include <olm/nn/text/formats_internal.h>
+
+namespace olm::nn::formats {
+
+namespace {
+
+/// No vocabulary in use has a longer token; the work per token grows with the square of this.
+constexpr size_t kMaxTokenBytes = 1024;
+
+Json added_json(const Token& token) {
+  Json item;
+  item["id"] = token.id;
+  item["content"] = token.text;
+  item["single_word"] = token.single_word;
+  item["lstrip"] = token.lstrip;
+  item["rstrip"] = token.rstrip;
+  item["normalized"] = token.normalized;
+  item["special"] = token.special;
+  return item;
+}
+
+std::string text_of(const Parts& parts, int32_t id) {
+  for (const std::vector<Token>* tokens : {&parts.added, &parts.vocabulary})
+    for (const Token& token : *tokens)
+      if (token.id == id) return token.text;
+  fail("the id ", id, " of a token that is added to texts is not in the vocabulary");
+}
+
+/// [bos, text, eos], as TemplateProcessing says it.
+Json template_json(const Parts& parts) {
+  if (!parts.bos && !parts.eos) return nullptr;
+  Json json, single = Json::array(), special = Json::object();
+  auto add_token = [&](int32_t id) {
+    Json item, entry, tokens = Json::array(), ids = Json::array();
+    const std::string text = text_of(parts, id);
+    item["SpecialToken"]["id"] = text;
+    item["SpecialToken"]["type_id"] = 0;
+    single.push_back(std::move(item));
+    if (special.contains(text)) return;
+    ids.push_back(id);
+    tokens.push_back(text);
+    entry["id"] = text;
+    entry["ids"] = std::move(ids);
+    entry["tokens"] = std::move(tokens);
+    special.append(text, std::move(entry));
+  };
+  Json sequence;
+  sequence["Sequence"]["id"] = "A";
+  sequence["Sequence"]["type_id"] = 0;
+  if (parts.bos) add_token(*parts.bos);
+  single.push_back(std::move(sequence));
+  if (parts.eos) add_token(*parts.eos);
+  json["type"] = "TemplateProcessing";
+  Json pair = single;
+  for (const Json& item : single.items()) {
+    Json second = item;
+    for (const char* kind : {"Sequence", "SpecialToken"})
+      if (second.contains(kind)) second[kind]["type_id"] = 1;
+    if (second.contains("Sequence")) second["Sequence"]["id"] = "B";
+    pair.push_back(std::move(second));
+  }
+  json["single"] = std::move(single);
+  json["pair"] = std::move(pair);
+  json["special_tokens"] = std::move(special);
+  return json;
+}
+
+Json model_json(const Parts& parts) {
+  Json json, vocabulary = Json::object();
+  for (const Token& token : parts.vocabulary) vocabulary.append(token.text, token.id);
+  json["type"] = "BPE";
+  json["dropout"] = nullptr;
+  json["unk_token"] = parts.unk.empty() ? Json(nullptr) : Json(parts.unk);
+  json["continuing_subword_prefix"] = nullptr;
+  json["end_of_word_suffix"] = nullptr;
+  json["fuse_unk"] = parts.fuse_unk;
+  json["byte_fallback"] = parts.byte_fallback;
+  json["ignore_merges"] = parts.whole_words_first;
+  json["vocab"] = std::move(vocabulary);
+  json["merges"] = parts.merges;
+  return json;
+}
+
+void check_tokens(const Parts& parts) {
+  std::unordered_set<std::string_view> texts;
+  std::unordered_map<int32_t, std::string_view> ids;
+  for (const Token& token : parts.vocabulary) {
+    require(!token.text.empty(), "the token of id ", token.id, " is empty");
+    require(texts.insert(token.text).second, "the token \"", token.text, "\" comes twice");
+    require(ids.emplace(token.id, token.text).second, "the id ", token.id, " comes twice");
+  }
+  texts.clear();
+  for (const Token& token : parts.added) {
+    require(!token.text.empty(), "the added token of id ", token.id, " is empty");
+    require(texts.insert(token.text).second, "the added token \"", token.text, "\" comes twice");
+    const auto at = ids.emplace(token.id, token.text).first;
+    require(at->second == token.text, "the id ", token.id, " comes twice");
+  }
+}
+
+}  // namespace
+
+std::string to_letters(std::string_view bytes) {
+  std::string text;
+  for (const char b : bytes) append_utf8(text, bpe::letter_of_byte(uint8_t(b)));
+  return text;
+}
+
+Json byte_level_json(bool use_regex) {
+  Json json;
+  json["type"] = "ByteLevel";
+  json["add_prefix_space"] = false;
+  json["trim_offsets"] = true;
+  json["use_regex"] = use_regex;
+  return json;
+}
+
+Json replace_json(const char* kind, const std::string& pattern, const std::string& with) {
+  Json json;
+  json["type"] = "Replace";
+  json["pattern"][kind] = pattern;
+  json["content"] = with;
+  return json;
+}
+
+Json sequence_json(const char* member, std::vector<Json> items) {
+  if (items.empty()) return nullptr;
+  if (items.size() == 1) return items.front();
+  Json json;
+  json["type"] = "Sequence";
+  json[member] = Json(items);
+  return json;
+}
+
+Json pre_tokenizer_json(const std::vector<std::string>& steps) {
+  std::vector<Json> items;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    Json step;
+    if (steps[i] == kDigitsStep) {
+      step["type"] = "Digits";
+      step["individual_digits"] = true;
+    } else if (steps[i] == kGpt2Step && i + 1 == steps.size()) {
+      items.push_back(byte_level_json(true));
+      return sequence_json("pretokenizers", std::move(items));
+    } else {
+      step["type"] = "Split";
+      step["pattern"]["Regex"] = steps[i] == kGpt2Step ? std::string(bpe::kGpt2Pattern) : steps[i];
+      step["behavior"] = "Isolated";
+      step["invert"] = false;
+    }
+    items.push_back(std::move(step));
+  }
+  items.push_back(byte_level_json(false));
+  return sequence_json("pretokenizers", std::move(items));
+}
+
+void set_spaces(Parts& parts, bool prefix, bool collapse) {
+  const std::string space = "\xe2\x96\x81";
+  std::vector<Json> normalizers, decoders;
+  if (collapse) {
+    normalizers.push_back(replace_json("Regex", "^ +| +$", ""));
+    normalizers.push_back(replace_json("Regex", " {2,}", " "));
+  }
+  if (prefix) {
+    Json prepend;
+    prepend["type"] = "Prepend";
+    prepend["prepend"] = space;
+    normalizers.push_back(std::move(prepend));
+  }
+  normalizers.push_back(replace_json("String", " ", space));
+  parts.normalizer = sequence_json("normalizers", std::move(normalizers));
+  decoders.push_back(replace_json("String", space, " "));
+  for (const char* type : {"ByteFallback", "Fuse"}) {
+    Json step;
+    step["type"] = type;
+    decoders.push_back(std::move(step));
+  }
+  if (prefix) {
+    Json strip;
+    strip["type"] = "Strip";
+    strip["content"] = " ";
+    strip["start"] = 1;
+    strip["stop"] = 0;
+    decoders.push_back(std::move(strip));
+  }
+  parts.decoder = sequence_json("decoders", std::move(decoders));
+}
+
+Json to_tokenizer_json(const Parts& parts) {
+  check_tokens(parts);
+  Json json, added = Json::array();
+  for (const Token& token : parts.added) added.push_back(added_json(token));
+  json["version"] = "1.0";
+  json["truncation"] = nullptr;
+  json["padding"] = nullptr;
+  json["added_tokens"] = std::move(added);
+  json["normalizer"] = parts.normalizer;
+  json["pre_tokenizer"] = parts.pre_tokenizer;
+  json["post_processor"] = template_json(parts);
+  json["decoder"] = parts.decoder.is_null() ? byte_level_json(true) : parts.decoder;
+  json["model"] = model_json(parts);
+  return json;
+}
+
+std::vector<std::pair<int32_t, int32_t>> pairs_of(const std::vector<std::string>& tokens,
+                                                  const std::vector<int32_t>& order,
+                                                  bool characters) {
+  std::unordered_map<std::string_view, size_t> places;  // in `order`
+  for (size_t at = 0; at < order.size(); ++at) {
+    const std::string& token = tokens[size_t(order[at])];
+    require(token.size() <= kMaxTokenBytes, "a token of ", token.size(), " bytes, at most ",
+            kMaxTokenBytes, " are taken");
+    places.emplace(token, at);
+  }
+  std::vector<std::pair<int32_t, int32_t>> pairs;
+  std::vector<std::pair<size_t, size_t>> here;
+  for (const int32_t index : order) {
+    const std::string_view token = tokens[size_t(index)];
+    here.clear();
+    for (size_t cut = 1; cut < token.size(); ++cut) {
+      if (characters && (uint8_t(token[cut]) & 0xc0) == 0x80) continue;
+      const auto left = places.find(token.substr(0, cut));
+      if (left == places.end()) continue;
+      const auto right = places.find(token.substr(cut));
+      if (right != places.end()) here.emplace_back(left->second, right->second);
+    }
+    std::sort(here.begin(), here.end());
+    for (const auto& [left, right] : here) pairs.emplace_back(order[left], order[right]);
+  }
+  return pairs;
+}
+
+Json merges_json(const std::vector<std::string>& texts,
+                 const std::vector<std::pair<int32_t, int32_t>>& pairs) {
+  Json merges = Json::array();
+  for (const auto& [left, right] : pairs)
+    merges.push_back(texts[size_t(left)] + " " + texts[size_t(right)]);
+  return merges;
+}
+
+}  // namespace olm::nn::formats

@@ -1,0 +1,144 @@
+// olm import and olm export: models from one form to another.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <filesystem>
+#include <map>
+
+#include <olm/engine/file.h>
+
+#include "tools/olm/command_line.h"
+#include "tools/olm/commands.h"
+#include "tools/olm/machine.h"
+#include "tools/olm/open.h"
+#include "tools/olm/run.h"
+
+namespace olm::tools {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// "2GB", "500MiB" or a number of bytes.
+int64_t parse_bytes(const std::string& text, const std::string& where) {
+  static const std::map<std::string, int64_t> kUnits = {{"", 1},
+                                                        {"B", 1},
+                                                        {"kB", 1000},
+                                                        {"KB", 1000},
+                                                        {"MB", 1000000},
+                                                        {"GB", 1000000000},
+                                                        {"KiB", int64_t(1) << 10},
+                                                        {"MiB", int64_t(1) << 20},
+                                                        {"GiB", int64_t(1) << 30}};
+  int64_t number = 0;
+  const auto [at, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const auto unit = kUnits.find(std::string(at, text.data() + text.size()));
+  const bool fits = error == std::errc() && unit != kUnits.end() && number > 0 &&
+                    number <= (int64_t(1) << 60) / unit->second;
+  require(fits, where, ": a size such as 2GB or 500MiB was wanted, got \"", text, "\"");
+  return number * unit->second;
+}
+
+void require_absent(const std::string& path) {
+  std::error_code error;
+  if (fs::symlink_status(path, error).type() != fs::file_type::not_found)
+    throw FileError(path, ": is there already; name another target, or remove it");
+}
+
+/// A folder in the making beside the one it becomes.
+class Aside {
+ public:
+  explicit Aside(const std::string& target)
+      : path(target + ".tmp-" + std::to_string(::getpid()) + "-0") {}
+  ~Aside() {
+    try {
+      remove_all(path);
+    } catch (const Error&) {  // what the disk refuses now cannot be helped
+    }
+  }
+  const std::string path;
+};
+
+/// Runs a conversion; a signal ends it with nothing left behind, and with the signal's status.
+template <class Convert>
+int interruptible(const Convert& convert) {
+  catch_signals();
+  try {
+    return convert();
+  } catch (const Error&) {
+    if (stop_signal() == 0) throw;
+    fmt::print(stderr, "olm: interrupted, nothing was written\n");
+    return 128 + stop_signal();
+  }
+}
+
+/// run.toml of a model from another program: training goes on with it.
+std::string run_toml(const std::string& out, const nn::PretrainedFacts& facts) {
+  RunConfig config;
+  take_pretrained(out, facts, config);
+  config.data.tokenizer += "/tokenizer.json";
+  config.train.init_from = fs::absolute(out).lexically_normal().string();
+  return to_toml(config);
+}
+
+void print_not_understood(const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
+  fmt::print("kept, but without a meaning here: {}\n", list);
+}
+
+std::string without_slashes(std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  return path;
+}
+
+}  // namespace
+
+int import_model(const ImportArgs& args) {
+  const std::string out = without_slashes(args.out);
+  require_absent(out);
+  return interruptible([&] {
+    const nn::PretrainedFacts facts = nn::inspect_pretrained(args.from);
+    const std::string toml = run_toml(out, facts);
+    if (const std::string above = fs::path(out).parent_path().string(); !above.empty())
+      make_directories(above);
+    const Aside aside(out);
+    nn::convert_to_run(args.from, aside.path, {.should_stop = [] { return stop_signal() != 0; }});
+    write_file(aside.path + "/run.toml", toml);
+    move_into_place(aside.path, out);
+    fmt::print("{}: a run with {} tensors of {}\n", out, facts.tensors.size(), facts.main_type());
+    print_not_understood(facts.not_understood);
+    fmt::print("sample: olm sample {} --prompt '...'\n", shell_word(out));
+    fmt::print("train:  olm train --init-from {} --data FILE\n", shell_word(out));
+    return 0;
+  });
+}
+
+int export_model(const ExportArgs& args) {
+  const std::string out = without_slashes(args.out);
+  require_absent(out);
+  nn::SaveOptions options{.shard_bytes = parse_bytes(args.shard_size, "--shard-size"),
+                          .family = args.family,
+                          .name = args.name,
+                          .should_stop = [] { return stop_signal() != 0; }};
+  if (!args.type.empty()) options.type = args.type;
+  const bool gguf = args.form == "gguf";
+  require(gguf || args.form == "hf", "--to: hf or gguf was wanted, got \"", args.form, "\"");
+  return interruptible([&] {
+    if (const std::string above = fs::path(out).parent_path().string(); !above.empty())
+      make_directories(above);
+    gguf ? nn::convert_to_gguf(args.from, out, options)
+         : nn::convert_to_hugging_face(args.from, out, options);
+    const nn::PretrainedFacts facts = nn::inspect_pretrained(out);
+    int64_t bytes = 0;
+    for (const auto& tensor : facts.tensors) bytes += tensor.bytes;
+    fmt::print("{}: {}, {} tensors of {}, {}\n", out, facts.vendor_family, facts.tensors.size(),
+               facts.main_type(), bytes_text(double(bytes)));
+    fmt::print("check:  olm verify {} {}\n", shell_word(args.from), shell_word(out));
+    return 0;
+  });
+}
+
+}  // namespace olm::tools
