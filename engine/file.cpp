@@ -13,8 +13,6 @@
 #include <filesystem>
 #include <system_error>
 
-#include <olm/kernels/base/math.h>
-
 namespace olm {
 
 namespace fs = std::filesystem;

@@ -95,12 +95,10 @@ struct SaveOptions {
 /// Throws naming the option that no family of transformers has.
 OLM_API void save_pretrained(const Pretrained& model, const std::string& folder,
                              const SaveOptions& options = {});
-/// Writes a GGUF file that llama.cpp opens. Likewise.
-OLM_API void save_gguf(const Pretrained& model, const std::string& path,
-                       const SaveOptions& options = {});
-/// What llama.cpp computes in another way than this library, though the file says it: one sentence
-/// each, for the user to be told. Empty for most models.
-OLM_API std::vector<std::string> gguf_differences(const DecoderConfig& config);
+/// Writes a GGUF file that llama.cpp opens. Likewise. Returns what llama.cpp computes in another way
+/// than this library, though the file says it: sentences for the user, none for most models.
+OLM_API std::vector<std::string> save_gguf(const Pretrained& model, const std::string& path,
+                                           const SaveOptions& options = {});
 
 /// From files to files, one tensor at a time: memory does not grow with the model. `to` must not
 /// exist.
@@ -108,8 +106,8 @@ OLM_API void convert_to_run(const std::string& from, const std::string& to,
                             const SaveOptions& options = {});
 OLM_API void convert_to_hugging_face(const std::string& from, const std::string& to,
                                      const SaveOptions& options = {});
-OLM_API void convert_to_gguf(const std::string& from, const std::string& to,
-                             const SaveOptions& options = {});
+OLM_API std::vector<std::string> convert_to_gguf(const std::string& from, const std::string& to,
+                                                 const SaveOptions& options = {});
 
 /// How far two models are apart.
 struct Comparison {

@@ -97,11 +97,11 @@ GenerationSettings generation_from_json(const Json& generation_config, const Jso
 Json generation_to_json(const GenerationSettings& settings, const Tokenizer* tokenizer,
                         const Json& before);
 
-/// Metadata of a GGUF file to a configuration and back (nn/hub/gguf_config.cpp), and the tokenizer
-/// (nn/text/gguf_vocabulary.cpp).
+/// Write a model in a form; write_gguf() returns what save_gguf() does.
 void write_hugging_face(const StoredModel& model, const std::string& folder,
                         const SaveOptions& options);
-void write_gguf(const StoredModel& model, const std::string& path, const SaveOptions& options);
+std::vector<std::string> write_gguf(const StoredModel& model, const std::string& path,
+                                    const SaveOptions& options);
 void write_run(const StoredModel& model, const std::string& folder, const SaveOptions& options);
 
 }  // namespace olm::nn::hub

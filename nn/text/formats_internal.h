@@ -73,19 +73,21 @@ Vocabulary read_gguf_vocabulary(const GgufFile& file);
 std::vector<std::string> write_vocabulary(const Tokenizer& tokenizer, int64_t rows,
                                           std::string_view chat_template, GgufWriter& writer);
 
+/// Steps that are no expressions: ByteLevel's own, and Digits one by one.
+inline const std::string kGpt2Step = "<gpt2>", kDigitsStep = "<digits>";
 /// What a name in tokenizer.ggml.pre stands for.
 struct PreTokenizer {
   const char* name;
-  std::vector<std::string> steps;  ///< expressions in turn; kGpt2Step, kDigitsStep
+  std::vector<std::string> steps;  ///< expressions that isolate words, in turn
   bool whole_words_first = false;  ///< ignore_merges
   bool adds_bos = false;           ///< where the file does not say
+  bool composes = false;           ///< the vendor brings text to NFC; llama.cpp does not
 };
-inline const std::string kGpt2Step = "<gpt2>", kDigitsStep = "<digits>";
+const std::vector<PreTokenizer>& pre_tokenizers();
 /// Null for an unknown name.
 const PreTokenizer* pre_tokenizer(std::string_view name);
-const std::vector<PreTokenizer>& pre_tokenizers();
-/// The first name that stands for `steps`, with this flag where one has it; null for none.
-const PreTokenizer* pre_tokenizer_of(const std::vector<std::string>& steps, bool whole_words_first);
+/// All names that stand for `steps`, the usual first.
+std::vector<const PreTokenizer*> pre_tokenizers_of(const std::vector<std::string>& steps);
 /// The steps of a pre-tokenizer of tokenizer.json; empty where it does otherwise than steps do.
 std::vector<std::string> steps_of(const Json& pre_tokenizer);
 
@@ -118,7 +120,7 @@ std::string to_letters(std::string_view bytes);
 /// comes before the text where `prefix` is set.
 void set_spaces(Parts& parts, bool prefix, bool collapse);
 
-/// "a b" for each pair.
+/// "a b" for each pair, or ["a", "b"] where one of them holds a space.
 Json merges_json(const std::vector<std::string>& texts,
                  const std::vector<std::pair<int32_t, int32_t>>& pairs);
 bool decode_token_base64(std::string_view text, std::string& bytes);

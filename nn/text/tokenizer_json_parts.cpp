@@ -240,8 +240,13 @@ std::vector<std::pair<int32_t, int32_t>> pairs_of(const std::vector<std::string>
 Json merges_json(const std::vector<std::string>& texts,
                  const std::vector<std::pair<int32_t, int32_t>>& pairs) {
   Json merges = Json::array();
-  for (const auto& [left, right] : pairs)
-    merges.push_back(texts[size_t(left)] + " " + texts[size_t(right)]);
+  for (const auto& pair : pairs) {
+    const std::string &left = texts[size_t(pair.first)], &right = texts[size_t(pair.second)];
+    if (left.find(' ') == left.npos && right.find(' ') == right.npos)
+      merges.push_back(left + " " + right);
+    else
+      merges.push_back(Json(std::vector<std::string>{left, right}));
+  }
   return merges;
 }
 
