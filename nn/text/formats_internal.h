@@ -24,6 +24,9 @@ struct Vocabulary {
 /// The tokenizer of a vocabulary. Throws Error.
 std::shared_ptr<const Tokenizer> make_tokenizer(const Vocabulary& vocabulary);
 
+/// A byte or character tokenizer from this library's own JSON (nn/text/tokenizer.cpp).
+std::shared_ptr<const Tokenizer> own_tokenizer(const Json& json);
+
 // ---- files: each throws Error, without the file's name ------------------------------------------
 
 /// GPT-2's vocab.json (token to id) and merges.txt.
@@ -58,9 +61,17 @@ bool looks_like_sentencepiece(std::string_view bytes);
 // ---- tokenizer_config.json ----------------------------------------------------------------------
 
 /// Adds what tokenizer_config.json and special_tokens_map.json (null where missing) say: ids of
-/// bos, eos, unk and pad, whether bos and eos are added, added tokens that the vocabulary lacks,
-/// and the chat template.
-void apply_tokenizer_config(const Json& config, const Json& special_map, Vocabulary& vocabulary);
+/// bos, eos, unk and pad, added tokens that the vocabulary lacks, and the chat template. Whether
+/// bos and eos are added is taken from there where `sets_template` is set: for a tokenizer.json its
+/// post-processor alone decides.
+void apply_tokenizer_config(const Json& config, const Json& special_map, bool sets_template,
+                            Vocabulary& vocabulary);
+/// tokenizer_config.json: `before` (null, or what the vendor wrote) with all that is known brought
+/// up to date. `context` is the largest number of tokens.
+Json tokenizer_config_json(const Tokenizer& tokenizer, int64_t context, const Json& before);
+/// A sentence where transformers will read this tokenizer as another one, since it belongs to a
+/// model of this model_type; "" otherwise.
+std::string tokenizer_warning(const std::string& model_type, const Tokenizer& tokenizer);
 
 // ---- GGUF ---------------------------------------------------------------------------------------
 
@@ -108,6 +119,10 @@ struct Parts {
   bool fuse_unk = false, byte_fallback = false, whole_words_first = false;
   std::optional<int32_t> bos = {}, eos = {};  ///< that the post-processor adds
 };
+Json added_json(const Token& token);
+/// The post-processor that adds these before and behind a text; null for none. Their texts are
+/// looked up in `tokenizer`.
+Json template_json(std::optional<int32_t> bos, std::optional<int32_t> eos, const Json& tokenizer);
 /// Throws Error for tokens or ids that come twice.
 Json to_tokenizer_json(const Parts& parts);
 Json pre_tokenizer_json(const std::vector<std::string>& steps);

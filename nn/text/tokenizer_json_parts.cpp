@@ -14,64 +14,6 @@ namespace {
 /// No vocabulary in use has a longer token; the work per token grows with the square of this.
 constexpr size_t kMaxTokenBytes = 1024;
 
-Json added_json(const Token& token) {
-  Json item;
-  item["id"] = token.id;
-  item["content"] = token.text;
-  item["single_word"] = token.single_word;
-  item["lstrip"] = token.lstrip;
-  item["rstrip"] = token.rstrip;
-  item["normalized"] = token.normalized;
-  item["special"] = token.special;
-  return item;
-}
-
-std::string text_of(const Parts& parts, int32_t id) {
-  for (const std::vector<Token>* tokens : {&parts.added, &parts.vocabulary})
-    for (const Token& token : *tokens)
-      if (token.id == id) return token.text;
-  fail("the id ", id, " of a token that is added to texts is not in the vocabulary");
-}
-
-/// [bos, text, eos], as TemplateProcessing says it.
-Json template_json(const Parts& parts) {
-  if (!parts.bos && !parts.eos) return nullptr;
-  Json json, single = Json::array(), special = Json::object();
-  auto add_token = [&](int32_t id) {
-    Json item, entry, tokens = Json::array(), ids = Json::array();
-    const std::string text = text_of(parts, id);
-    item["SpecialToken"]["id"] = text;
-    item["SpecialToken"]["type_id"] = 0;
-    single.push_back(std::move(item));
-    if (special.contains(text)) return;
-    ids.push_back(id);
-    tokens.push_back(text);
-    entry["id"] = text;
-    entry["ids"] = std::move(ids);
-    entry["tokens"] = std::move(tokens);
-    special.append(text, std::move(entry));
-  };
-  Json sequence;
-  sequence["Sequence"]["id"] = "A";
-  sequence["Sequence"]["type_id"] = 0;
-  if (parts.bos) add_token(*parts.bos);
-  single.push_back(std::move(sequence));
-  if (parts.eos) add_token(*parts.eos);
-  json["type"] = "TemplateProcessing";
-  Json pair = single;
-  for (const Json& item : single.items()) {
-    Json second = item;
-    for (const char* kind : {"Sequence", "SpecialToken"})
-      if (second.contains(kind)) second[kind]["type_id"] = 1;
-    if (second.contains("Sequence")) second["Sequence"]["id"] = "B";
-    pair.push_back(std::move(second));
-  }
-  json["single"] = std::move(single);
-  json["pair"] = std::move(pair);
-  json["special_tokens"] = std::move(special);
-  return json;
-}
-
 Json model_json(const Parts& parts) {
   Json json, vocabulary = Json::object();
   for (const Token& token : parts.vocabulary) vocabulary.append(token.text, token.id);
@@ -105,7 +47,61 @@ void check_tokens(const Parts& parts) {
   }
 }
 
+std::string text_of(const Json& tokenizer, int32_t id) {
+  for (const Json& token : tokenizer.at("added_tokens").items())
+    if (token.at("id").as_int() == id) return token.at("content").as_string();
+  for (const auto& [text, number] : tokenizer.at("model").at("vocab").members())
+    if (number.as_int() == id) return text;
+  fail("the id ", id, " of a token that is added to texts is not in the vocabulary");
+}
+
 }  // namespace
+
+Json added_json(const Token& token) {
+  Json item;
+  item["id"] = token.id;
+  item["content"] = token.text;
+  item["single_word"] = token.single_word;
+  item["lstrip"] = token.lstrip;
+  item["rstrip"] = token.rstrip;
+  item["normalized"] = token.normalized;
+  item["special"] = token.special;
+  return item;
+}
+
+Json template_json(std::optional<int32_t> bos, std::optional<int32_t> eos, const Json& tokenizer) {
+  if (!bos && !eos) return nullptr;
+  Json json, single = Json::array(), pair = Json::array(), special = Json::object();
+  auto add = [&](const char* kind, const std::string& first, const std::string& second) {
+    Json item;
+    item[kind]["id"] = first;
+    item[kind]["type_id"] = 0;
+    single.push_back(item);
+    item[kind]["id"] = second;
+    item[kind]["type_id"] = 1;
+    pair.push_back(std::move(item));
+  };
+  auto add_token = [&](int32_t id) {
+    const std::string text = text_of(tokenizer, id);
+    add("SpecialToken", text, text);
+    if (special.contains(text)) return;
+    Json entry;
+    entry["id"] = text;
+    entry["ids"].push_back(id);
+    entry["tokens"].push_back(text);
+    special.append(text, std::move(entry));
+  };
+  if (bos) add_token(*bos);
+  add("Sequence", "A", "B");
+  if (eos) add_token(*eos);
+  json["type"] = "TemplateProcessing";
+  Json both = single;
+  for (const Json& item : pair.items()) both.push_back(item);
+  json["single"] = std::move(single);
+  json["pair"] = std::move(both);
+  json["special_tokens"] = std::move(special);
+  return json;
+}
 
 std::string to_letters(std::string_view bytes) {
   std::string text;
@@ -203,9 +199,10 @@ Json to_tokenizer_json(const Parts& parts) {
   json["added_tokens"] = std::move(added);
   json["normalizer"] = parts.normalizer;
   json["pre_tokenizer"] = parts.pre_tokenizer;
-  json["post_processor"] = template_json(parts);
+  json["post_processor"] = nullptr;
   json["decoder"] = parts.decoder.is_null() ? byte_level_json(true) : parts.decoder;
   json["model"] = model_json(parts);
+  json["post_processor"] = template_json(parts.bos, parts.eos, json);
   return json;
 }
 
