@@ -91,6 +91,11 @@ struct OLM_API DecoderConfig {
   /// This with the family's defaults in empty members. Throws naming the key for a value outside
   /// its range, and for a member that is no key of the family.
   DecoderConfig completed() const;
+  /// completed() in the family "decoder", with members said that follow from others, and emptied
+  /// that have no effect: equal for two configurations that compute the same from the same weights,
+  /// but for the layers' names and nesting, the order of RoPE's dimensions, and what acts in
+  /// training alone but dropout.
+  DecoderConfig normalized() const;
   /// Takes members that are empty, and sizes that are 0, from another.
   void fill_from(const DecoderConfig& other);
 };
@@ -117,11 +122,13 @@ OLM_API void add_family(const DecoderFamily& family);
 /// joint_embedding and norm_in_head (GPT-2) it is {{Embedding, AbsolutePositionalEmbedding},
 /// Repeat, OutputHead}. Throws where completed() does, and where sizes do not divide.
 OLM_API Ref<BlockModule> DecoderModel(const DecoderConfig& config);
-/// The configuration of which DecoderModel makes the same layers with the same ties; empty for a
-/// module that is no such model.
-OLM_API std::optional<DecoderConfig> decoder_config_of(Module& model);
 /// Fills it by init_gpt2.
 OLM_API void init_decoder(Module& model, const DecoderConfig& config, const InitOptions& options);
+
+/// The configuration of a model that DecoderModel made, or one with the same tree of layers,
+/// complete: of the family `hint` where that has a key for all that is set, else of the first that
+/// has. Throws naming the layer, and its option, that no configuration gives.
+OLM_API DecoderConfig decoder_config_of(Module& model, const std::string& hint = {});
 
 /// This library's key for the tensor that OpenLanguageModel's model of a family has under `key`.
 /// They differ where blocks have named parts there, or layers nest in another way. "" for a second

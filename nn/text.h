@@ -21,8 +21,13 @@ inline constexpr std::string_view kEndOfText = "<|endoftext|>";
 struct EncodeOptions {
   bool add_special_tokens = false;  ///< what the post-processor adds: bos, eos
   /// The text may contain special tokens, such as <|endoftext|>, which get their ids. Otherwise
-  /// they are text like any other, as a user's must be.
+  /// they are text like any other, as a user's must be. Added tokens that are not special are found
+  /// in any case. Byte and character tokenizers look for none.
   bool parse_special_tokens = false;
+  /// Where not null, grows by the number of characters (of letters that stand for bytes, in a
+  /// byte-level vocabulary) that the vocabulary has no token for, and that are left out, as Hugging
+  /// Face's tokenizers does.
+  int64_t* dropped = nullptr;
 };
 
 /// The ids that have a role.
@@ -49,13 +54,16 @@ class OLM_API Tokenizer {
   virtual std::optional<int32_t> eot_id() const = 0;
   /// Where nothing else is said, eot_id() is eos.
   virtual SpecialTokens special() const { return {.eos = eot_id()}; }
-  /// The bytes of one token; a special token is its own text. Throws if `id` is out of range.
+  /// The bytes of one token where it stands amid a text; a special token is its own text. Throws if
+  /// `id` is out of range.
   virtual std::string_view token_bytes(int32_t id) const = 0;
   /// What `save` stores.
   virtual Json to_json() const = 0;
 
-  /// The bytes of all tokens in turn. They are UTF-8 if the ids came from UTF-8.
-  std::string decode(std::span<const int32_t> ids) const;
+  /// The text of all tokens in turn, without the special ones where asked for. For byte and
+  /// character tokenizers the bytes, which are UTF-8 if the ids came from UTF-8; for BPE what the
+  /// decoder of tokenizer.json makes of them, where bytes that are not UTF-8 become U+FFFD.
+  virtual std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const;
   /// Writes tokenizer.json: for BPE the format of Hugging Face's tokenizers, for the others a JSON
   /// object with a "type".
   void save(const std::string& path) const;
@@ -121,38 +129,58 @@ class OLM_API CharTokenizer final : public Tokenizer {
 };
 
 namespace bpe {
-struct Model;
+struct Pipeline;
 }
 
-/// Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909; on bytes as in GPT-2):
-/// text is cut into words by a regular expression, and in each word the pair of lowest rank is
-/// joined until none is left. As in Hugging Face's tokenizers, added tokens that stand in the text
-/// get their ids: the leftmost first, of several there the longest.
+/// Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) with all that stands around it in a
+/// tokenizer.json of Hugging Face's tokenizers, with equal ids: added tokens are found, text is
+/// normalised and cut into words, and in each word the pair of lowest rank is joined until none is
+/// left; a template adds bos and eos. Truncation and padding are kept in the JSON but not applied.
 class OLM_API BpeTokenizer final : public Tokenizer {
  public:
   /// Learns ids 257 … vocab_size - 1 from the words of `texts`: the most frequent pair first, of
   /// equal ones that of smaller ids. 0 … 255 are the bytes, 256 is <|endoftext|>. A text with fewer
-  /// pairs that come twice gives a smaller vocabulary.
+  /// pairs that come twice gives a smaller vocabulary. Words are cut as in GPT-2.
   static BpeTokenizer train(std::span<const std::string_view> texts, int64_t vocab_size);
-  /// Reads the JSON of Hugging Face's tokenizers: a byte-level BPE without normaliser. What its
-  /// post-processor would add is not added. Throws Error for anything else.
+  /// Reads the JSON of Hugging Face's tokenizers. Throws Error naming the path of what is wrong or
+  /// not known here: "$.pre_tokenizer.pretokenizers[1].type".
   static BpeTokenizer from_json(const Json& json);
+
+  /// This one with the ids of `special`, as tokenizer_config.json names them. Whether bos and eos
+  /// are added stays what the post-processor of tokenizer.json says.
+  BpeTokenizer with_special(const SpecialTokens& special) const;
 
   std::string name() const override;
   std::vector<int32_t> encode(std::string_view text,
                               const EncodeOptions& options = {}) const override;
   int64_t vocab_size() const override;
+  /// The id of <|endoftext|>; else eos, where with_special named it.
   std::optional<int32_t> eot_id() const override;
+  /// Where with_special named no ids: bos and eos of the post-processor, unk of the model, pad of
+  /// the padding.
+  SpecialTokens special() const override;
   std::string_view token_bytes(int32_t id) const override;
+  std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const override;
+  /// Equal to the JSON that from_json read.
   Json to_json() const override;
+  /// The id of a token by its text in tokenizer.json: added tokens first, then the vocabulary.
+  std::optional<int32_t> id_of(std::string_view token) const;
 
  private:
-  explicit BpeTokenizer(std::shared_ptr<const bpe::Model> model) : model_(std::move(model)) {}
-  std::shared_ptr<const bpe::Model> model_;
+  explicit BpeTokenizer(std::shared_ptr<const bpe::Pipeline> pipeline)
+      : pipeline_(std::move(pipeline)) {}
+  std::shared_ptr<const bpe::Pipeline> pipeline_;
+  SpecialTokens special_ = {};
 };
 
-/// Turns a stream of ids into a stream of valid UTF-8: bytes of a character wait until it is
-/// complete, bytes that can be part of none become U+FFFD.
+/// tokenizer.json of Hugging Face's tokenizers, which gives equal ids: a BPE tokenizer's own; for a
+/// byte or character tokenizer that of a vocabulary without merges, where <|endoftext|> is a
+/// special token. A character vocabulary leaves unknown characters out there. Throws Error for
+/// other tokenizers.
+OLM_API Json hugging_face_json(const Tokenizer& tokenizer);
+
+/// Turns a stream of ids that continues a text into a stream of valid UTF-8: bytes of a character
+/// wait until it is complete, bytes that can be part of none become U+FFFD.
 class OLM_API StreamDecoder {
  public:
   /// `tokenizer` outlives this object.

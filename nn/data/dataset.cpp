@@ -10,22 +10,24 @@ namespace olm::nn {
 namespace {
 
 constexpr const char* kFormat = "olm token shard 1";
+/// A corpus is its owner's: <|endoftext|> in it ends a document.
+constexpr EncodeOptions kOwnText = {.parse_special_tokens = true};
 
 /// Calls take(ids) for a text, piece by piece where the tokenizer can: beside the ids as they are
 /// kept there are then never many more.
 template <class Take>
 void encode_text(std::string_view text, const Tokenizer& tokenizer, Take&& take) {
   constexpr size_t kPiece = size_t(1) << 20;
-  if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text));
+  if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text, kOwnText));
   for (size_t at = 0, end; at < text.size(); at = end) {
     end = std::min(text.size(), at + kPiece);
     const auto inside = [&] { return end < text.size() && (uint8_t(text[end]) & 0xc0) == 0x80; };
     for (int i = 0; i < 3 && inside(); ++i) --end;  // to where a character of UTF-8 begins
     std::vector<int32_t> ids;
     try {
-      ids = tokenizer.encode(text.substr(at, end - at));
+      ids = tokenizer.encode(text.substr(at, end - at), kOwnText);
     } catch (const Error&) {
-      ids = tokenizer.encode(text.substr(0, end));  // throws with the offset in the whole
+      ids = tokenizer.encode(text.substr(0, end), kOwnText);  // throws with the offset in the whole
       throw;
     }
     take(ids);

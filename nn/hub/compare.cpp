@@ -1,9 +1,9 @@
-// Two models on the same texts.
+// How far two models are apart.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <olm/autograd/tape.h>
-#include <olm/engine/raw.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/hub.h>
 
@@ -11,16 +11,15 @@ namespace olm::nn {
 
 namespace {
 
-/// The ids of a text; none where the tokenizer refuses it.
+/// The ids of a text; empty where the tokenizer refuses it.
 std::optional<std::vector<int32_t>> ids_of(const Tokenizer& tokenizer, const std::string& text,
-                                           const EncodeOptions& options) {
-  try {
-    return tokenizer.encode(text, options);
-  } catch (const Error&) {
-    return {};
-  }
+                                           const EncodeOptions& options) try {
+  return tokenizer.encode(text, options);
+} catch (const Error&) {
+  return {};
 }
 
+/// In each way that a text can be encoded.
 bool same_ids(const Tokenizer& a, const Tokenizer& b, const std::string& text) {
   for (const bool add : {true, false})
     for (const bool parse : {true, false}) {
@@ -30,64 +29,102 @@ bool same_ids(const Tokenizer& a, const Tokenizer& b, const std::string& text) {
   return true;
 }
 
-/// Logits of ids, row by row.
-struct Logits {
-  std::vector<float> values;
-  int64_t vocab = 0;
-  const float* row(int64_t t) const { return values.data() + t * vocab; }
-};
-
-Logits logits_of(Module& model, const std::vector<int64_t>& ids) {
-  Context ctx;
-  const Tensor y = model.forward(from_host(ids, {1, int64_t(ids.size())}, device_of(model)), ctx);
-  return {to_host<float>(y), y.size(-1)};
+int64_t context_of(const Pretrained& model) {
+  return model.config ? model.config->max_seq_len : 1024;
 }
 
-void compare_logits(const Pretrained& a, const Pretrained& b, const std::vector<int64_t>& ids,
-                    Comparison& result, int64_t& same) {
-  const Logits x = logits_of(*a.model, ids), y = logits_of(*b.model, ids);
-  const int64_t vocab = std::min(x.vocab, y.vocab);
-  for (int64_t t = 0; t < int64_t(ids.size()); ++t) {
-    const float *p = x.row(t), *q = y.row(t);
-    for (int64_t i = 0; i < vocab; ++i) {
-      const double difference = std::abs(double(p[i]) - double(q[i]));
-      // What is no number is further away than any number.
-      result.largest_difference =
-          std::isnan(difference) ? INFINITY : std::max(result.largest_difference, difference);
-      result.largest_logit = std::max(result.largest_logit, double(std::abs(p[i])));
-    }
-    same += std::max_element(p, p + vocab) - p == std::max_element(q, q + vocab) - q;
+void check_parameters(Module& model) {
+  for (const auto& [name, tensor] : model.named_parameters())
+    require(tensor.dtype() == f32, "compare: ", name, " is ", name_of(tensor.dtype()),
+            "; models in f32 were wanted");
+}
+
+/// Logits [T, V] of one window.
+std::vector<float> logits_of(const Pretrained& model, std::span<const int32_t> ids,
+                             int64_t& width) {
+  Context ctx;
+  const std::vector<int64_t> wide(ids.begin(), ids.end());
+  const int64_t count = int64_t(ids.size());
+  const Tensor y = model.model->forward(from_host(wide, {1, count}, device_of(*model.model)), ctx);
+  require(y.rank() == 3 && y.size(0) == 1 && y.size(1) == count, "compare: the model made ",
+          y.shape(), " of ids [1,", count, "], logits [1,", count, ",V] were wanted");
+  width = y.size(2);
+  return to_host<float>(y);
+}
+
+/// Compares models window by window.
+class Comparer {
+ public:
+  Comparer(const Pretrained& a, const Pretrained& b) : a_(a), b_(b) {
+    ids_ = std::max(a.tokenizer->vocab_size(), b.tokenizer->vocab_size());
+    window_ = size_t(std::min(context_of(a), context_of(b)));
   }
-  result.places += int64_t(ids.size());
+  void text(const std::string& text);
+  Comparison result() const;
+
+ private:
+  void window(std::span<const int32_t> ids);
+  void place(const float* a, const float* b, int64_t width);
+  const Pretrained& a_;
+  const Pretrained& b_;
+  int64_t ids_ = 0;    // of both tokenizers
+  size_t window_ = 0;  // tokens that go through the models at once
+  int64_t same_ = 0;
+  Comparison found_;
+};
+
+void Comparer::text(const std::string& text) {
+  const auto ids = ids_of(*a_.tokenizer, text, {.add_special_tokens = true});
+  ++found_.texts;
+  if (!same_ids(*a_.tokenizer, *b_.tokenizer, text) && found_.texts_with_other_ids++ == 0)
+    found_.first_other = text;
+  if (!ids) return;
+  const std::span<const int32_t> all(*ids);
+  for (size_t at = 0; at < all.size(); at += window_)
+    window(all.subspan(at, std::min(window_, all.size() - at)));
+}
+
+void Comparer::window(std::span<const int32_t> ids) {
+  int64_t a_width = 0, b_width = 0;
+  const std::vector<float> a = logits_of(a_, ids, a_width), b = logits_of(b_, ids, b_width);
+  // Rows behind the last id are padding, of which one may have more.
+  const int64_t width = std::min(a_width, b_width);
+  require(a_width == b_width || ids_ <= width, "compare: the models have logits of ", a_width,
+          " and of ", b_width, " tokens; equal numbers were wanted");
+  for (size_t t = 0; t < ids.size(); ++t)
+    place(&a[t * size_t(a_width)], &b[t * size_t(b_width)], width);
+}
+
+void Comparer::place(const float* a, const float* b, int64_t width) {
+  for (int64_t v = 0; v < width; ++v) {
+    double difference = std::abs(double(a[v]) - double(b[v]));
+    if (std::isnan(difference)) difference = std::numeric_limits<double>::infinity();
+    found_.largest_difference = std::max(found_.largest_difference, difference);
+    found_.largest_logit = std::max(found_.largest_logit, std::abs(double(a[v])));
+  }
+  ++found_.places;
+  same_ += std::max_element(a, a + width) - a == std::max_element(b, b + width) - b;
+}
+
+Comparison Comparer::result() const {
+  Comparison result = found_;
+  if (result.places) result.same_likeliest = double(same_) / double(result.places);
+  return result;
 }
 
 }  // namespace
 
 Comparison compare(const Pretrained& a, const Pretrained& b,
                    const std::vector<std::string>& texts) {
+  require(a.model && b.model, "compare: two models were wanted");
   require(a.tokenizer && b.tokenizer, "compare: the ", a.tokenizer ? "second" : "first",
           " model has no tokenizer");
+  check_parameters(*a.model);
+  check_parameters(*b.model);
   NoGrad guard;
-  Comparison result;
-  int64_t same = 0, longest = INT64_MAX;
-  for (const Pretrained* model : {&a, &b})
-    if (const int64_t context = context_of(*model->model)) longest = std::min(longest, context);
-  // Both have a row for each of these.
-  const int64_t known = std::min(a.tokenizer->vocab_size(), b.tokenizer->vocab_size());
-  for (const std::string& text : texts) {
-    ++result.texts;
-    if (!same_ids(*a.tokenizer, *b.tokenizer, text) && result.texts_with_other_ids++ == 0)
-      result.first_other = text;
-    const auto ids =
-        ids_of(*a.tokenizer, text, {.add_special_tokens = true, .parse_special_tokens = true});
-    if (!ids) continue;
-    std::vector<int64_t> kept;
-    for (size_t i = 0; i < ids->size() && int64_t(i) < longest && (*ids)[i] < known; ++i)
-      kept.push_back((*ids)[i]);
-    if (!kept.empty()) compare_logits(a, b, kept, result, same);
-  }
-  if (result.places > 0) result.same_likeliest = double(same) / double(result.places);
-  return result;
+  Comparer comparer(a, b);
+  for (const std::string& text : texts) comparer.text(text);
+  return comparer.result();
 }
 
 }  // namespace olm::nn

@@ -154,6 +154,15 @@ std::vector<NamedTensor> distinct_tensors(Module& model) {
   return result;
 }
 
+/// Empty for a model that is no decoder.
+std::optional<DecoderConfig> config_of(Module& model) {
+  try {
+    return decoder_config_of(model);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 }  // namespace
 
 StoredModel open_hugging_face(const std::string& folder) {
@@ -190,7 +199,7 @@ StoredModel open_run(const std::string& folder) {
     m.vendor_family = read.family;
     m.not_understood = std::move(read.not_understood);
   }
-  if (!m.config) m.config = decoder_config_of(*module);
+  if (!m.config) m.config = config_of(*module);
   if (m.config) m.names = names_here(*m.config);
   m.tensors = open_safetensors(folder);
   m.tokenizer = tokenizer_in(folder);
@@ -225,7 +234,7 @@ StoredModel stored(const Pretrained& model) {
                 .vendor = model.vendor,
                 .not_understood = model.not_understood};
   m.config = stated_config(model.config, *model.model);
-  if (!m.config) m.config = decoder_config_of(*model.model);
+  if (!m.config) m.config = config_of(*model.model);
   if (m.config) m.names = names_here(*m.config);
   m.tensors = tensors_in_memory(distinct_tensors(*model.model));
   return m;

@@ -96,6 +96,11 @@ const Family& family_for(const DecoderConfig& config, const std::string& wanted)
 GenerationSettings generation_from_json(const Json& generation_config, const Json& config);
 Json generation_to_json(const GenerationSettings& settings, const Tokenizer* tokenizer,
                         const Json& before);
+/// The same ids in config.json, where it has none or others.
+void set_token_ids(const GenerationSettings& settings, const Tokenizer* tokenizer, Json& config);
+/// The text of an object; members that it shares with the text `before` ("" for none) are written
+/// as they stand there, numbers digit by digit.
+std::string text_like(const Json& object, const std::string& before);
 
 /// Write a model in a form; write_gguf() returns what save_gguf() does.
 void write_hugging_face(const StoredModel& model, const std::string& folder,

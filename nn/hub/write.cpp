@@ -169,7 +169,9 @@ void write_hugging_face(const StoredModel& model, const std::string& path,
       family.model_type == model.vendor_family ? vendor_json(model, "config.json") : Json();
   Json config = config_to_json(*model.config, family, before);
   for (const char* key : {"dtype", "torch_dtype"}) config[key] = main_dtype(items);
-  write_json(folder / "config.json", config);
+  set_token_ids(model.generation, model.tokenizer.get(), config);
+  write_file(folder / "config.json",
+             text_like(config, before.is_null() ? "" : model.vendor.at("config.json")));
   write_json(folder / "generation_config.json",
              generation_to_json(model.generation, model.tokenizer.get(),
                                 vendor_json(model, "generation_config.json")));

@@ -4,7 +4,9 @@
 #include <olm/nn/activations.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/decoder.h>
+#include <olm/nn/description.h>
 #include <olm/nn/feedforward.h>
+#include <olm/nn/models/decoder_internal.h>
 #include <olm/nn/moe.h>
 #include <olm/nn/norms.h>
 
@@ -24,14 +26,6 @@ Ref<Module> norm(const DecoderConfig& c, double eps) {
   return RMSNorm({.dim = c.embed_dim, .eps = eps, .plus_one = *c.norm_plus_one});
 }
 Ref<Module> norm(const DecoderConfig& c) { return norm(c, norm_eps(c)); }
-
-bool has_window(const DecoderConfig& c, int64_t layer) {
-  if (!c.sliding_window) return false;
-  const auto& layers = c.window_layers;
-  if (!layers.empty()) return std::find(layers.begin(), layers.end(), layer) != layers.end();
-  const auto& pattern = c.sliding_window_pattern;
-  return !pattern || layer % *pattern != *pattern - 1;
-}
 
 /// `o` with the sizes of the heads; the name of the layer that has them.
 std::string set_heads(const DecoderConfig& c, AttentionOptions& o) {
@@ -86,18 +80,15 @@ Ref<Module> attention(const DecoderConfig& c, int64_t layer) {
   return made;
 }
 
-/// Two thirds of the usual 4 · embed_dim, since there are three matrices for two.
-int64_t gated_width(const DecoderConfig& c) {
-  return c.intermediate_size.value_or((c.embed_dim * 8 / 3 + 63) / 64 * 64);
-}
-
 Ref<Module> mixture(const DecoderConfig& c) {
   require(*c.activation == "swiglu" || *c.activation == "geglu", c.family,
           ": experts have swiglu or geglu, got ", *c.activation);
+  require(*c.activation != "geglu" || !*c.gelu_tanh, c.family,
+          ": experts have no geglu by tanh, which gelu_tanh asks for");
   const GatedMoEFFNOptions o{.num_experts = *c.num_experts,
                              .num_shared_experts = *c.num_shared_experts,
                              .top_k = *c.top_k,
-                             .hidden_dim = c.moe_intermediate_size.value_or(gated_width(c)),
+                             .hidden_dim = c.moe_intermediate_size.value_or(ffn_width(c)),
                              .dropout = *c.dropout,
                              .bias = c.mlp_bias.value_or(*c.bias),
                              .routing = {
@@ -127,7 +118,7 @@ Ref<Module> feed_forward(const DecoderConfig& c, int64_t layer) {
          .bias = c.mlp_bias.value_or(*c.bias)});
   return GatedFFN(
       c.embed_dim,
-      {.hidden_dim = gated_width(c),
+      {.hidden_dim = ffn_width(c),
        .dropout = *c.dropout,
        .bias = c.mlp_bias.value_or(*c.bias),
        .gated_unit = *c.activation == "geglu" && gelu_tanh ? "geglu_tanh" : *c.activation});
@@ -156,11 +147,30 @@ void add_head(const DecoderConfig& c, const Ref<EmbeddingModule>& tokens,
               std::vector<Ref<Module>>& parts) {
   OutputHeadOptions head{.use_norm = *c.norm_in_head, .softcap = c.final_logit_softcap};
   if (c.tie_weights) head.tied_embedding = tokens;
-  if (!*c.norm_in_head) parts.push_back(norm(c, c.final_norm_eps.value_or(norm_eps(c))));
+  const Ref<Module> last = norm(c, c.final_norm_eps.value_or(norm_eps(c)));
+  if (!*c.norm_in_head)
+    parts.push_back(last);
+  else if (describe(*last) != describe(*LayerNorm(c.embed_dim)))  // which the head has by itself
+    head.norm = last;
   parts.push_back(OutputHead(c.embed_dim, c.vocab_size, head));
 }
 
 }  // namespace
+
+/// Two thirds of the usual 4 · embed_dim where there are three matrices for two.
+int64_t ffn_width(const DecoderConfig& c) {
+  const bool gated = *c.activation == "swiglu" || *c.activation == "geglu";
+  const int64_t usual = gated ? (c.embed_dim * 8 / 3 + 63) / 64 * 64 : 4 * c.embed_dim;
+  return c.intermediate_size.value_or(usual);
+}
+
+bool has_window(const DecoderConfig& c, int64_t layer) {
+  if (!c.sliding_window) return false;
+  const auto& layers = c.window_layers;
+  if (!layers.empty()) return std::find(layers.begin(), layers.end(), layer) != layers.end();
+  const auto& pattern = c.sliding_window_pattern;
+  return !pattern || layer % *pattern != *pattern - 1;
+}
 
 Ref<BlockModule> DecoderModel(const DecoderConfig& config) {
   const DecoderConfig c = config.completed();

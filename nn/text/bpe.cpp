@@ -1,7 +1,7 @@
-#include <queue>
+#include <algorithm>
+#include <bit>
 
-#include <olm/nn/text.h>
-#include <olm/nn/text/bpe_internal.h>
+#include <olm/nn/text/pipeline_internal.h>
 
 namespace olm::nn {
 
@@ -9,134 +9,218 @@ namespace bpe {
 
 namespace {
 
-/// A pair of neighbours that could be joined. The queue gives the lowest rank first, then the
-/// leftmost.
-struct Candidate {
-  int32_t rank, id, at, left, right;
-  bool operator<(const Candidate& o) const { return std::pair(rank, at) > std::pair(o.rank, o.at); }
-};
-
-/// A word as a list of ids in which neighbours are joined.
-class Joining {
- public:
-  Joining(const Model& model, std::string_view word) : model_(model), nodes_(word.size()) {
-    const int32_t n = int32_t(word.size());
-    for (int32_t i = 0; i < n; ++i)
-      nodes_[size_t(i)] = {model.byte_ids[uint8_t(word[size_t(i)])], i - 1, i + 1 < n ? i + 1 : -1};
-    for (int32_t i = 0; i + 1 < n; ++i) offer(i);
-  }
-  void run(std::vector<int32_t>& ids) {
-    while (!queue_.empty()) {
-      const Candidate c = queue_.top();
-      queue_.pop();
-      Node& node = nodes_[size_t(c.at)];
-      if (node.id != c.left || node.next < 0) continue;  // joined meanwhile
-      Node& next = nodes_[size_t(node.next)];
-      if (next.id != c.right) continue;
-      node.id = c.id;
-      next.id = -1;
-      node.next = next.next;
-      if (node.next >= 0) {
-        nodes_[size_t(node.next)].previous = c.at;
-        offer(c.at);
-      }
-      if (node.previous >= 0) offer(node.previous);
-    }
-    for (int32_t i = 0; i >= 0; i = nodes_[size_t(i)].next) ids.push_back(nodes_[size_t(i)].id);
-  }
-
- private:
-  struct Node {
-    int32_t id = 0, previous = -1, next = -1;
-  };
-  void offer(int32_t at) {
-    const int32_t left = nodes_[size_t(at)].id;
-    const int32_t right = nodes_[size_t(nodes_[size_t(at)].next)].id;
-    const auto found = model_.merges.find(pair_key(left, right));
-    if (found != model_.merges.end())
-      queue_.push({found->second.rank, found->second.id, at, left, right});
-  }
-  const Model& model_;
-  std::vector<Node> nodes_;
-  std::priority_queue<Candidate> queue_;
-};
-
-struct TextHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view text) const { return std::hash<std::string_view>()(text); }
-};
-
-/// Words seen before and where their ids stand among all.
+/// Words seen before and where their ids stand among all, in a table of open addressing.
 class WordCache {
  public:
   struct Range {
     size_t begin = 0, length = 0;
   };
-  const Range* find(std::string_view word) const {
-    const auto at = ranges_.find(word);
-    return at == ranges_.end() ? nullptr : &at->second;
+  const Range* find(std::string_view word, uint64_t hash) const {
+    if (word.size() > kMaxLength) return nullptr;
+    for (uint64_t at = hash & mask_;; at = (at + 1) & mask_) {
+      const Slot& slot = slots_[at];
+      if (slot.size == 0) return nullptr;
+      if (slot.hash == uint32_t(hash >> 32) && slot.size == word.size() &&
+          std::string_view(texts_).substr(slot.text, slot.size) == word)
+        return &slot.range;
+    }
   }
-  void add(std::string_view word, Range range) {
-    if (ranges_.size() < kMaxWords && word.size() <= kMaxLength) ranges_.emplace(word, range);
+  void add(std::string_view word, uint64_t hash, Range range) {
+    if (count_ >= kMaxWords || word.size() > kMaxLength) return;
+    if (++count_ * 2 > slots_.size()) grow();
+    put({uint32_t(hash >> 32), uint32_t(word.size()), texts_.size(), hash, range});
+    texts_ += word;
   }
 
  private:
-  static constexpr size_t kMaxWords = 1 << 20, kMaxLength = 64;
-  std::unordered_map<std::string, Range, TextHash, std::equal_to<>> ranges_;
+  static constexpr size_t kMaxWords = 1 << 20, kMaxLength = 128;
+  struct Slot {
+    uint32_t hash = 0, size = 0;
+    size_t text = 0;
+    uint64_t whole = 0;
+    Range range = {};
+  };
+  void put(const Slot& slot) {
+    uint64_t at = slot.whole & mask_;
+    while (slots_[at].size != 0) at = (at + 1) & mask_;
+    slots_[at] = slot;
+  }
+  void grow() {
+    std::vector<Slot> before(slots_.size() * 2);
+    std::swap(before, slots_);
+    mask_ = slots_.size() - 1;
+    for (const Slot& slot : before)
+      if (slot.size != 0) put(slot);
+  }
+  std::vector<Slot> slots_ = std::vector<Slot>(64);
+  uint64_t mask_ = 63;
+  size_t count_ = 0;
+  std::string texts_;
+};
+
+/// Encodes one text.
+class Encoder {
+ public:
+  explicit Encoder(const Pipeline& pipeline) : pipeline_(pipeline), cutter_(pipeline.steps) {}
+
+  std::vector<int32_t> run(std::string_view text, const EncodeOptions& options) {
+    const auto add = [&](const std::vector<int32_t>& ids) {
+      if (options.add_special_tokens) ids_.insert(ids_.end(), ids.begin(), ids.end());
+    };
+    add(pipeline_.before);
+    for (const Section& part : pipeline_.literal.cut(text, options.parse_special_tokens)) {
+      if (part.id >= 0)
+        ids_.push_back(part.id);
+      else
+        section(text.substr(part.begin, part.end - part.begin), part.begin == 0,
+                options.parse_special_tokens);
+    }
+    add(pipeline_.after);
+    if (options.dropped) *options.dropped += dropped_;
+    return std::move(ids_);
+  }
+
+ private:
+  /// What lies between two tokens that are found in the text itself.
+  void section(std::string_view text, bool first, bool special) {
+    Normalized normalized;
+    size_t from_first = 0;
+    if (first) from_first = size_t(std::max(decode_length(text), 1));
+    if (!pipeline_.normalizers.empty()) {
+      normalized = {std::string(text), from_first};
+      for (const Normalizer& one : pipeline_.normalizers) one.apply(normalized);
+      text = normalized.text;
+      from_first = normalized.from_first;
+    }
+    const auto word = [this](std::string_view part) { add_word(part); };
+    for (const Section& part : pipeline_.normalized.cut(text, special)) {
+      if (part.id >= 0)
+        ids_.push_back(part.id);
+      else
+        cutter_.run(text.substr(part.begin, part.end - part.begin),
+                    part.begin < from_first ? std::min(from_first, part.end) - part.begin : 0,
+                    word);
+    }
+  }
+
+  static int decode_length(std::string_view text) {
+    int length = 1;
+    while (size_t(length) < text.size() && (text[size_t(length)] & 0xc0) == 0x80) ++length;
+    return length;
+  }
+
+  void add_word(std::string_view word) {
+    for (size_t at = 0, end; at < word.size(); at = end) {
+      end = pipeline_.letters_last ? word.size() : pipeline_.model.next_border(word, at);
+      add_part(word.substr(at, end - at));
+    }
+  }
+
+  void add_part(std::string_view word) {
+    const uint64_t hash = hash_of(word);
+    const size_t begin = ids_.size();
+    if (const auto* known = cache_.find(word, hash)) {
+      const WordCache::Range range = *known;
+      ids_.resize(begin + range.length);
+      std::copy_n(ids_.begin() + ptrdiff_t(range.begin), range.length,
+                  ids_.begin() + ptrdiff_t(begin));
+      return;
+    }
+    const int64_t before = dropped_;
+    if (pipeline_.letters_last)
+      pipeline_.model.encode_word(letters_of_bytes(word), ids_, dropped_);
+    else
+      pipeline_.model.encode_word(word, ids_, dropped_);
+    if (dropped_ == before) cache_.add(word, hash, {begin, ids_.size() - begin});
+  }
+
+  const Pipeline& pipeline_;
+  WordCutter cutter_;
+  WordCache cache_;
+  std::vector<int32_t> ids_;
+  int64_t dropped_ = 0;
 };
 
 }  // namespace
 
-void Model::add_merge(int32_t left, int32_t right, int32_t id) {
-  merges[pair_key(left, right)] = {int32_t(merge_list.size()), id};
-  merge_list.emplace_back(left, right);
+std::vector<int32_t> encode(const Pipeline& pipeline, std::string_view text,
+                            const EncodeOptions& options) {
+  require_utf8("bpe tokenizer", text);
+  return Encoder(pipeline).run(text, options);
 }
 
-void Model::encode_word(std::string_view word, std::vector<int32_t>& ids) const {
-  require(word.size() < size_t(1) << 31, "bpe tokenizer: a word of ", word.size(), " bytes");
-  if (whole_words_first) {
-    if (const auto found = words.find(std::string(word)); found != words.end()) {
-      ids.push_back(found->second);
-      return;
-    }
+std::string decode(const Pipeline& pipeline, std::span<const int32_t> ids, bool skip_special) {
+  std::vector<std::string> texts;
+  for (const int32_t id : ids) {
+    const std::string& text = pipeline.text_of(id);
+    if (!skip_special || !pipeline.special.contains(text)) texts.push_back(text);
   }
-  Joining(*this, word).run(ids);
+  std::string all;
+  if (!pipeline.has_decoder) {  // Hugging Face's tokenizers then puts spaces between tokens
+    for (size_t i = 0; i < texts.size(); ++i) all += (i > 0 ? " " : "") + texts[i];
+    return all;
+  }
+  for (const Decoder& decoder : pipeline.decoders) decoder.apply(texts);
+  for (const std::string& text : texts) all += text;
+  return all;
 }
 
 }  // namespace bpe
 
-std::string BpeTokenizer::name() const { return "bpe:" + std::to_string(vocab_size()); }
-
-std::vector<int32_t> BpeTokenizer::encode(std::string_view text, const EncodeOptions&) const {
-  bpe::require_utf8("bpe tokenizer", text);
-  std::vector<int32_t> ids;
-  bpe::WordCache cache;
-  auto add_word = [&](std::string_view word) {
-    if (const auto* known = cache.find(word)) {
-      for (size_t i = 0; i < known->length; ++i) ids.push_back(ids[known->begin + i]);
-    } else {
-      const size_t begin = ids.size();
-      model_->encode_word(word, ids);
-      cache.add(word, {begin, ids.size() - begin});
-    }
-  };
-  model_->added.cut(
-      text, [&](std::string_view part) { model_->splitter.split(part, add_word); },
-      [&](int32_t id) { ids.push_back(id); });
-  return ids;
+BpeTokenizer BpeTokenizer::from_json(const Json& json) {
+  BpeTokenizer made(bpe::read_pipeline(json));
+  made.special_ = made.pipeline_->special_ids;
+  return made;
 }
 
-int64_t BpeTokenizer::vocab_size() const { return int64_t(model_->tokens.size()); }
+BpeTokenizer BpeTokenizer::with_special(const SpecialTokens& special) const {
+  for (const auto& id : {special.bos, special.eos, special.pad, special.unk})
+    if (id) require_id(*id);
+  BpeTokenizer made(pipeline_);
+  made.special_ = special;
+  made.special_.adds_bos = special_.adds_bos;
+  made.special_.adds_eos = special_.adds_eos;
+  return made;
+}
+
+std::string BpeTokenizer::name() const { return "bpe:" + std::to_string(vocab_size()); }
+
+std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
+                                          const EncodeOptions& options) const {
+  return bpe::encode(*pipeline_, text, options);
+}
+
+int64_t BpeTokenizer::vocab_size() const { return int64_t(pipeline_->model.tokens.size()); }
 
 std::optional<int32_t> BpeTokenizer::eot_id() const {
-  for (const bpe::AddedToken& token : model_->added.all())
-    if (token.text == kEndOfText) return token.id;
-  return {};
+  const auto at = pipeline_->added_ids.find(std::string(kEndOfText));
+  return at != pipeline_->added_ids.end() ? at->second : special_.eos;
+}
+
+SpecialTokens BpeTokenizer::special() const {
+  SpecialTokens all = special_;
+  if (!all.eos) all.eos = eot_id();
+  return all;
 }
 
 std::string_view BpeTokenizer::token_bytes(int32_t id) const {
   require_id(id);
-  return model_->tokens[size_t(id)];
+  return pipeline_->bytes[size_t(id)];
+}
+
+std::string BpeTokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+  for (const int32_t id : ids) require_id(id);
+  return bpe::decode(*pipeline_, ids, skip_special_tokens);
+}
+
+Json BpeTokenizer::to_json() const { return bpe::to_json(*pipeline_); }
+
+std::optional<int32_t> BpeTokenizer::id_of(std::string_view token) const {
+  if (const auto at = pipeline_->added_ids.find(std::string(token));
+      at != pipeline_->added_ids.end())
+    return at->second;
+  const int32_t id = pipeline_->model.id_of(token);
+  return id >= 0 ? std::optional(id) : std::nullopt;
 }
 
 }  // namespace olm::nn

@@ -2,8 +2,7 @@
 #include <queue>
 
 #include <olm/engine/utf8.h>
-#include <olm/nn/text.h>
-#include <olm/nn/text/bpe_internal.h>
+#include <olm/nn/text/pipeline_internal.h>
 
 namespace olm::nn {
 
@@ -21,13 +20,14 @@ struct Word {
 };
 
 /// The different words of all texts, in the order of their bytes.
-std::vector<Word> count_words(const bpe::Splitter& splitter,
-                              std::span<const std::string_view> texts) {
+std::vector<Word> count_words(std::span<const std::string_view> texts) {
+  bpe::Matcher matcher(bpe::Regex::of_pcre2(bpe::kGpt2Pattern));
   std::unordered_map<std::string_view, int64_t> counts;
   for (const std::string_view given : texts) {
     const std::string_view text = without_byte_order_mark(given);
     bpe::require_utf8("bpe tokenizer", text);
-    splitter.split(text, [&](std::string_view word) {
+    bpe::for_matches(matcher, text, [&](size_t begin, size_t end, bool) {
+      std::string_view word = text.substr(begin, end - begin);
       for (; word.size() > kLongestWord; word.remove_prefix(kLongestWord))
         ++counts[word.substr(0, kLongestWord)];
       ++counts[word];
@@ -129,26 +129,22 @@ class PairCounts {
 
 BpeTokenizer BpeTokenizer::train(std::span<const std::string_view> texts, int64_t vocab_size) {
   require(vocab_size >= 257, "bpe tokenizer: ", vocab_size, " ids, at least 257 were wanted");
-  auto model = std::make_shared<bpe::Model>(bpe::kGpt2Pattern);
-  for (int byte = 0; byte < 256; ++byte) {
-    model->byte_ids[byte] = byte;
-    model->tokens.emplace_back(1, char(byte));
-  }
-  model->added.add({.text = std::string(kEndOfText), .id = 256});
-  model->tokens.emplace_back(kEndOfText);
+  std::vector<std::string> tokens;  // bytes by id
+  for (int byte = 0; byte < 256; ++byte) tokens.emplace_back(1, char(byte));
+  tokens.emplace_back(kEndOfText);
   std::unordered_map<std::string, int32_t> ids;
-  PairCounts pairs(count_words(model->splitter, texts));
+  Json merges = Json::array();
+  PairCounts pairs(count_words(texts));
   uint64_t key = 0;
-  while (int64_t(model->tokens.size()) < vocab_size && pairs.best(key)) {
-    const int32_t left = int32_t(key >> 32), right = int32_t(uint32_t(key));
-    std::string token = model->tokens[size_t(left)] + model->tokens[size_t(right)];
+  while (int64_t(tokens.size()) < vocab_size && pairs.best(key)) {
+    const std::string left = tokens[key >> 32], right = tokens[uint32_t(key)];
     // Two ways to the same bytes share one id: a vocabulary holds each token once.
-    const auto [at, is_new] = ids.emplace(token, int32_t(model->tokens.size()));
-    if (is_new) model->tokens.push_back(std::move(token));
-    model->add_merge(left, right, at->second);
+    const auto [at, is_new] = ids.emplace(left + right, int32_t(tokens.size()));
+    if (is_new) tokens.push_back(left + right);
+    merges.push_back(bpe::letters_of_bytes(left) + " " + bpe::letters_of_bytes(right));
     pairs.join(key, at->second);
   }
-  return BpeTokenizer(std::move(model));
+  return from_json(bpe::byte_level_json(tokens, std::move(merges), true));
 }
 
 }  // namespace olm::nn

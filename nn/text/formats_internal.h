@@ -35,9 +35,9 @@ Vocabulary read_vocab_and_merges(std::string_view vocab, std::string_view merges
 /// What a tiktoken file does not say: the expression that cuts words, and the special tokens, which
 /// have ids of their own.
 struct TiktokenScheme {
-  std::string pattern;
-  std::vector<std::pair<std::string, int32_t>> special;
-  std::string bos, eos;  ///< texts of special tokens; "" for none
+  std::string pattern = {};
+  std::vector<std::pair<std::string, int32_t>> special = {};
+  std::string bos = {}, eos = {};  ///< texts of special tokens; "" for none
   bool adds_bos = false;
   bool composes = false;  ///< text is brought to NFC first
 };
@@ -99,13 +99,14 @@ const std::vector<PreTokenizer>& pre_tokenizers();
 const PreTokenizer* pre_tokenizer(std::string_view name);
 /// All names that stand for `steps`, the usual first.
 std::vector<const PreTokenizer*> pre_tokenizers_of(const std::vector<std::string>& steps);
-/// The steps of a pre-tokenizer of tokenizer.json; empty where it does otherwise than steps do.
-std::vector<std::string> steps_of(const Json& pre_tokenizer);
+/// The steps of a pre-tokenizer of tokenizer.json that ends in ByteLevel; empty where it does what
+/// no steps do.
+std::optional<std::vector<std::string>> steps_of(const Json& pre_tokenizer);
 
 // ---- parts of tokenizer.json --------------------------------------------------------------------
 
 struct Token {
-  std::string text;  ///< as in tokenizer.json
+  std::string text = {};  ///< as in tokenizer.json
   int32_t id = 0;
   bool special = false, normalized = false, lstrip = false, rstrip = false, single_word = false;
 };

@@ -6,6 +6,7 @@
 #include <olm/nn/text/bpe_internal.h>
 #include <olm/nn/text/gguf_vocabulary_internal.h>
 
+namespace olm::nn { Json hugging_face_json(const Tokenizer&); }
 namespace olm::nn::formats {
 
 namespace {
@@ -111,11 +112,14 @@ bool composes(const Json& json) {
 }
 
 std::string find_pre(const Json& json, Output& out) {
-  const Json& pre = json.at("pre_tokenizer");
-  const auto names = pre_tokenizers_of(steps_of(pre));
-  require(!names.empty(), "llama.cpp has no name for the pre-tokenizer ", pre.dump());
-  const bool nfc = composes(json), whole = is_set(json.at("model"), "ignore_merges");
+  const Json &pre = json.at("pre_tokenizer"), &model = json.at("model");
+  const auto steps = steps_of(pre);
+  const bool nfc = composes(json), whole = is_set(model, "ignore_merges");
   if (nfc) out.notes.push_back("llama.cpp does not bring text to NFC, as this tokenizer does");
+  // Where nothing is joined it does not matter how words are cut.
+  if (steps && model.at("merges").size() == 0 && !whole) return "gpt-2";
+  const auto names = pre_tokenizers_of(steps.value_or(std::vector<std::string>{}));
+  require(!names.empty(), "llama.cpp has no name for the pre-tokenizer ", pre.dump());
   // The rows are few: those that agree on more come first.
   const PreTokenizer* best = nullptr;
   int most = -1;

@@ -54,21 +54,26 @@ const std::string kDeepSeekHead = R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za
 const std::string kDeepSeek3 = kDeepSeekHead + R"(| ?[\p{P}\p{S}]+[\r\n]*)" + kSpaces;
 const std::string kSpark = kDeepSeekHead + R"(| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+)";
 const std::string kHangulAndMarks =
-    "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]"
+    "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-"
+    "ヿ]"
     "+";
 const std::string kDeepSeekLetters =
-    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-"
+    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-"
+    "ᏽᲐ-"
     "Ჺ"
-    "Ჽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbeῂ-ῄῆ-"
+    "Ჽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbeῂ-"
+    "ῄῆ-"
     "ῌῐ-"
     "\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻ"
-    "Ȿ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-"
+    "Ȿ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-"
+    "𐓓𐓘-"
     "𐓻𐲀"
     "-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
 const std::string kDeepSeekSigns = "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+";
 const std::string kDeepSeekCjk = "[一-龥ࠀ-一가-\ud7ff]+";
 const std::string kAfmoeScripts =
-    "[一-鿿㐀-䶿豈-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdfเ-\u0e7f\u0e80-\u0effក-\u17ffက-႟ꩠ-ꩿꧠ-"
+    "[一-鿿㐀-䶿豈-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdfเ-\u0e7f\u0e80-\u0effក-\u17ffက-႟ꩠ-"
+    "ꩿꧠ-"
     "\ua9ff가-"
     "\ud7afᄀ-ᇿ]+";
 const std::string kBloom = " ?[^(\\s|.,!?…。，、।۔،)]+";
@@ -210,15 +215,16 @@ std::vector<const PreTokenizer*> pre_tokenizers_of(const std::vector<std::string
   return found;
 }
 
-std::vector<std::string> steps_of(const Json& pre_tokenizer) {
+std::optional<std::vector<std::string>> steps_of(const Json& pre_tokenizer) {
   Steps steps;
   if (pre_tokenizer.is_null()) return {};
-  if (pre_tokenizer.at("type").as_string() != "Sequence")
-    return add_step(pre_tokenizer, true, steps) ? canonical(steps) : Steps{};
-  const Json::Array& items = pre_tokenizer.at("pretokenizers").items();
+  const bool single = pre_tokenizer.at("type").as_string() != "Sequence";
+  const Json::Array items =
+      single ? Json::Array{pre_tokenizer} : pre_tokenizer.at("pretokenizers").items();
   for (size_t i = 0; i < items.size(); ++i)
     if (!add_step(items[i], i + 1 == items.size(), steps)) return {};
-  return canonical(steps);
+  if (items.empty()) return {};
+  return canonical(std::move(steps));
 }
 
 }  // namespace olm::nn::formats

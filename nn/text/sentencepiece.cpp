@@ -198,12 +198,18 @@ Vocabulary read_sentencepiece(std::string_view bytes) {
     // Runs of spaces that the user defined come out of merges: in the text they are spaces.
     if (is_special || (piece.type == user_defined && piece.text.find(space) == piece.text.npos))
       parts.added.push_back({.text = piece.text, .id = id, .special = is_special});
-    if (piece.type == unknown) parts.unk = piece.text, special.unk = id;
+    if (piece.type == unknown) {
+      require(!special.unk, "the pieces \"", parts.unk, "\" and \"", piece.text,
+              "\" are both of type unknown");
+      parts.unk = piece.text;
+      special.unk = id;
+    }
     if (piece.type != control) continue;
     if (piece.text == model.bos) special.bos = id;
     if (piece.text == model.eos) special.eos = id;
     if (piece.text == model.pad) special.pad = id;
   }
+  require(special.unk.has_value(), "no piece is of type unknown");
   set_merges(parts, model.pieces);
   set_spaces(parts, model.prefix, model.collapse);
   parts.fuse_unk = true;

@@ -40,17 +40,10 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Json& json) {
 
 }  // namespace
 
-void bpe::require_utf8(const char* who, std::string_view text) {
-  const size_t at = find_invalid_utf8(text);
-  if (at == std::string_view::npos) return;
-  const int byte = uint8_t(text[at]);
-  fail(who, ": the text is not UTF-8: byte ", byte, " at byte offset ", at,
-       " (a byte tokenizer takes any file)");
-}
-
-std::string Tokenizer::decode(std::span<const int32_t> ids) const {
+std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   std::string text;
-  for (const int32_t id : ids) text += token_bytes(id);
+  for (const int32_t id : ids)
+    if (!skip_special_tokens || eot_id() != id) text += token_bytes(id);
   return text;
 }
 

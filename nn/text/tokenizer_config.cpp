@@ -144,7 +144,8 @@ std::string tokenizer_warning(const std::string& model_type, const Tokenizer& to
   if (model_type != "qwen2") return "";
   const Json json = hugging_face_json(tokenizer);
   const Json* normalizer = json.find("normalizer");
-  const auto names = pre_tokenizers_of(steps_of(json.at("pre_tokenizer")));
+  const auto steps = steps_of(json.at("pre_tokenizer"));
+  const auto names = pre_tokenizers_of(steps.value_or(std::vector<std::string>{}));
   const bool qwen = std::any_of(names.begin(), names.end(), [](const PreTokenizer* row) {
     return std::string_view(row->name) == "qwen2";
   });

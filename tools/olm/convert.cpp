@@ -129,13 +129,17 @@ int export_model(const ExportArgs& args) {
   return interruptible([&] {
     if (const std::string above = fs::path(out).parent_path().string(); !above.empty())
       make_directories(above);
-    gguf ? nn::convert_to_gguf(args.from, out, options)
-         : nn::convert_to_hugging_face(args.from, out, options);
+    std::vector<std::string> notes;
+    if (gguf)
+      notes = nn::convert_to_gguf(args.from, out, options);
+    else
+      nn::convert_to_hugging_face(args.from, out, options);
     const nn::PretrainedFacts facts = nn::inspect_pretrained(out);
     int64_t bytes = 0;
     for (const auto& tensor : facts.tensors) bytes += tensor.bytes;
     fmt::print("{}: {}, {} tensors of {}, {}\n", out, facts.vendor_family, facts.tensors.size(),
                facts.main_type(), bytes_text(double(bytes)));
+    for (const std::string& note : notes) fmt::print("note:   {}\n", note);
     fmt::print("check:  olm verify {} {}\n", shell_word(args.from), shell_word(out));
     return 0;
   });
