@@ -75,7 +75,10 @@ class OLM_API Tokenizer {
   void require_id(int32_t id) const;
 };
 
-/// Reads tokenizer.json, or the one in the folder `path`. Throws FileError.
+/// Reads a vocabulary: tokenizer.json, vocab.json with merges.txt beside it, tiktoken's ranks,
+/// tekken.json, SentencePiece's tokenizer.model of type BPE, a GGUF file, or the one of these in
+/// the folder `path`; with tokenizer_config.json and special_tokens_map.json beside it. Throws
+/// FileError.
 OLM_API std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path);
 /// The same from the text itself; errors name `what`.
 OLM_API std::shared_ptr<const Tokenizer> load_tokenizer_from_text(

@@ -24,7 +24,7 @@ struct Vocabulary {
 /// The tokenizer of a vocabulary. Throws Error.
 std::shared_ptr<const Tokenizer> make_tokenizer(const Vocabulary& vocabulary);
 
-/// A byte or character tokenizer from this library's own JSON (nn/text/tokenizer.cpp).
+/// A tokenizer.json of this library or of Hugging Face (nn/text/tokenizer.cpp).
 std::shared_ptr<const Tokenizer> own_tokenizer(const Json& json);
 
 // ---- files: each throws Error, without the file's name ------------------------------------------
@@ -130,8 +130,6 @@ Json pre_tokenizer_json(const std::vector<std::string>& steps);
 Json byte_level_json(bool use_regex);
 Json replace_json(const char* kind, const std::string& pattern, const std::string& with);
 Json sequence_json(const char* member, std::vector<Json> items);
-/// bytes → the letters that stand for them in tokenizer.json.
-std::string to_letters(std::string_view bytes);
 /// The normaliser and the decoder of SentencePiece's white space: spaces are U+2581, one of which
 /// comes before the text where `prefix` is set.
 void set_spaces(Parts& parts, bool prefix, bool collapse);

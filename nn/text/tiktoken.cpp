@@ -3,6 +3,7 @@
 #include <charconv>
 #include <numeric>
 
+#include <olm/nn/text/bpe_internal.h>
 #include <olm/nn/text/formats_internal.h>
 
 namespace olm::nn::formats {
@@ -228,7 +229,7 @@ void set_ranks(Parts& parts, const std::vector<std::string>& ranks, int32_t firs
   std::vector<int32_t> order(ranks.size());
   std::iota(order.begin(), order.end(), 0);
   std::vector<std::string> letters;
-  for (const std::string& token : ranks) letters.push_back(to_letters(token));
+  for (const std::string& token : ranks) letters.push_back(bpe::letters_of_bytes(token));
   parts.merges = merges_json(letters, pairs_of(ranks, order, false));
   for (size_t i = 0; i < letters.size(); ++i)
     parts.vocabulary.push_back({.text = std::move(letters[i]), .id = first_id + int32_t(i)});

@@ -2,8 +2,7 @@
 
 #include <olm/engine/file.h>
 #include <olm/engine/utf8.h>
-#include <olm/nn/text.h>
-#include <olm/nn/text/bpe_internal.h>
+#include <olm/nn/text/formats_internal.h>
 
 namespace olm::nn {
 
@@ -21,7 +20,9 @@ std::optional<int64_t> bpe_size(std::string_view spec) {
 
 constexpr int64_t kSmallestBpe = 257, kLargestBpe = 1'000'000;
 
-std::shared_ptr<const Tokenizer> tokenizer_of(const Json& json) {
+}  // namespace
+
+std::shared_ptr<const Tokenizer> formats::own_tokenizer(const Json& json) {
   const Json* type = json.find("type");
   if (!type) return std::make_shared<BpeTokenizer>(BpeTokenizer::from_json(json));
   const std::string& name = type->as_string();
@@ -37,8 +38,6 @@ std::shared_ptr<const Tokenizer> tokenizer_of(const Json& json) {
   }
   return std::make_shared<CharTokenizer>(std::move(characters), json.at("end_of_text").as_bool());
 }
-
-}  // namespace
 
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   std::string text;
@@ -56,15 +55,10 @@ void Tokenizer::require_id(int32_t id) const {
           " is out of range, there are ", vocab_size(), " ids");
 }
 
-std::shared_ptr<const Tokenizer> load_tokenizer(const std::string& path) {
-  const std::string file = folder_exists(path) ? path + "/tokenizer.json" : path;
-  return load_tokenizer_from_text(MappedFile::open(file)->text(), file);
-}
-
 std::shared_ptr<const Tokenizer> load_tokenizer_from_text(std::string_view json,
                                                           const std::string& what) {
   try {
-    return tokenizer_of(Json::parse(json, "tokenizer"));
+    return formats::own_tokenizer(Json::parse(json, "tokenizer"));
   } catch (const Error& e) {
     throw FileError(what, ": ", e.what());
   }

@@ -103,12 +103,6 @@ Json template_json(std::optional<int32_t> bos, std::optional<int32_t> eos, const
   return json;
 }
 
-std::string to_letters(std::string_view bytes) {
-  std::string text;
-  for (const char b : bytes) append_utf8(text, bpe::letter_of_byte(uint8_t(b)));
-  return text;
-}
-
 Json byte_level_json(bool use_regex) {
   Json json;
   json["type"] = "ByteLevel";

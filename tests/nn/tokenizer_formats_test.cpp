@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 #include <olm/engine/file.h>
+#include <olm/nn/text/bpe_internal.h>
 #include <olm/nn/text/formats_internal.h>
 #include <tests/support/temp_folder.h>
 
@@ -54,7 +55,8 @@ Json config_of(const std::string& text) { return Json::parse(text); }
 std::shared_ptr<const Tokenizer> bytes_cut_by(const std::vector<std::string>& steps) {
   Parts parts;
   for (int byte = 0; byte < 256; ++byte)
-    parts.vocabulary.push_back({.text = to_letters(std::string(1, char(byte))), .id = byte});
+    parts.vocabulary.push_back(
+        {.text = bpe::letters_of_bytes(std::string(1, char(byte))), .id = byte});
   parts.pre_tokenizer = pre_tokenizer_json(steps);
   return make_tokenizer({.tokenizer = to_tokenizer_json(parts)});
 }
