@@ -92,20 +92,26 @@ struct SaveOptions {
 
 /// Writes a folder that transformers opens: config.json, generation_config.json, safetensors,
 /// tokenizer.json, tokenizer_config.json. `folder` must not exist; it appears whole or not at all.
-/// Throws naming the option that no family of transformers has.
-OLM_API void save_pretrained(const Pretrained& model, const std::string& folder,
-                             const SaveOptions& options = {});
-/// Writes a GGUF file that llama.cpp opens. Likewise. Returns what llama.cpp computes in another way
-/// than this library, though the file says it: sentences for the user, none for most models.
+/// Throws naming the option that no family of transformers has. Returns sentences for the user
+/// where transformers will read it in another way, none for most models.
+OLM_API std::vector<std::string> save_pretrained(const Pretrained& model, const std::string& folder,
+                                                 const SaveOptions& options = {});
+/// Writes a GGUF file that llama.cpp opens. Likewise. Returns what llama.cpp computes in another
+/// way than this library, though the file says it: sentences for the user, none for most models.
 OLM_API std::vector<std::string> save_gguf(const Pretrained& model, const std::string& path,
                                            const SaveOptions& options = {});
+
+/// Writes into a run folder what belongs to a model of another program beside weights and layers:
+/// tokenizer.json, tokenizer_config.json, and the vendor's files in pretrained/.
+OLM_API void save_belongings(const Pretrained& model, const std::string& folder);
 
 /// From files to files, one tensor at a time: memory does not grow with the model. `to` must not
 /// exist.
 OLM_API void convert_to_run(const std::string& from, const std::string& to,
                             const SaveOptions& options = {});
-OLM_API void convert_to_hugging_face(const std::string& from, const std::string& to,
-                                     const SaveOptions& options = {});
+OLM_API std::vector<std::string> convert_to_hugging_face(const std::string& from,
+                                                         const std::string& to,
+                                                         const SaveOptions& options = {});
 OLM_API std::vector<std::string> convert_to_gguf(const std::string& from, const std::string& to,
                                                  const SaveOptions& options = {});
 

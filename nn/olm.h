@@ -19,6 +19,7 @@
 #include <olm/nn/embeddings.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/generate.h>
+#include <olm/nn/hub.h>
 #include <olm/nn/linear.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>

@@ -169,7 +169,16 @@ bool is_another_spelling(const ConfigKeys& keys, const ConfigKey& key, const Jso
   return false;
 }
 
-/// Sets the keys of one kind to what the configuration says.
+/// A real number where transformers takes integers alone is written as one.
+Json of_kind(const ConfigKey& key, const Json& value) {
+  const bool real = value.is_number() && !value.is_integer();
+  if (!real || !Json::parse(key.absent).is_integer()) return value;
+  require(value.as_double() == double(int64_t(value.as_double())), "config.json: ", key.theirs,
+          " wants an integer, got ", value.dump());
+  return int64_t(value.as_double());
+}
+
+/// Sets the keys to what the configuration says, all or those that changed.
 void write_members(const DecoderConfig& config, const Family& family, const Json* before,
                    Json& json) {
   const ConfigKeys& keys = config_keys(family);
@@ -183,7 +192,7 @@ void write_members(const DecoderConfig& config, const Family& family, const Json
     if (key.means == Means::windows) windows = windows || changed;
     if (!changed || (before && is_another_spelling(keys, key, json))) continue;
     const Json* value = values.find(words(key.ours + std::string(" -")).front());
-    if (key.means == Means::member) json[key.theirs] = value ? *value : Json();
+    if (key.means == Means::member) json[key.theirs] = value ? of_kind(key, *value) : Json();
     if (key.means == Means::activation) json[key.theirs] = activation_to_json(c, family);
   }
   if (windows) write_windows(c, family, json);

@@ -74,18 +74,18 @@ std::string PretrainedFacts::main_type() const {
   return most == numbers.end() ? "" : most->first;
 }
 
-void save_pretrained(const Pretrained& model, const std::string& folder,
-                     const SaveOptions& options) {
-  hub::write_hugging_face(hub::stored(model), folder, options);
+std::vector<std::string> save_pretrained(const Pretrained& model, const std::string& folder,
+                                         const SaveOptions& options) {
+  return hub::write_hugging_face(hub::stored(model), folder, options);
 }
 
 void convert_to_run(const std::string& from, const std::string& to, const SaveOptions& options) {
   hub::write_run(hub::open_model(from), to, options);
 }
 
-void convert_to_hugging_face(const std::string& from, const std::string& to,
-                             const SaveOptions& options) {
-  hub::write_hugging_face(hub::open_model(from), to, options);
+std::vector<std::string> convert_to_hugging_face(const std::string& from, const std::string& to,
+                                                 const SaveOptions& options) {
+  return hub::write_hugging_face(hub::open_model(from), to, options);
 }
 
 }  // namespace olm::nn

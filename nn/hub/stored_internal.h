@@ -103,10 +103,12 @@ void set_token_ids(const GenerationSettings& settings, const Tokenizer* tokenize
 std::string text_like(const Json& object, const std::string& before);
 
 /// Write a model in a form; write_gguf() returns what save_gguf() does.
-void write_hugging_face(const StoredModel& model, const std::string& folder,
-                        const SaveOptions& options);
+std::vector<std::string> write_hugging_face(const StoredModel& model, const std::string& folder,
+                                            const SaveOptions& options);
 std::vector<std::string> write_gguf(const StoredModel& model, const std::string& path,
                                     const SaveOptions& options);
+/// What a run folder holds beside its model and weights.
+void write_belongings(const StoredModel& model, const std::string& folder);
 void write_run(const StoredModel& model, const std::string& folder, const SaveOptions& options);
 
 }  // namespace olm::nn::hub

@@ -6,6 +6,7 @@
 #include <olm/engine/safetensors.h>
 #include <olm/nn/hub/stored_internal.h>
 #include <olm/nn/model_io.h>
+#include <olm/nn/text/formats_internal.h>
 
 namespace olm::nn::hub {
 
@@ -123,23 +124,6 @@ Json vendor_json(const StoredModel& model, const std::string& name) {
   return at == model.vendor.end() ? Json() : Json::parse(at->second, name);
 }
 
-/// tokenizer_config.json of a tokenizer that came without one.
-Json tokenizer_config(const Tokenizer& tokenizer, const DecoderConfig& config) {
-  Json json = Json::object();
-  const SpecialTokens special = tokenizer.special();
-  const auto add = [&](const char* key, const std::optional<int32_t>& id) {
-    if (id) json[key] = tokenizer.token_bytes(*id);
-  };
-  add("bos_token", special.bos);
-  add("eos_token", special.eos);
-  add("unk_token", special.unk);
-  add("pad_token", special.pad);
-  json["clean_up_tokenization_spaces"] = false;
-  json["model_max_length"] = config.max_seq_len;
-  json["tokenizer_class"] = "PreTrainedTokenizerFast";
-  return json;
-}
-
 /// What of the vendor's is kept as it is.
 void write_vendor_files(const std::string& folder, const VendorFiles& files,
                         const std::vector<std::string>& leave_out) {
@@ -150,15 +134,16 @@ void write_vendor_files(const std::string& folder, const VendorFiles& files,
 
 void write_tokenizer(const FolderWriter& folder, const StoredModel& model) {
   if (!model.tokenizer) return;
-  write_json(folder / "tokenizer.json", model.tokenizer->to_json());
+  write_json(folder / "tokenizer.json", hugging_face_json(*model.tokenizer));
   if (!model.vendor.count("tokenizer_config.json"))
-    write_json(folder / "tokenizer_config.json", tokenizer_config(*model.tokenizer, *model.config));
+    write_json(folder / "tokenizer_config.json",
+               formats::tokenizer_config_json(*model.tokenizer, model.config->max_seq_len, Json()));
 }
 
 }  // namespace
 
-void write_hugging_face(const StoredModel& model, const std::string& path,
-                        const SaveOptions& options) {
+std::vector<std::string> write_hugging_face(const StoredModel& model, const std::string& path,
+                                            const SaveOptions& options) {
   if (!model.config)
     throw FileError(model.path, ": is no decoder, which is all that other programs' forms hold");
   FolderWriter folder(path);
@@ -180,6 +165,9 @@ void write_hugging_face(const StoredModel& model, const std::string& path,
                      {"config.json", "generation_config.json", "gguf.json"});
   write_weights(folder, std::move(items), options.shard_bytes);
   folder.commit();
+  if (!model.tokenizer) return {};
+  const std::string warning = formats::tokenizer_warning(family.model_type, *model.tokenizer);
+  return warning.empty() ? std::vector<std::string>() : std::vector{warning};
 }
 
 namespace {
@@ -199,21 +187,32 @@ std::vector<PlannedTensor> all_tensors(const StoredModel& model) {
 
 }  // namespace
 
+void write_belongings(const StoredModel& model, const std::string& folder) {
+  if (model.tokenizer) {
+    model.tokenizer->save(folder + "/tokenizer.json");
+    // The ids that have a role, which tokenizer.json does not name.
+    const auto given = model.vendor.find("tokenizer_config.json");
+    if (given != model.vendor.end())
+      write_file(folder + "/tokenizer_config.json", given->second);
+    else if (model.config && !model.vendor.empty())
+      write_json(
+          folder + "/tokenizer_config.json",
+          formats::tokenizer_config_json(*model.tokenizer, model.config->max_seq_len, Json()));
+  }
+  make_directories(folder + "/pretrained");
+  write_vendor_files(folder + "/pretrained", model.vendor, {});
+  if (!model.vendor.count("generation_config.json") && !model.generation.stop.empty())
+    write_json(folder + "/pretrained/generation_config.json",
+               generation_to_json(model.generation, model.tokenizer.get(), Json()));
+}
+
 void write_run(const StoredModel& model, const std::string& path, const SaveOptions& options) {
   FolderWriter folder(path);
   const Ref<Module> module = model.form == ModelForm::run && folder_exists(model.path)
                                  ? load_unfilled(model.path)
                                  : Ref<Module>(DecoderModel(model.config.value()));
   save_architecture(*module, folder / "model.json");
-  if (model.tokenizer) model.tokenizer->save(folder / "tokenizer.json");
-  const auto tokenizer_config = model.vendor.find("tokenizer_config.json");
-  if (tokenizer_config != model.vendor.end())
-    write_file(folder / "tokenizer_config.json", tokenizer_config->second);
-  make_directories(folder / "pretrained");
-  write_vendor_files(folder / "pretrained", model.vendor, {});
-  if (!model.vendor.count("generation_config.json") && !model.generation.stop.empty())
-    write_json(folder / "pretrained/generation_config.json",
-               generation_to_json(model.generation, model.tokenizer.get(), Json()));
+  write_belongings(model, folder / "");
   const bool same = model.form == ModelForm::run;
   const std::vector<PlannedTensor> planned =
       same ? all_tensors(model) : plan(model, names_here(model.config.value()));
@@ -223,3 +222,16 @@ void write_run(const StoredModel& model, const std::string& path, const SaveOpti
 }
 
 }  // namespace olm::nn::hub
+
+namespace olm::nn {
+
+void save_belongings(const Pretrained& model, const std::string& folder) {
+  hub::write_belongings({.config = model.config,
+                         .vendor_family = model.vendor_family,
+                         .tokenizer = model.tokenizer,
+                         .generation = model.generation,
+                         .vendor = model.vendor},
+                        folder);
+}
+
+}  // namespace olm::nn

@@ -124,8 +124,8 @@ Json added_json(const Token& token);
 /// The post-processor that adds these before and behind a text; null for none. Their texts are
 /// looked up in `tokenizer`.
 Json template_json(std::optional<int32_t> bos, std::optional<int32_t> eos, const Json& tokenizer);
-/// Throws Error for tokens or ids that come twice.
-Json to_tokenizer_json(const Parts& parts);
+/// Throws Error for tokens or ids that come twice. Ids without a token get one.
+Json to_tokenizer_json(Parts parts);
 Json pre_tokenizer_json(const std::vector<std::string>& steps);
 Json byte_level_json(bool use_regex);
 Json replace_json(const char* kind, const std::string& pattern, const std::string& with);
@@ -137,6 +137,9 @@ void set_spaces(Parts& parts, bool prefix, bool collapse);
 /// "a b" for each pair, or ["a", "b"] where one of them holds a space.
 Json merges_json(const std::vector<std::string>& texts,
                  const std::vector<std::pair<int32_t, int32_t>>& pairs);
+/// An expression of tiktoken as tokenizer.json says it: there {1,3}+ is a repetition, not
+/// possessive. At the end of an alternative the one without + gives the same; throws elsewhere.
+std::string without_possessive_counts(std::string pattern);
 bool decode_token_base64(std::string_view text, std::string& bytes);
 /// Tokens by rank as vocabulary, from `first_id` on, and as merges.
 void set_ranks(Parts& parts, const std::vector<std::string>& ranks, int32_t first_id);

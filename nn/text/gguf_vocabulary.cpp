@@ -104,18 +104,19 @@ bool eats_space(const GgufFile& file, const std::string& text) {
   return text != "<unk>" && text != "<s>" && text != kEndOfText;
 }
 
-/// Tokens into `parts`. Those that only a special token's text gives are no part of the
-/// vocabulary where `apart` is set: no word of a text may become one.
+/// Tokens into `parts`. Those that are looked for in the text itself are no part of the vocabulary
+/// where `apart` is set: no word of a text may become one.
 void set_tokens(const GgufFile& file, const Table& table, bool apart, Parts& parts) {
   for (size_t at = 0; at < table.texts.size(); ++at) {
     const TokenType type = TokenType(table.types[at]);
     const std::string& text = table.texts[at];
     const int32_t id = int32_t(at);
     const bool special = type == TokenType::control || type == TokenType::unknown;
-    if (special || type == TokenType::user_defined)
+    const bool added = special || type == TokenType::user_defined;
+    if (added)
       parts.added.push_back(
           {.text = text, .id = id, .special = special, .rstrip = eats_space(file, text)});
-    if (!apart || !special) parts.vocabulary.push_back({.text = text, .id = id});
+    if (!apart || !added) parts.vocabulary.push_back({.text = text, .id = id});
     if (type == TokenType::unknown && !apart) parts.unk = text;
     if (type == TokenType::byte) parts.byte_fallback = true;
   }

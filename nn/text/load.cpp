@@ -41,9 +41,11 @@ std::string merges_beside(const std::string& folder) {
 
 Found read_json_vocabulary(const std::string& path, std::string_view text) {
   Json json = Json::parse(text, "tokenizer");
-  if (json.contains("type")) return {{.tokenizer = std::move(json)}, Source::own};
-  if (json.contains("model")) return {{.tokenizer = std::move(json)}, Source::tokenizer_json};
-  if (json.contains("config") && json.contains("vocab")) return {read_tekken(json)};
+  // A vocab.json may have these words as tokens, whose values are ids.
+  const Json *type = json.find("type"), *model = json.find("model"), *config = json.find("config");
+  if (type && type->is_string()) return {{.tokenizer = std::move(json)}, Source::own};
+  if (model && model->is_object()) return {{.tokenizer = std::move(json)}, Source::tokenizer_json};
+  if (config && config->is_object()) return {read_tekken(json)};
   const std::string merges = merges_beside(folder_of(path));
   require(!merges.empty(), "a JSON file that is no vocabulary, or has no merges.txt beside it; ",
           kWanted);

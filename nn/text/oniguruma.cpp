@@ -20,10 +20,13 @@ constexpr ClassEscape kEscapes[] = {
      "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"
      "\\x{205f}\\x{3000}",
      "\\P{White_Space}"},
-    {'w', "\\p{L}\\p{M}\\p{N}\\p{Pc}", nullptr},
+    {'w', "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}", nullptr},
     {'h', "0-9a-fA-F", nullptr},
     {'d', "\\p{Nd}", "\\P{Nd}"},
 };
+
+/// \w outside of brackets has some signs of Latin-1 besides: superscripts and fractions.
+constexpr const char* kMoreWord = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
 
 /// Reads an expression and writes it in the other syntax.
 class Translation {
@@ -125,11 +128,12 @@ class Translation {
       if (std::tolower(uint8_t(letter)) == one.letter) {
         out_ += letter == one.letter ? "[" : "[^";
         out_ += one.members;
+        if (one.letter == 'w') out_ += kMoreWord;
         out_ += ']';
         at_ += 2;
         return;
       }
-    const std::string word = std::string("[") + kEscapes[1].members + "]";
+    const std::string word = std::string("[") + kEscapes[1].members + kMoreWord + "]";
     if (letter == 'v') {
       out_ += "\\x{b}";
     } else if (letter == 'b') {

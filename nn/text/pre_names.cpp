@@ -59,7 +59,9 @@ const std::string kHangulAndMarks =
     "ヿ]"
     "+";
 const std::string kDeepSeekLetters =
-    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-"
+    "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-"
+    "ՖႠ-"
+    "ჅᎠ-"
     "Ᏽᏸ-"
     "ᏽᲐ-"
     "Ჺ"
@@ -68,7 +70,8 @@ const std::string kDeepSeekLetters =
     "ῄῆ-"
     "ῌῐ-"
     "\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻ"
-    "Ȿ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-"
+    "Ȿ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-"
+    "ｚ𐐀-"
     "𐑏𐒰-"
     "𐓓𐓘-"
     "𐓻𐲀"
@@ -76,7 +79,8 @@ const std::string kDeepSeekLetters =
 const std::string kDeepSeekSigns = "\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+";
 const std::string kDeepSeekCjk = "[一-龥ࠀ-一가-\ud7ff]+";
 const std::string kAfmoeScripts =
-    "[一-鿿㐀-䶿豈-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdfเ-\u0e7f\u0e80-\u0effក-\u17ffက-"
+    "[一-鿿㐀-䶿豈-\ufaff\u3040-ゟ゠-ヿ･-ﾟ⼀-\u2fdfเ-\u0e7f\u0e80-\u0effក-"
+    "\u17ffက-"
     "႟ꩠ-"
     "ꩿꧠ-"
     "\ua9ff가-"
@@ -113,7 +117,7 @@ const std::vector<Row>& rows() {
        false,
        true},
       {{"deepseek-r1-qwen", "stablelm2", "grok-2"}, {kQwen2}},
-      {{"qwen35"}, {kQwen35}, false, false, true},
+      {{"qwen35"}, {kQwen35}},
       {{"jais-2"}, {kJais2}},
       {{"minicpm5"}, {kThreeDigits, kMiniCpm5}, true},
       {{"seed-coder"}, {kSeedCoder}},

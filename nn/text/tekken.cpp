@@ -78,7 +78,8 @@ Vocabulary read_tekken(const Json& json) {
   parts.bos = vocabulary.special.bos;
   vocabulary.special.adds_bos = parts.bos.has_value();
   if (vocabulary.special.eos) vocabulary.stop.push_back(*vocabulary.special.eos);
-  parts.pre_tokenizer = pre_tokenizer_json({config.at("pattern").as_string()});
+  parts.pre_tokenizer =
+      pre_tokenizer_json({without_possessive_counts(config.at("pattern").as_string())});
   vocabulary.tokenizer = to_tokenizer_json(parts);
   return vocabulary;
 }

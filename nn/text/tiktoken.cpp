@@ -176,6 +176,22 @@ std::string_view next_line(std::string_view& text) {
 
 }  // namespace
 
+std::string without_possessive_counts(std::string pattern) {
+  for (size_t at = pattern.find("}+"); at != pattern.npos; at = pattern.find("}+", at)) {
+    const size_t open = pattern.rfind('{', at);
+    const bool counts = open != pattern.npos &&
+                        pattern.find_first_not_of("0123456789,", open + 1) == at && open + 1 < at;
+    ++at;
+    if (!counts) continue;  // a class such as \p{L}
+    const char behind = at + 1 < pattern.size() ? pattern[at + 1] : '|';
+    require(behind == '|' || behind == ')', "the expression \"", pattern,
+            "\" has a possessive quantifier at byte ", at,
+            " that is not at the end of an alternative");
+    pattern.erase(at, 1);
+  }
+  return pattern;
+}
+
 bool decode_token_base64(std::string_view text, std::string& bytes) {
   return decode_base64(text, bytes);
 }
@@ -250,7 +266,7 @@ Vocabulary read_tiktoken(const std::vector<std::string>& ranks, const TiktokenSc
   if (scheme.adds_bos) parts.bos = vocabulary.special.bos;
   vocabulary.special.adds_bos = parts.bos.has_value();
   if (scheme.composes) parts.normalizer["type"] = "NFC";
-  parts.pre_tokenizer = pre_tokenizer_json({scheme.pattern});
+  parts.pre_tokenizer = pre_tokenizer_json({without_possessive_counts(scheme.pattern)});
   vocabulary.tokenizer = to_tokenizer_json(parts);
   return vocabulary;
 }

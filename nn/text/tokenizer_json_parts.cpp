@@ -47,6 +47,35 @@ void check_tokens(const Parts& parts) {
   }
 }
 
+/// Readers of tokenizer.json count: ids of the vocabulary have no holes, and those of added tokens
+/// go on from there. What is missing becomes a token that no text gives, since it holds a space.
+void fill_holes(Parts& parts) {
+  auto by_id = [](const Token& a, const Token& b) { return a.id < b.id; };
+  std::sort(parts.vocabulary.begin(), parts.vocabulary.end(), by_id);
+  std::sort(parts.added.begin(), parts.added.end(), by_id);
+  const size_t count = parts.vocabulary.size() + parts.added.size();
+  const int64_t size = parts.vocabulary.empty() ? 0 : int64_t(parts.vocabulary.back().id) + 1;
+  const int64_t end =
+      parts.added.empty() ? size : std::max(size, int64_t(parts.added.back().id) + 1);
+  require(end <= int64_t(count) * 2 + 1024, "the id ", end - 1, " is out of range for ", count,
+          " tokens");
+  std::vector<const Token*> known(static_cast<size_t>(end)), of_vocabulary(known);
+  for (const Token& token : parts.added) known[size_t(token.id)] = &token;
+  for (const Token& token : parts.vocabulary) of_vocabulary[size_t(token.id)] = &token;
+  std::vector<Token> vocabulary, added = parts.added;
+  for (int32_t id = 0; id < end; ++id) {
+    const Token *in = of_vocabulary[size_t(id)], *out = known[size_t(id)];
+    const Token filler = {.text = "[unused " + std::to_string(id) + "]", .id = id, .special = true};
+    if (id < size)
+      vocabulary.push_back(in ? *in : out ? *out : filler);
+    else if (!out)
+      added.push_back(filler);
+  }
+  std::sort(added.begin(), added.end(), by_id);
+  parts.vocabulary = std::move(vocabulary);
+  parts.added = std::move(added);
+}
+
 std::string text_of(const Json& tokenizer, int32_t id) {
   for (const Json& token : tokenizer.at("added_tokens").items())
     if (token.at("id").as_int() == id) return token.at("content").as_string();
@@ -155,7 +184,7 @@ void set_spaces(Parts& parts, bool prefix, bool collapse) {
   const std::string space = "\xe2\x96\x81";
   std::vector<Json> normalizers, decoders;
   if (collapse) {
-    normalizers.push_back(replace_json("Regex", "^ +| +$", ""));
+    normalizers.push_back(replace_json("Regex", "\\A +|[ " + space + "]+\\z", ""));
     normalizers.push_back(replace_json("Regex", " {2,}", " "));
   }
   if (prefix) {
@@ -183,8 +212,9 @@ void set_spaces(Parts& parts, bool prefix, bool collapse) {
   parts.decoder = sequence_json("decoders", std::move(decoders));
 }
 
-Json to_tokenizer_json(const Parts& parts) {
+Json to_tokenizer_json(Parts parts) {
   check_tokens(parts);
+  fill_holes(parts);
   Json json, added = Json::array();
   for (const Token& token : parts.added) added.push_back(added_json(token));
   json["version"] = "1.0";

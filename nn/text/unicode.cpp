@@ -27,6 +27,17 @@ utf8proc_option_t options_of(NormalForm form) {
 
 bool is_ascii(char c) { return uint8_t(c) < 0x80; }
 
+void append_normal_form(std::string& out, std::string_view text, NormalForm form) {
+  if (text.empty()) return;
+  utf8proc_uint8_t* made = nullptr;
+  const utf8proc_ssize_t size =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   utf8proc_ssize_t(text.size()), &made, options_of(form));
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(made, &std::free);
+  require(size >= 0, "tokenizer: the text cannot be normalised: ", utf8proc_errmsg(size));
+  out.append(reinterpret_cast<const char*>(made), size_t(size));
+}
+
 }  // namespace
 
 const char* const kRustWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}";
@@ -42,15 +53,19 @@ bool is_numeric(char32_t c) {
   return is_category(c, UTF8PROC_CATEGORY_ND, UTF8PROC_CATEGORY_NO);
 }
 
+// Four characters have left these categories since.
 bool is_punctuation(char32_t c) {
   if (c < 0x80)
     return (c >= '!' && c <= '/') || (c >= ':' && c <= '@') || (c >= '[' && c <= '`') ||
            (c >= '{' && c <= '~');
-  return is_category(c, UTF8PROC_CATEGORY_PC, UTF8PROC_CATEGORY_PO);
+  return c == 0x166d || c == 0x111c9 ||
+         (is_category(c, UTF8PROC_CATEGORY_PC, UTF8PROC_CATEGORY_PO) && !is_newer_punctuation(c));
 }
 
 bool is_mark(char32_t c) {
-  return c >= 0x80 && is_category(c, UTF8PROC_CATEGORY_MN, UTF8PROC_CATEGORY_ME);
+  if (c < 0x80) return false;
+  return c == 0x1cf2 || c == 0x1cf3 ||
+         (is_category(c, UTF8PROC_CATEGORY_MN, UTF8PROC_CATEGORY_ME) && !has_newer_form(c));
 }
 
 std::string normal_form(std::string_view text, NormalForm form) {
@@ -62,17 +77,20 @@ std::string normal_form(std::string_view text, NormalForm form) {
     while (begin < text.size() && is_ascii(text[begin])) ++begin;
     if (begin == text.size()) return out.append(text.substr(at));
     begin -= begin > at;
-    size_t end = begin + 1;
-    while (end < text.size() && !is_ascii(text[end])) ++end;
     out.append(text.substr(at, begin - at));
-    utf8proc_uint8_t* made = nullptr;
-    const utf8proc_ssize_t size =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data() + begin),
-                     utf8proc_ssize_t(end - begin), &made, options_of(form));
-    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(made, &std::free);
-    require(size >= 0, "tokenizer: the text cannot be normalised: ", utf8proc_errmsg(size));
-    out.append(reinterpret_cast<const char*>(made), size_t(size));
+    size_t end = begin;
+    do {
+      const Utf8Char c = decode_utf8(text, end);
+      if (has_newer_form(c.code)) break;
+      end += size_t(std::max(c.length, 1));
+    } while (end < text.size() && !is_ascii(text[end]));
+    append_normal_form(out, text.substr(begin, end - begin), form);
     at = end;
+    while (at < text.size() && !is_ascii(text[at]) && has_newer_form(decode_utf8(text, at).code)) {
+      const size_t length = size_t(std::max(decode_utf8(text, at).length, 1));
+      out.append(text.substr(at, length));
+      at += length;
+    }
   }
   return out;
 }

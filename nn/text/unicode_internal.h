@@ -9,6 +9,10 @@ bool is_white_space(char32_t c);  ///< Unicode's White_Space
 bool is_numeric(char32_t c);      ///< Nd, Nl, No
 bool is_punctuation(char32_t c);  ///< P* and the signs of ASCII
 bool is_mark(char32_t c);         ///< M*
+/// Punctuation, and marks or characters with a decomposition, that Hugging Face's tokenizers does
+/// not know yet.
+bool is_newer_punctuation(char32_t c);
+bool has_newer_form(char32_t c);
 /// \w of Rust's regular expressions.
 extern const char* const kRustWord;
 

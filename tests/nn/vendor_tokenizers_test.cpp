@@ -28,8 +28,8 @@ bool without_vendor_files() { return vendor_folder().empty(); }
 std::vector<std::string> read_texts(const std::string& path) {
   const std::string all = read_file(path), mark = "\n__ggml_vocab_test__\n";
   std::vector<std::string> texts;
-  size_t from = 0;
-  for (size_t at = all.find(mark); at != all.npos; at = all.find(mark, from)) {
+  for (size_t from = 0; from < all.size();) {
+    const size_t at = std::min(all.find(mark, from), all.size());
     texts.push_back(all.substr(from, at - from));
     from = at + mark.size();
   }
@@ -67,17 +67,20 @@ TEST_SUITE("nn/text/vendors") {
   TEST_CASE("the vocabularies of llama.cpp's collection" * doctest::skip(without_vendor_files())) {
     const std::string models = models_folder();
     REQUIRE_MESSAGE(!models.empty(), "no vendor/llama.cpp/models below ", vendor_folder());
-    int read = 0, refused = 0;
+    int read = 0, compared = 0, refused = 0;
     for (const auto& entry : std::filesystem::directory_iterator(models)) {
       const std::string path = entry.path().string();
-      if (!path.ends_with(".gguf") || !file_exists(path + ".inp")) continue;
+      if (!path.ends_with(".gguf")) continue;
       CAPTURE(path);
-      if (path.find("bert") != path.npos) {
-        CHECK(contains(message_of<Error>([&] { load_tokenizer(path); }), "tokenizer.ggml.model"));
+      if (contains(path, "bert")) {
+        CHECK(
+            contains(message_of<FileError>([&] { load_tokenizer(path); }), "tokenizer.ggml.model"));
         ++refused;
         continue;
       }
       const auto tokenizer = load_tokenizer(path);
+      ++read;
+      if (!file_exists(path + ".inp")) continue;
       const std::vector<std::string> texts = read_texts(path + ".inp");
       const std::vector<Ids> ids = read_ids(path + ".out");
       REQUIRE(texts.size() == ids.size());
@@ -85,9 +88,10 @@ TEST_SUITE("nn/text/vendors") {
         CAPTURE(texts[i]);
         CHECK(tokenizer->encode(texts[i]) == ids[i]);
       }
-      ++read;
+      ++compared;
     }
-    CHECK(read == 13);
+    CHECK(read == 17);
+    CHECK(compared == 14);
     CHECK(refused == 2);
   }
 

@@ -129,11 +129,9 @@ int export_model(const ExportArgs& args) {
   return interruptible([&] {
     if (const std::string above = fs::path(out).parent_path().string(); !above.empty())
       make_directories(above);
-    std::vector<std::string> notes;
-    if (gguf)
-      notes = nn::convert_to_gguf(args.from, out, options);
-    else
-      nn::convert_to_hugging_face(args.from, out, options);
+    const std::vector<std::string> notes =
+        gguf ? nn::convert_to_gguf(args.from, out, options)
+             : nn::convert_to_hugging_face(args.from, out, options);
     const nn::PretrainedFacts facts = nn::inspect_pretrained(out);
     int64_t bytes = 0;
     for (const auto& tensor : facts.tensors) bytes += tensor.bytes;

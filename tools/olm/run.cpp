@@ -126,13 +126,14 @@ void load_data(Run& run, const Run* same) {
 namespace {
 /// The weights of another program's model, in f32, and the files that belong to it.
 void take_weights(Run& run) {
-  const nn::Pretrained from = nn::load_pretrained(run.config.train.init_from, {.dtype = f32});
+  nn::Pretrained from = nn::load_pretrained(run.config.train.init_from, {.dtype = f32});
   try {
     run.model->load_state_dict(from.model->state_dict());
   } catch (const Error& e) {
     throw FileError(run.config.train.init_from, ": ", e.what());
   }
-  run.vendor = from.vendor;
+  from.model = {};
+  run.origin = std::move(from);
 }
 }  // namespace
 
@@ -171,10 +172,8 @@ void take_folder(Run& run) {
 void write_folder(Run& run) {
   write_file(run.folder + "/run.toml", to_toml(stored_config(run)));
   if (run.resumed) return keep_tokens(run);
+  if (run.origin.tokenizer) return nn::save_belongings(run.origin, run.folder);
   run.tokenizer->save(run.folder + "/tokenizer.json");
-  if (run.vendor.empty()) return;
-  make_directories(run.folder + "/pretrained");
-  for (const auto& [name, text] : run.vendor) write_file(run.folder + "/pretrained/" + name, text);
 }
 
 nn::Loader loader_of(const Run& run) {

@@ -25,7 +25,7 @@ struct Run {
   bool tokens_kept = false;  // in the folder
   std::string data_note = {};
   nn::Ref<nn::Module> model = {};
-  nn::VendorFiles vendor = {};  // of the model that it began with
+  nn::Pretrained origin = {};  // what it began with, where that is another program's; no weights
   std::unique_ptr<nn::Optimizer> optimizer = {};
   RunLock lock = {};
   Facts about = {};
