@@ -51,8 +51,8 @@ const Family& family_in(const Json& config) {
       architectures->is_array() && architectures->size() > 0 && architectures->at(0).is_string(),
       "config.json: architectures wants a list of names, got ", architectures->dump());
   const std::string& name = architectures->at(0).as_string();
-  require(name == family.architecture, "config.json: the architecture \"", name,
-          "\" is not known for the model type \"", family.model_type, "\", whose is \"",
+  require(name == family.architecture, "config.json: architectures names \"", name,
+          "\", which is not read; that of the model_type \"", family.model_type, "\" is \"",
           family.architecture, "\"");
   return family;
 }
@@ -90,9 +90,7 @@ Members read_members(const ConfigReader& in, std::vector<std::string>& not_under
 
 /// The configuration of a row of decoders(), but for what config.json says.
 DecoderConfig over_row(const Family& family, const Members& members) {
-  DecoderConfig row;
-  row.family = family.ours;
-  row = row.completed();
+  DecoderConfig row = decoders().get(family.ours).defaults;
   row.family = "decoder";
   row.sliding_window_pattern.reset();
   if (row.positions == "rope") row.rope_pairing = "halves";
@@ -248,8 +246,8 @@ ReadConfig config_from_json(const Json& config) {
   ReadConfig result{.family = family.model_type};
   const Members members = read_members(in, result.not_understood);
   const DecoderConfig read = over_row(family, members);
-  check_sizes(read);
   const DecoderConfig complete = read.completed();
+  check_sizes(complete);
   const auto own = in_family(family.ours, complete);
   result.config = own ? *own : complete;
   add_unknown_keys(config, in.keys(), result.not_understood);
@@ -287,7 +285,6 @@ const Family& family_for(const DecoderConfig& config, const std::string& wanted)
   std::vector<const Family*> tried;
   for (const Family& family : families())
     if (family.ours == config.family) tried.push_back(&family);
-  const bool own = !tried.empty();
   for (const Family& family : families()) tried.push_back(&family);
   std::string reason;
   for (const Family* family : tried) try {
@@ -296,8 +293,7 @@ const Family& family_for(const DecoderConfig& config, const std::string& wanted)
     } catch (const Error& error) {
       if (reason.empty()) reason = error.what();
     }
-  fail("no family of transformers that is known here is what the model is",
-       own ? ": " : "; not llama either: ", reason);
+  fail("no family of transformers that is known here is what the model is: ", reason);
 }
 
 }  // namespace olm::nn::hub

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include <olm/nn/hub/config_internal.h>
+#include <olm/nn/models/decoder_internal.h>
 
 namespace olm::nn::hub {
 
@@ -61,7 +62,8 @@ class RopeReader {
     double local = number(in_.file(), "rope_local_base_freq", in_.keys().local_rope_theta);
     if (!parameters.is_null()) {
       const Json own = nested ? part(parameters, kFull) : parameters;
-      const Turning newer = read_one(own, "rope_parameters");
+      const bool said = !nested || own.size() > 0;
+      const Turning newer = said ? read_one(own, "rope_parameters") : turning;
       require_agreement(scaling, own, turning, newer);
       turning = newer;
       if (nested) local = local_theta(part(parameters, kSliding), local);
@@ -176,7 +178,10 @@ class RopeReader {
   void require_agreement(const Json& scaling, const Json& parameters, const Turning& former,
                          const Turning& newer) const {
     if (scaling.is_null()) return;
-    require(to_json(former.scaling) == to_json(newer.scaling) && former.partial == newer.partial,
+    const auto meaning = [&](const Turning& turning) {
+      return to_json(normalized(turning.scaling, positions_));
+    };
+    require(meaning(former) == meaning(newer) && former.partial == newer.partial,
             "config.json: rope_scaling ", scaling.dump(), " and rope_parameters ",
             parameters.dump(), " contradict each other");
     require(former.theta == newer.theta, "config.json: rope_theta ", former.theta,
@@ -219,8 +224,8 @@ class RopeReader {
     if (turning.scaling.scaling_type != "longrope") return;
     for (const auto* factors : {&turning.scaling.short_factor, &turning.scaling.long_factor})
       require(int64_t(factors->size()) == rotated / 2,
-              "config.json: short_factor and long_factor want ", rotated / 2, " numbers, got ",
-              factors->size());
+              "config.json: rope_scaling: short_factor and long_factor want ", rotated / 2,
+              " numbers, got ", factors->size());
   }
 
   const ConfigReader& in_;

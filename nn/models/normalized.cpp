@@ -3,11 +3,6 @@
 
 namespace olm::nn {
 
-namespace {
-
-// All of these change a configuration that is complete.
-
-/// The members that the type of scaling reads, with their defaults; see RopeScalingOptions.
 RopeScalingOptions normalized(const RopeScalingOptions& given, int64_t max_seq_len) {
   const std::string type = given.scaling_type.value_or("none");
   if (type == "none") return {};
@@ -38,6 +33,10 @@ RopeScalingOptions normalized(const RopeScalingOptions& given, int64_t max_seq_l
   return r;
 }
 
+namespace {
+
+// All of these change a configuration that is complete.
+
 void normalize_positions(DecoderConfig& c) {
   std::vector<int64_t> windows;
   for (int64_t layer = 0; layer < c.num_layers; ++layer)
@@ -57,7 +56,7 @@ void normalize_positions(DecoderConfig& c) {
     c.rope_theta = c.local_rope_theta;
     c.rope_scaling = {};
   }
-  c.rope_scaling = normalized(c.rope_scaling, c.max_seq_len);
+  c.rope_scaling = olm::nn::normalized(c.rope_scaling, c.max_seq_len);
   const bool scaled = c.rope_scaling.scaling_type.has_value();
   if (c.window_layers.empty() || (!scaled && c.local_rope_theta == c.rope_theta))
     c.local_rope_theta.reset();
