@@ -17,7 +17,7 @@ using namespace olm::test;
 
 namespace {
 
-std::string fixture(const char* name) { return std::string(OLM_FIXTURES) + "/hub/" + name; }
+std::string fixture(const char* name) { return std::string(OLM_FIXTURES) + "/gguf/" + name; }
 
 const char* const kModel = "mixed_types.gguf";
 
