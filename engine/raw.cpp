@@ -7,6 +7,7 @@
 #include <olm/engine/backend_internal.h>
 #include <olm/engine/exact.h>
 #include <olm/kernels/base/math.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/copy.h>
 #include <olm/kernels/reduce.h>
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm::raw {
 namespace {

@@ -6,6 +6,7 @@
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
 #include <olm/kernels/base/parallel.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/base/visit.h>
 #include <olm/kernels/copy.h>
 

@@ -1,7 +1,7 @@
 #pragma once
 #include <array>
 
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

@@ -1,6 +1,6 @@
 #pragma once
 // Contract of the cross-entropy kernels.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

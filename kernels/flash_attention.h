@@ -1,6 +1,6 @@
 #pragma once
 // Attention by tiles with online softmax: no matrix of all queries by all keys is ever held.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

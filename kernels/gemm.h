@@ -1,6 +1,6 @@
 #pragma once
 // General matrix multiplication with the epilogue that usually follows it.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

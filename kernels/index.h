@@ -3,7 +3,7 @@
 // `size` is the dimension that indices choose from; the indices are i32 or i64. An index outside
 // [0, size) is an error that names the index, its position, and the size: the CPU throws it, other
 // devices report it (Stream::fault) and leave out what it would read or write.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

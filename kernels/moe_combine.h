@@ -1,7 +1,7 @@
 #pragma once
 // Contract of the kernels that bring results of experts back to their tokens. Positions outside
 // [0, tokens · top_k) are errors as the indices in index.h.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

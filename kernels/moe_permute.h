@@ -2,7 +2,7 @@
 // Contract of the kernels that bring tokens into the order of their experts. A pair is a token n
 // and one of its top_k choices k, numbered n · top_k + k. Indices outside their range are errors as
 // in index.h.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

@@ -1,6 +1,6 @@
 #pragma once
 // Contract of the router of a mixture of experts.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

@@ -1,6 +1,6 @@
 #pragma once
 // Contract of the norms over the last axis, with or without a residual added first.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

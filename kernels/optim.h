@@ -3,7 +3,7 @@
 // device memory (StepScalars), so that a step needs no answer from the device and can be replayed.
 #include <limits>
 
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

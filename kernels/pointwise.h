@@ -1,6 +1,6 @@
 #pragma once
 // Contracts of pointwise ops: one element of the result depends on one element of each operand.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

@@ -1,6 +1,6 @@
 #pragma once
 // Contracts of reductions over one axis.
-#include <olm/kernels/base/run.h>
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 

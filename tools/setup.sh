@@ -6,6 +6,9 @@ build_packages=(g++ cmake ninja-build ccache pkg-config libhwy-dev libtbb-dev li
   doctest-dev nlohmann-json3-dev libfmt-dev libcli11-dev libtomlplusplus-dev libpcre2-dev
   libutf8proc-dev libxxhash-dev)
 
+# Builds of several presets share what does not depend on the folder.
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root}
+
 say() { printf '\n\033[1m==> %s\033[0m\n' "$*"; }
 
 # need_packages NAME...: installs the Debian packages that are missing, saying which.
@@ -50,7 +53,7 @@ has_card() {
 # build PRESET TARGET...: configures and builds into build/PRESET; release with CUDA where there is
 # a card.
 build() {
-  local preset=$1 options=()
+  local preset=$1 options=() begin=$SECONDS
   shift
   [ "$preset" = release ] && has_card && options=(-DOLM_CUDA=ON)
   say "Building ($preset${options[*]:+, with CUDA}): $*"
@@ -59,5 +62,6 @@ build() {
     return 1
   }
   cmake --build "$root/build/$preset" --target "$@"
+  echo "$preset, build: $((SECONDS - begin)) s"
 }
 mkdir -p "$root/build"

@@ -4,6 +4,7 @@
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/unary_internal.h>
 #include <olm/engine/exact.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 

@@ -2,6 +2,7 @@
 
 #include <olm/autograd/ops/pointwise_internal.h>
 #include <olm/engine/exact.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 

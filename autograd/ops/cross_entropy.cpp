@@ -4,6 +4,7 @@
 
 #include <olm/autograd/ops/cross_entropy_internal.h>
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 namespace {

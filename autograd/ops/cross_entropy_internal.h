@@ -2,6 +2,7 @@
 // What cross_entropy and linear_cross_entropy do alike.
 #include <olm/autograd/ops/cross_entropy.h>
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/cross_entropy.h>
 
 namespace olm::loss {

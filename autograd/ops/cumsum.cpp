@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/cumsum.h>
 
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/scan.h>
 
 namespace olm {

@@ -2,6 +2,7 @@
 
 #include <olm/engine/random.h>
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/random.h>
 
 namespace olm {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/flash_attention.h>
 
 namespace olm {

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/grouped_gemm.h>
 
 namespace olm {

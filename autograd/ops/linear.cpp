@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/linear.h>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 namespace {

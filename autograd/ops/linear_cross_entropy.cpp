@@ -5,6 +5,7 @@
 #include <olm/autograd/ops/cross_entropy_internal.h>
 #include <olm/autograd/ops/kit_internal.h>
 #include <olm/kernels/base/math.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/gemm.h>
 #include <olm/kernels/linear_cross_entropy.h>
 

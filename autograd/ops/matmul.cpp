@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/gemm.h>
 
 namespace olm {

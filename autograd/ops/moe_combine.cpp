@@ -2,6 +2,7 @@
 
 #include <olm/autograd/ops/kit_internal.h>
 #include <olm/autograd/ops/moe_permute_internal.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/moe_combine.h>
 
 namespace olm {

@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/moe_route.h>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 namespace {

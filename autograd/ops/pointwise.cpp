@@ -3,6 +3,7 @@
 #include <olm/autograd/ops/kit_internal.h>
 #include <olm/autograd/ops/unary_internal.h>
 #include <olm/engine/exact.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 

@@ -8,6 +8,7 @@
 #include <olm/autograd/ops/pointwise.h>
 #include <olm/autograd/ops/where.h>
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/reduce.h>
 
 namespace olm {

@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/rope.h>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 namespace {

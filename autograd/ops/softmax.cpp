@@ -1,6 +1,7 @@
 #include <olm/autograd/ops/softmax.h>
 
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/softmax.h>
 
 namespace olm {

@@ -2,6 +2,7 @@
 
 #include <olm/autograd/ops/index.h>
 #include <olm/autograd/ops/kit_internal.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/sort.h>
 
 namespace olm {

@@ -4,6 +4,7 @@
 #include <olm/autograd/ops/compare.h>
 #include <olm/autograd/ops/pointwise_internal.h>
 #include <olm/engine/exact.h>
+#include <olm/kernels/base/run.h>
 
 namespace olm {
 namespace {

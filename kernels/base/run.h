@@ -1,15 +1,11 @@
 #pragma once
-// Dispatch: the table of kernels is an overload set.
-#include <olm/kernels/base/error.h>
-#include <olm/kernels/base/types.h>
+// Dispatch: the table of kernels is an overload set. For what calls kernels; contracts need the
+// tags alone, so that no other source depends on which devices a build has.
+#include <olm/kernels/base/devices.h>
 
 namespace olm::kernels {
 
-struct Cpu {};
-struct Cuda {};
-
-/// Runs `call` on a device. A kernel is a struct of arguments plus one `run` overload per device,
-/// both declared in its contract; an overload that is declared but not written is a link error.
+/// Runs `call` on a device.
 template <class Call>
 void run(DeviceKind where, const Call& call) {
   if (where == DeviceKind::meta) return;  // shapes only

@@ -1,4 +1,5 @@
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/gemm.h>
 
 #include "tools/bench/bench.h"

@@ -2,6 +2,7 @@
 // ours, and by the kernel for what the library does not take.
 #include <doctest/doctest.h>
 
+#include <olm/kernels/base/run.h>
 #include <tests/kernels/cuda/placed.h>
 
 using namespace olm;

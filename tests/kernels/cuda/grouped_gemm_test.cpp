@@ -2,6 +2,7 @@
 // that begin at multiples of 16 bytes and others, weights in f32 beside activations in 16 bits.
 #include <doctest/doctest.h>
 
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/grouped_gemm.h>
 #include <tests/kernels/cuda/placed.h>
 

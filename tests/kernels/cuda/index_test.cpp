@@ -1,4 +1,5 @@
 // Additions by index that take more than one tile of the sort, and more than one chunk of a run.
+#include <olm/kernels/base/run.h>
 #include <olm/kernels/index.h>
 
 #include <doctest/doctest.h>
