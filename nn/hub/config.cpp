@@ -29,6 +29,8 @@ bool equal(const Json& a, const Json& b) {
   return a == b;
 }
 
+constexpr int64_t kMaxModules = 1000000;  // in all layers
+
 const char* const kGeneral[] = {"architectures", "model_type"};
 
 /// The row of a config.json, by model_type and architecture, which must say the same.
@@ -119,6 +121,9 @@ void check_sizes(const DecoderConfig& c) {
   const int64_t kv_heads = c.num_kv_heads.value_or(c.num_heads);
   require(kv_heads > 0 && c.num_heads % kv_heads == 0, "config.json: ", kv_heads,
           " key and value heads do not divide ", c.num_heads, " heads");
+  require(c.num_layers * (1 + c.num_experts.value_or(0)) <= kMaxModules,
+          "config.json: ", c.num_layers, " layers of ", c.num_experts.value_or(0),
+          " experts are more than ", kMaxModules, " modules");
   require(!c.num_experts || *c.top_k <= *c.num_experts, "config.json: a token uses ",
           c.top_k.value_or(0), " experts of ", c.num_experts.value_or(0));
 }
