@@ -15,7 +15,8 @@ using namespace olm::nn::hub;
 bool kept(const Json& before, const Json& after) {
   if (after.size() < before.size()) return false;
   for (size_t i = 0; i < before.size(); ++i) {
-    const auto& [key, value] = before.members()[i], &other = after.members()[i];
+    const auto& [key, value] = before.members()[i];
+    const auto& other = after.members()[i];
     const bool named = key == "architectures";  // null there is filled
     // Of a RoPE that is said in rope_parameters alone, nulls of the other spelling are filled.
     if (key != other.first || (!named && !value.is_null() && !(value == other.second)))
