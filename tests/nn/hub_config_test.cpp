@@ -297,7 +297,9 @@ TEST_SUITE("nn/hub_config") {
     };
     refused("Gemma2_2B", "", {"norm_plus_one"});
     refused("OPT125M", "", {"no family", "final_norm_eps"});
-    refused("DeepSeekV3_671B", "", {"no family"});
+    refused("OLMo_7B", "", {"norm is \"layer_norm\"", "rms_norm"});
+    refused("DeepSeekV3_671B", "", {"no family", "cannot say"});
+    refused("Olmo3_7B", "", {"no family", "cannot say"});
     refused("Llama3_1_8B", "gpt2", {"gpt2", "cannot say"});
     refused("Llama3_1_8B", "bert", {"bert", "known are"});
     DecoderConfig nano = model_preset("GPT2").as<DecoderConfig>();
