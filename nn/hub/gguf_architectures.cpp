@@ -67,11 +67,7 @@ const std::vector<GgufArchitecture>& architectures() {
        .windows = true,
        .gelu = true,
        .layers_of_largest = 62},
-      {.name = "olmo2",
-       .rows = kRotary + kWindow,
-       .pattern = 4,
-       .windows = true,
-       .head = GgufArchitecture::separate},
+      {.name = "olmo2", .rows = kRotary, .head = GgufArchitecture::separate},
   };
   return table;
 }
