@@ -108,6 +108,12 @@ TEST_SUITE("nn/text/formats") {
                    "77 ranks"));
   }
 
+  TEST_CASE("a possessive count of tiktoken's expressions is a repetition in tokenizer.json") {
+    CHECK(without_possessive_counts("\\p{N}{1,3}+|\\p{L}+") == "\\p{N}{1,3}|\\p{L}+");
+    CHECK(without_possessive_counts("(a{2}+)") == "(a{2})");
+    CHECK(contains(message_of<Error>([] { without_possessive_counts("a{2}+b"); }), "byte 4"));
+  }
+
   TEST_CASE("a vocabulary with holes and twins") {
     CHECK(contains(message_of<Error>([] { read_ranks("YQ== 0\nYg== 2\n"); }),
                    "line 2 has rank 2, 1 was"));
@@ -358,6 +364,25 @@ TEST_SUITE("nn/text/gguf_vocabulary") {
     CHECK(pre_of(json) == "gpt-2");
     json["model"]["ignore_merges"] = true;
     CHECK(contains(message_of<Error>([&] { pre_of(json); }), "ignore_merges true"));
+  }
+
+  TEST_CASE("NFC is in the name where the vendor's tokenizer has it") {
+    Json json = load_tokenizer(kFolder + "gpt2.gguf")->to_json();
+    json["model"]["ignore_merges"] = false;
+    json["pre_tokenizer"] = pre_tokenizer_json(pre_tokenizer("qwen2")->steps);
+    std::vector<std::string> notes;
+    auto again = [&] {
+      const GgufFile file =
+          written(BpeTokenizer::from_json(json).with_special({.eos = 1}), 500, &notes);
+      return make_tokenizer(read_gguf_vocabulary(file));
+    };
+    CHECK(again()->encode("e\u0301") != again()->encode("\u00e9"));
+    CHECK(notes.empty());
+    json["normalizer"] = config_of(R"({"type": "NFC"})");
+    CHECK(again()->encode("e\u0301") == again()->encode("\u00e9"));
+    CHECK(notes.size() == 1);
+    json["normalizer"] = config_of(R"({"type": "Lowercase"})");
+    CHECK(contains(message_of<Error>([&] { again(); }), "Lowercase"));
   }
 
   TEST_CASE("merges that no order of scores gives are refused") {
