@@ -60,7 +60,7 @@ void normalize_positions(DecoderConfig& c) {
   const bool scaled = c.rope_scaling.scaling_type.has_value();
   if (c.window_layers.empty() || (!scaled && c.local_rope_theta == c.rope_theta))
     c.local_rope_theta.reset();
-  if (!c.kv_lora_rank) c.partial_rotary_factor = c.partial_rotary_factor.value_or(1);
+  c.partial_rotary_factor = c.partial_rotary_factor.value_or(1);
 }
 
 void normalize_attention(DecoderConfig& c) {

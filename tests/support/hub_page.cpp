@@ -56,14 +56,13 @@ std::vector<double> projected(const Tensor& g) {
 std::vector<hub::PlannedTensor> gradients(const std::string& folder,
                                           const SafetensorsFile& oracle) {
   Pretrained model = load_pretrained(folder, {.dtype = f32});
-  for (const auto& [key, tensor] : model.model->named_parameters())
-    Tensor(tensor).set_requires_grad(true);
+  for (const auto& [key, tensor] : model.model->named_parameters()) set_requires_grad(tensor);
   Context ctx;
   backward(model.model->loss(oracle.tensor("ids"), oracle.tensor("targets"), ctx));
   hub::StoredModel stored = hub::stored(model);
   std::vector<NamedTensor> grads;
   for (const auto& [key, tensor] : model.model->named_parameters())
-    grads.emplace_back(key, tensor.grad());
+    grads.emplace_back(key, grad(tensor));
   stored.tensors = hub::tensors_in_memory(grads);
   return hub::plan(stored, hub::family_of(model.vendor_family).hugging_face);
 }

@@ -1,0 +1,337 @@
+// Models of other programs through the program: every verb takes every form.
+#include <cmath>
+
+#include <olm/engine/json.h>
+#include <olm/engine/safetensors.h>
+#include <olm/nn/hub.h>
+#include <olm/nn/training.h>
+
+#include <tests/tools/program.h>
+
+using namespace olm;
+using namespace olm::test;
+
+namespace {
+
+std::string output(const Args& args, int status = 0) {
+  const Result r = run_program(args);
+  std::string command;
+  for (const std::string& a : args) command += a + " ";
+  INFO("command: olm ", command);
+  INFO("stdout: ", r.out);
+  INFO("stderr: ", r.err);
+  CHECK(r.status == status);
+  return r.out;
+}
+
+/// A tiny model in the three forms, made once.
+struct Forms {
+  TempFolder folder;
+  std::string data = folder / "text.txt", run = folder / "run", hf = folder / "hf",
+              gguf = folder / "model.gguf";
+  Forms() {
+    write_file(data, small_text());
+    output(tiny_training(data, run,
+                         {"--model.family=llama", "--tokenizer=bpe:280", "--lr=0.01", "--steps=60",
+                          "--model.padded_vocab_size=288", "--sample-every=0"}));
+    output({"export", run, "--to", "hf", hf});
+    // What another program may have written beside.
+    Json config = read_json(hf + "/config.json");
+    config["a_key_of_theirs"] = 7;
+    write_file(hf + "/config.json", config.dump(2));
+    output({"export", hf, "--to", "gguf", gguf, "--type", "f32"});
+  }
+  std::vector<std::string> all() const { return {run, hf, gguf}; }
+};
+const Forms& forms() {
+  static const Forms instance;
+  return instance;
+}
+
+void replace(const std::string& path, const std::string& what, const std::string& with) {
+  std::string text = read_file(path);
+  REQUIRE(text.find(what) != std::string::npos);
+  write_file(path, text.replace(text.find(what), what.size(), with));
+}
+
+/// A copy of the folder for one to spoil.
+std::string copy_of(const TempFolder& f, const std::string& from, const std::string& name) {
+  fs::copy(from, f / name, fs::copy_options::recursive);
+  return f / name;
+}
+
+}  // namespace
+
+TEST_SUITE("tools/hub") {
+  TEST_CASE("the three forms are one model") {
+    const std::vector<std::string> all = forms().all();
+    for (const std::string& other : {all[1], all[2]}) {
+      const std::string text = output({"verify", all[0], other, "--data", forms().data});
+      for (const char* part : {"ids         the same", "\nequal\n", "100.00 %"})
+        CHECK_MESSAGE(text.find(part) != std::string::npos, text);
+    }
+    for (const Args& more : {Args{"--temperature=0"}, Args{"--temperature=1", "--seed=3"}}) {
+      std::string first;
+      for (const std::string& path : all) {
+        Args args{"sample", path, "--prompt", "mira ", "--tokens=30"};
+        args.insert(args.end(), more.begin(), more.end());
+        const std::string text = output(args);
+        CHECK(text.starts_with("mira "));
+        if (first.empty()) first = text;
+        CHECK(text == first);
+      }
+    }
+    const std::string ids = output({"tokenizer", "encode", all[0], "--text", "mira über"});
+    for (const std::string& path : all) {
+      CHECK(output({"tokenizer", "encode", path, "--text", "mira über"}) == ids);
+      const Result text = run_program({"tokenizer", "decode", path}, {.input = ids});
+      CHECK(text.out == "mira über\n");
+    }
+  }
+
+  TEST_CASE("bits per byte are those of every token, and the same in each form") {
+    std::vector<double> bits;
+    for (const std::string& path : forms().all()) {
+      const Json json =
+          Json::parse(output({"eval", path, "--data", forms().data, "--json", "--stride=5"}));
+      bits.push_back(json.at("bits_per_byte").as_double());
+      CHECK(json.at("stride") == Json(5));
+      CHECK(json.at("bytes") == Json(read_file(forms().data).size()));
+      const double nats = json.at("loss").as_double() * json.at("tokens").as_double();
+      CHECK(nats / std::log(2.0) / json.at("bytes").as_double() == doctest::Approx(bits.back()));
+    }
+    CHECK(bits[1] == doctest::Approx(bits[0]).epsilon(1e-6));
+    CHECK(bits[2] == doctest::Approx(bits[0]).epsilon(1e-6));
+    // More context never hurts a model that has learned something.
+    const Json apart = Json::parse(output({"eval", forms().hf, "--data", forms().data, "--json"}));
+    CHECK(apart.at("bits_per_byte").as_double() > bits[0]);
+    // One byte is a text: it is predicted from the end of the one before.
+    write_file(forms().folder / "one", "m");
+    const Json one =
+        Json::parse(output({"eval", forms().hf, "--data", forms().folder / "one", "--json"}));
+    CHECK(one.at("tokens") == Json(1));
+    CHECK(one.at("loss").as_double() > 0);
+  }
+
+  TEST_CASE("inspect says what a model is without reading it") {
+    for (const std::string& path : {forms().hf, forms().gguf}) {
+      const std::string text = output({"inspect", path});
+      for (const char* part : {"model: ", "llama", "1 layers of width 16", "context: 16 tokens",
+                               "F32", "280 ids", "288 rows", "eos 256 <|endoftext|>", "q_proj"})
+        CHECK_MESSAGE(text.find(part) != std::string::npos, part, " in ", text);
+      CHECK(output({"inspect", path, "--tensors"}).find("[16,16]") != std::string::npos);
+    }
+    CHECK(output({"inspect", forms().hf}).find("a_key_of_theirs") != std::string::npos);
+    CHECK(output({"inspect", forms().hf, "--tensors"}).find("model.layers.0.self_attn.q_proj") !=
+          std::string::npos);
+    CHECK(output({"inspect", forms().gguf, "--tensors"}).find("blk.0.attn_q.weight") !=
+          std::string::npos);
+  }
+
+  TEST_CASE("import and export give back the same bytes") {
+    const TempFolder f;
+    const std::string text = output({"import", forms().hf, "--out", f / "run"});
+    CHECK(text.find("a_key_of_theirs") != std::string::npos);
+    output({"export", f / "run", "--to", "hf", f / "again"});
+    CHECK(read_json(f / "again/config.json").at("a_key_of_theirs") == Json(7));
+    for (const char* name : {"model.safetensors", "tokenizer.json"})
+      CHECK(read_file(f / ("again/" + std::string(name))) == read_file(forms().hf + "/" + name));
+    output({"export", f / "run", "--to", "hf", f / "shards", "--shard-size", "8kB"});
+    CHECK(file_exists(f / "shards/model.safetensors.index.json"));
+    output({"verify", f / "shards", forms().gguf});
+    // What is rounded is told from what is another model.
+    output({"export", f / "run", "--to", "gguf", f / "q.gguf", "--type", "q8_0"});
+    CHECK(output({"verify", f / "run", f / "q.gguf"}).find("rounded to Q8_0") != std::string::npos);
+    output({"verify", f / "run", f / "q.gguf", "--tolerance=1e-6"}, 1);
+  }
+
+  TEST_CASE("models that differ are told apart") {
+    const TempFolder f;
+    std::string other = copy_of(f, forms().hf, "weights");
+    auto file = SafetensorsFile::open(other + "/model.safetensors");
+    std::vector<std::pair<std::string, Tensor>> tensors;
+    for (const std::string& name : file.names())
+      tensors.emplace_back(name, name.find("v_proj") == std::string::npos
+                                     ? file.tensor(name)
+                                     : zeros(file.tensor(name).shape()));
+    fs::remove(other + "/model.safetensors");
+    write_safetensors(other + "/model.safetensors", tensors);
+    CHECK(output({"verify", forms().hf, other}, 1).find("\ndifferent\n") != std::string::npos);
+    other = copy_of(f, forms().hf, "ids");
+    replace(other + "/tokenizer.json", "\"use_regex\":true", "\"use_regex\":false");
+    CHECK(output({"verify", forms().hf, other}, 1).find("other ones for") != std::string::npos);
+  }
+
+  TEST_CASE("training goes on with a model of another program") {
+    for (const std::string& from : {forms().hf, forms().gguf}) {
+      const TempFolder f;
+      const std::string run = f / "run";
+      const Args args{"train",
+                      "--data",
+                      forms().data,
+                      "--init-from",
+                      from,
+                      "--out",
+                      run,
+                      "--steps=4",
+                      "--context=12",
+                      "--lr=0.0001",
+                      "--batch-size=4",
+                      "--eval-every=4",
+                      "--sample-every=4",
+                      "--sample.tokens=5",
+                      "--checkpoint-every=2"};
+      output(args);
+      const std::string toml = read_file(run + "/run.toml");
+      CHECK(toml.find("max_seq_len = 16 ") != std::string::npos);
+      CHECK(toml.find("context = 12 ") != std::string::npos);
+      CHECK(toml.find("padded_vocab_size = 288 ") != std::string::npos);
+      output({"train", "--resume", run, "--steps=6"});
+      output({"sample", run, "--prompt", "mira ", "--tokens=5"});
+      output({"export", run, "--to", "hf", f / "hf"});
+      const Json config = read_json(f / "hf/config.json");
+      CHECK(config.at("max_position_embeddings") == Json(16));
+      if (from == forms().hf) CHECK(config.at("a_key_of_theirs") == Json(7));
+      output({"verify", run, f / "hf"});
+      // Six small steps from a trained model stay near it.
+      output({"verify", run, from, "--tolerance=0.2"});
+      output({"verify", run, from, "--tolerance=1e-6"}, 1);
+    }
+  }
+
+  TEST_CASE("an imported run is a beginning by its run.toml, too") {
+    const TempFolder f;
+    output({"import", forms().gguf, "--out", f / "run"});
+    output({"train", "--config", f / "run/run.toml", "--data", forms().data, "--out", f / "next",
+            "--steps=2", "--batch-size=4", "--eval-every=0", "--sample-every=0"});
+    output({"verify", f / "next", forms().gguf, "--tolerance=0.5"});
+    output({"train", "--init-from", f / "run", "--data", forms().data, "--out", f / "other",
+            "--steps=2", "--batch-size=4", "--eval-every=0", "--sample-every=0"});
+    CHECK(read_file(f / "next/model.safetensors") == read_file(f / "other/model.safetensors"));
+  }
+
+  TEST_CASE("flags that contradict the model are refused") {
+    const TempFolder f;
+    const auto refuse = [&](const Args& more, const std::vector<std::string>& parts) {
+      Args args{"train", "--data", forms().data, "--init-from", forms().hf, "--out", f / "run"};
+      args.insert(args.end(), more.begin(), more.end());
+      check_refused(args, parts);
+      CHECK_FALSE(fs::exists(f / "run"));
+    };
+    refuse({"--model.num_layers=2"}, {"model.num_layers", "1", "2"});
+    refuse({"--model.family=gpt2"}, {"model.family", "llama", "gpt2"});
+    refuse({"--context=32"}, {"model.max_seq_len", "16", "32"});
+    refuse({"--model.rope_theta=7.0"}, {"model.rope_theta"});
+    refuse({"--tokenizer=bpe:500"}, {"padded_vocab_size", "288"});
+  }
+
+  TEST_CASE("what vendors say of sampling holds under flags") {
+    const TempFolder f;
+    const std::string hf = copy_of(f, forms().hf, "hf");
+    write_file(hf + "/generation_config.json", R"({"do_sample": false, "eos_token_id": 256})");
+    const auto drawn = [&](const Args& more) {
+      Args args{"sample", hf, "--prompt", "mira ", "--tokens=20", "--seed=5"};
+      args.insert(args.end(), more.begin(), more.end());
+      return output(args);
+    };
+    const std::string likeliest = drawn({});
+    CHECK(likeliest == drawn({"--temperature=0"}));
+    CHECK(likeliest != drawn({"--temperature=3"}));
+    write_file(hf + "/generation_config.json", R"({"do_sample": true, "top_k": 1})");
+    CHECK(likeliest == drawn({}));
+    // A text ends at each of the vendor's stop ids.
+    const std::string ids = output({"tokenizer", "encode", hf, "--text", likeliest});
+    const Json made = Json::parse(drawn({"--logprobs"}));
+    const int64_t third = made.at("tokens").items()[2].at("id").as_int();
+    write_file(hf + "/generation_config.json",
+               R"({"do_sample": false, "eos_token_id": [256, )" + std::to_string(third) + "]}");
+    CHECK(Json::parse(drawn({"--logprobs"})).at("tokens").items().size() <= 2);
+  }
+
+  TEST_CASE("special tokens in a prompt are text unless asked for") {
+    const Args args{"tokenizer", "encode", forms().hf, "--text", "a<|endoftext|>"};
+    CHECK(output(args).find("256") == std::string::npos);
+    Args asked = args;
+    asked.push_back("--special-tokens");
+    CHECK(output(asked).find("256") != std::string::npos);
+  }
+
+  TEST_CASE("what cannot be opened, written or compared") {
+    const TempFolder f;
+    const auto spoiled = [&](const char* name, const auto& spoil,
+                             const std::vector<std::string>& parts) {
+      INFO(name);
+      const std::string hf = copy_of(f, forms().hf, name);
+      spoil(hf);
+      check_refused({"inspect", hf}, parts);
+      check_refused({"sample", hf, "--prompt=a"}, parts);
+      check_refused({"export", hf, "--to", "gguf", f / "out.gguf"}, parts);
+      check_refused({"import", hf, "--out", f / "out"}, parts);
+      CHECK_FALSE(fs::exists(f / "out"));
+      CHECK_FALSE(fs::exists(f / "out.gguf"));
+    };
+    const auto in_config = [](const char* what, const char* with) {
+      return [=](const std::string& hf) {
+        Json config = read_json(hf + "/config.json");
+        config[what] = Json::parse(with);
+        write_file(hf + "/config.json", config.dump());
+      };
+    };
+    spoiled("family", in_config("model_type", "\"mamba\""), {"config.json", "mamba"});
+    spoiled("quantised", in_config("quantization_config", "{\"bits\": 4}"),
+            {"config.json", "quantization_config"});
+    spoiled("activation", in_config("hidden_act", "\"relu6\""), {"config.json", "relu6"});
+    spoiled("heads", in_config("num_attention_heads", "3"), {"3"});
+    spoiled("rows", in_config("vocab_size", "300"), {"embed_tokens", "300", "288"});
+    spoiled("layers", in_config("num_hidden_layers", "2"), {"model.layers.1"});
+    spoiled("weights", [](const std::string& hf) { fs::remove(hf + "/model.safetensors"); },
+            {"weights", "safetensors"});
+    spoiled("short",
+            [](const std::string& hf) { fs::resize_file(hf + "/model.safetensors", 3000); },
+            {"model.safetensors"});
+    spoiled("text", [](const std::string& hf) { write_file(hf + "/config.json", "{"); },
+            {"config.json"});
+    spoiled("tokenizer",
+            [](const std::string& hf) { replace(hf + "/tokenizer.json", "ByteLevel", "Bytes"); },
+            {"tokenizer.json", "Bytes"});
+    write_file(f / "short.gguf", read_file(forms().gguf).substr(0, 2000));
+    check_refused({"sample", f / "short.gguf", "--prompt=a"}, {"short.gguf"});
+    write_file(f / "text.gguf", "hello");
+    check_refused({"eval", f / "text.gguf", "--data", forms().data}, {"text.gguf", "GGUF"});
+    check_refused({"sample", f / "none"}, {"none", "wanted"});
+    check_refused({"sample", f.path()}, {"config.json", "wanted"});
+    check_refused({"verify", forms().hf, f / "none"}, {"none"});
+    check_refused({"train", "--data", forms().data, "--init-from", f / "none"}, {"none"});
+    check_refused({"export", forms().hf, "--to", "onnx", f / "x"}, {"--to", "onnx"});
+    check_refused({"export", forms().hf, "--to", "hf", f / "x", "--type", "q8_0"}, {"q8_0"});
+    check_refused({"export", forms().hf, "--to", "gguf", f / "x", "--type", "q4"}, {"q4"});
+    check_refused({"export", forms().hf, "--to", "hf", f / "x", "--shard-size", "2XB"}, {"2XB"});
+    check_refused({"export", forms().hf, "--to", "hf", f / "x", "--family", "bert"}, {"bert"});
+    check_refused({"export", forms().hf, "--to", "hf", forms().hf}, {"there already"});
+    check_refused({"import", forms().hf, "--out", forms().run}, {"there already"});
+    check_refused({"eval", forms().hf, "--data", forms().data, "--stride=17"}, {"--stride", "16"});
+    check_refused({"eval", forms().hf, "--data", forms().data, "--context=17"}, {"--context"});
+    CHECK_FALSE(fs::exists(f / "x"));
+  }
+
+  TEST_CASE("an export that is interrupted or has no room leaves the target absent or whole") {
+    const TempFolder f;
+    for (const char* form : {"hf", "gguf"}) {
+      const std::string target = f / form;
+      check_refused({"export", forms().hf, "--to", form, target}, {target}, {.file_limit = 4096});
+      CHECK(fs::is_empty(f.path()));
+      for (int wait = 0; wait < 8; ++wait) {
+        int polls = 0;
+        const Result r =
+            run_program({"export", forms().hf, "--to", form, target}, {.watch = [&](pid_t child) {
+                          if (polls++ == wait) ::kill(child, SIGINT);
+                        }});
+        INFO(r.err);
+        CHECK(fs::exists(target) == (r.status == 0));
+        if (r.status == 0) output({"inspect", target});
+        fs::remove_all(target);
+        CHECK(fs::is_empty(f.path()));
+      }
+    }
+  }
+}
