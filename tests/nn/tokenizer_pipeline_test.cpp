@@ -313,6 +313,28 @@ TEST_SUITE("nn/tokenizer pipeline") {
                    "cannot be matched at byte offset 0"));
   }
 
+  TEST_CASE("a text cannot grow without bound") {
+    Json json = json_of("gpt2"), list = Json::array();
+    const Json doubling =
+        Json::parse(R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"})");
+    for (int i = 0; i < 40; ++i) list.push_back(doubling);
+    json["normalizer"] = Json::parse(R"({"type":"Sequence"})");
+    json["normalizer"]["normalizers"] = list;
+    CHECK(contains(message_of<Error>([&] { BpeTokenizer::from_json(json).encode("a"); }),
+                   "the text grows beyond"));
+    json["normalizer"] = nullptr;
+    list = Json::array();
+    for (int i = 0; i < 40; ++i) list.push_back(Json::parse(R"({"type":"ByteLevel"})"));
+    json["pre_tokenizer"] = Json::parse(R"({"type":"Sequence"})");
+    json["pre_tokenizer"]["pretokenizers"] = list;
+    CHECK(contains(message_of<Error>([&] { BpeTokenizer::from_json(json).encode("\n"); }),
+                   "the text grows beyond"));
+    for (int i = 0; i < 400; ++i) list.push_back(Json::parse(R"({"type":"Digits"})"));
+    json["pre_tokenizer"]["pretokenizers"] = list;
+    CHECK(contains(message_of<Error>([&] { BpeTokenizer::from_json(json); }),
+                   "more than 256 pre-tokenizers"));
+  }
+
   TEST_CASE("time is linear in the text") {
     const auto tokenizer = BpeTokenizer::from_json(json_of("llama2_many"));
     const auto start = std::chrono::steady_clock::now();
