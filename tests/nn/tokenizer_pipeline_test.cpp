@@ -110,7 +110,7 @@ std::string refusal(const std::string& name, Change&& change) {
 TEST_SUITE("nn/tokenizer pipeline") {
   TEST_CASE("every schema gives the ids and texts of the tokenizers library") {
     const Json::Array& texts = fixture().at("texts").items();
-    CHECK(fixture().at("schemas").size() >= 37);
+    CHECK(fixture().at("schemas").size() >= 38);
     for (const Json& one : fixture().at("schemas").items()) {
       CAPTURE(one.at("name").as_string());
       const auto tokenizer = BpeTokenizer::from_json(whole(fixture(), one));
@@ -311,6 +311,19 @@ TEST_SUITE("nn/tokenizer pipeline") {
     const auto slow = BpeTokenizer::from_json(with("(a+a+)+[bc]"));
     CHECK(contains(message_of<Error>([&] { slow.encode(std::string(5000, 'a')); }),
                    "cannot be matched at byte offset 0"));
+  }
+
+  TEST_CASE("merges reach over a space where there are such") {
+    Json json = json_of("never");
+    json["added_tokens"] = Json::array();
+    json["pre_tokenizer"] = nullptr;
+    json["normalizer"] =
+        Json::parse(R"({"type":"Replace","pattern":{"String":" "},"content":"\u2581"})");
+    json["model"] =
+        with_merges(json.at("model"), Json::parse(R"({"\u2581":0,"a":1,"b":2,"a\u2581":3})"),
+                    Json::parse(R"([["a","\u2581"]])"));
+    const auto tokenizer = BpeTokenizer::from_json(json);
+    CHECK(tokenizer.encode("a b a") == Ids{3, 2, 0, 1});
   }
 
   TEST_CASE("a text cannot grow without bound") {
