@@ -186,10 +186,13 @@ class WordCutter {
       (*static_cast<const std::decay_t<Take>*>(to))(word);
     };
     limit_ = max_grown(text.size());
+    made_ = 0;
     run_from(0, text, from_first);
   }
 
  private:
+  /// The next step, with what this one has made.
+  void go_on(size_t step, size_t from_first);
   void run_from(size_t step, std::string_view text, size_t from_first);
   void cut(size_t step, std::string_view text, size_t from_first);
   void metaspace(size_t step, std::string_view text, size_t from_first);
@@ -197,7 +200,7 @@ class WordCutter {
   const std::vector<Step>& steps_;
   std::vector<std::optional<Matcher>> matchers_;  // by step
   std::vector<std::string> buffers_;              // likewise
-  size_t limit_ = 0;                              // of bytes in a buffer
+  size_t limit_ = 0, made_ = 0;  // bytes that steps may make of a text, and have made
   const void* take_ = nullptr;
   void (*call_)(const void*, std::string_view) = nullptr;
 };

@@ -84,10 +84,15 @@ WordCutter::WordCutter(const std::vector<Step>& steps)
     if (steps[i].pattern.regex) matchers_[i].emplace(*steps[i].pattern.regex);
 }
 
+void WordCutter::go_on(size_t step, size_t from_first) {
+  made_ += buffers_[step].size();
+  require_grown(made_, limit_);
+  run_from(step + 1, buffers_[step], from_first);
+}
+
 void WordCutter::run_from(size_t step, std::string_view text, size_t from_first) {
   if (text.empty()) return;
   if (step == steps_.size()) return call_(take_, text);
-  require_grown(text.size(), limit_);
   std::string& buffer = buffers_[step];
   const std::string& prefix = steps_[step].text;
   switch (steps_[step].kind) {
@@ -98,11 +103,11 @@ void WordCutter::run_from(size_t step, std::string_view text, size_t from_first)
     case Step::Kind::prefix:
       if (text.starts_with(prefix)) return run_from(step + 1, text, from_first);
       buffer.assign(prefix).append(text);
-      return run_from(step + 1, buffer, from_first > 0 ? from_first + prefix.size() : 0);
+      return go_on(step, from_first > 0 ? from_first + prefix.size() : 0);
     case Step::Kind::letters:
       const size_t of_first = letters_of_bytes(text.substr(0, from_first)).size();
       buffer = letters_of_bytes(text);
-      return run_from(step + 1, buffer, of_first);
+      return go_on(step, of_first);
   }
 }
 
@@ -141,7 +146,7 @@ void WordCutter::metaspace(size_t step, std::string_view text, size_t from_first
     out.insert(0, s.text);
     if (of_first > 0) of_first += s.text.size();
   }
-  run_from(step + 1, out, of_first);
+  go_on(step, of_first);
 }
 
 namespace {

@@ -129,6 +129,14 @@ TEST_SUITE("nn/data") {
                    "is empty, text was wanted"));
   }
 
+  TEST_CASE("the end of a text that stands in a corpus has its id") {
+    const TempFolder folder;
+    const std::string_view text = "ab<|endoftext|>ab";
+    const auto bpe = train_tokenizer("bpe:257", std::span(&text, 1));
+    const TokenDataset dataset(folder.file("text", text), *bpe);
+    CHECK(all_ids(dataset) == Ids{'a', 'b', 256, 'a', 'b'});
+  }
+
   TEST_CASE("a long text is encoded in pieces, and messages count from its beginning") {
     const TempFolder folder;
     std::string text;

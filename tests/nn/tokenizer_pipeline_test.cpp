@@ -110,7 +110,7 @@ std::string refusal(const std::string& name, Change&& change) {
 TEST_SUITE("nn/tokenizer pipeline") {
   TEST_CASE("every schema gives the ids and texts of the tokenizers library") {
     const Json::Array& texts = fixture().at("texts").items();
-    CHECK(fixture().at("schemas").size() >= 37);
+    CHECK(fixture().at("schemas").size() >= 38);
     for (const Json& one : fixture().at("schemas").items()) {
       CAPTURE(one.at("name").as_string());
       const auto tokenizer = BpeTokenizer::from_json(whole(fixture(), one));
@@ -308,9 +308,51 @@ TEST_SUITE("nn/tokenizer pipeline") {
       CHECK_MESSAGE(contains(message_of<Error>([&] { BpeTokenizer::from_json(with(wrong)); }),
                              "$.pre_tokenizer.pattern.Regex: the regular expression"),
                     wrong);
+    // Oniguruma counts some signs of Latin-1 as letters of words, but not inside of brackets.
+    const auto count = [&](const char* expression) {
+      Json json = with(expression);
+      json["pre_tokenizer"]["behavior"] = "Removed";
+      return BpeTokenizer::from_json(json).encode("a\u00b2\u00bd_ \u2070").size();
+    };
+    CHECK(count("[\\w]") - count("\\w") == 2);
     const auto slow = BpeTokenizer::from_json(with("(a+a+)+[bc]"));
     CHECK(contains(message_of<Error>([&] { slow.encode(std::string(5000, 'a')); }),
                    "cannot be matched at byte offset 0"));
+  }
+
+  TEST_CASE("merges reach over a space where there are such") {
+    Json json = json_of("never");
+    json["added_tokens"] = Json::array();
+    json["pre_tokenizer"] = nullptr;
+    json["normalizer"] =
+        Json::parse(R"({"type":"Replace","pattern":{"String":" "},"content":"\u2581"})");
+    json["model"] =
+        with_merges(json.at("model"), Json::parse(R"({"\u2581":0,"a":1,"b":2,"a\u2581":3})"),
+                    Json::parse(R"([["a","\u2581"]])"));
+    const auto tokenizer = BpeTokenizer::from_json(json);
+    CHECK(tokenizer.encode("a b a") == Ids{3, 2, 0, 1});
+  }
+
+  TEST_CASE("a text cannot grow without bound") {
+    Json json = json_of("gpt2"), list = Json::array();
+    const Json doubling =
+        Json::parse(R"({"type":"Replace","pattern":{"String":"a"},"content":"aa"})");
+    for (int i = 0; i < 40; ++i) list.push_back(doubling);
+    json["normalizer"] = Json::parse(R"({"type":"Sequence"})");
+    json["normalizer"]["normalizers"] = list;
+    CHECK(contains(message_of<Error>([&] { BpeTokenizer::from_json(json).encode("a"); }),
+                   "the text grows beyond"));
+    json["normalizer"] = nullptr;
+    list = Json::array();
+    for (int i = 0; i < 40; ++i) list.push_back(Json::parse(R"({"type":"ByteLevel"})"));
+    json["pre_tokenizer"] = Json::parse(R"({"type":"Sequence"})");
+    json["pre_tokenizer"]["pretokenizers"] = list;
+    CHECK(contains(message_of<Error>([&] { BpeTokenizer::from_json(json).encode("\n"); }),
+                   "the text grows beyond"));
+    for (int i = 0; i < 400; ++i) list.push_back(Json::parse(R"({"type":"Digits"})"));
+    json["pre_tokenizer"]["pretokenizers"] = list;
+    CHECK(contains(message_of<Error>([&] { BpeTokenizer::from_json(json); }),
+                   "more than 256 pre-tokenizers"));
   }
 
   TEST_CASE("time is linear in the text") {
