@@ -111,4 +111,11 @@ TEST_SUITE("nn/text/vendors") {
       }
     }
   }
+
+  TEST_CASE("a vendor's Unigram model is refused" * doctest::skip(without_vendor_files())) {
+    const std::string path = vendor_folder() +
+                             "/ai21_tokenizer/ai21_tokenizer/resources/j2-tokenizer/"
+                             "j2-tokenizer.model";
+    CHECK(contains(message_of<FileError>([&] { load_tokenizer(path); }), "type Unigram"));
+  }
 }
