@@ -210,6 +210,10 @@ void show_folder(const std::string& folder, bool tensors) {
                     "checkpoints");
 }
 
+bool begins_as_gguf(const std::string& path) {
+  return file_exists(path) && MappedFile::open(path)->text().starts_with("GGUF");
+}
+
 }  // namespace
 
 int inspect(const InspectArgs& args) {
@@ -229,7 +233,7 @@ int inspect(const InspectArgs& args) {
       show_model(path);
     else
       show_tokenizer(*open_tokenizer(path));
-  } else if (path.ends_with(".gguf")) {
+  } else if (path.ends_with(".gguf") || begins_as_gguf(path)) {
     show_pretrained(path, args.tensors);
   } else {
     show_tensors(path, true);
