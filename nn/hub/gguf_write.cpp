@@ -79,6 +79,13 @@ std::string name_of_model(const StoredModel& model, const std::string& wanted) {
   return name.empty() ? "model" : name;
 }
 
+/// Whether a key is one of another architecture.
+bool is_of_another(const std::string& key, const std::string& architecture) {
+  for (const GgufArchitecture& a : architectures())
+    if (a.name != architecture && key.starts_with(std::string(a.name) + ".")) return true;
+  return false;
+}
+
 /// general.*, and what was kept of a file that the model came from.
 void write_general(const StoredModel& model, const Family& family, const SaveOptions& options,
                    GgufWriter& to) {
@@ -88,9 +95,8 @@ void write_general(const StoredModel& model, const Family& family, const SaveOpt
   const Json kept = kept_values(model);
   Json same = Json::object();
   for (const auto& [key, value] : kept.members()) {
-    const bool general = key.starts_with("general.");
-    if (key == "general.name" && !options.name.empty()) continue;
-    if (general || key.starts_with(std::string(family.gguf) + ".")) same.append(key, value);
+    const bool renamed = key == "general.name" && !options.name.empty();
+    if (!renamed && !is_of_another(key, family.gguf)) same.append(key, value);
   }
   values_from_json(same, to);
 }

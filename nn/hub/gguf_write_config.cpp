@@ -99,6 +99,7 @@ C with_sizes(C c, int64_t width) {
   if (!c.num_kv_heads) c.num_kv_heads = c.num_heads;
   if (*c.positions == "rope") c.head_dim = head_dim_of(c);
   if (!c.local_rope_theta) c.local_rope_theta = c.rope_theta;
+  if (!c.num_experts) c.top_k.reset();  // llama.cpp wants no more than there are experts
   return c;
 }
 

@@ -1,6 +1,7 @@
 // Models in GGUF files: those of llama.cpp's converter, and the way back.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -406,6 +407,78 @@ TEST_CASE("what llama.cpp computes in another way is told") {
   REQUIRE(told.size() == 2);
   CHECK(contains(told[1], "no sliding window"));
   CHECK(open_gguf(folder / "x.gguf").config->sliding_window == 8);
+}
+
+TEST_CASE("windows of single layers are read from numbers and lists, and written again") {
+  const TempFolder folder;
+  const auto with = [&](auto pattern) {
+    Copy copy("gemma2");
+    copy.to.set("gemma2.attention.sliding_window_pattern", pattern);
+    return copy.write(folder);
+  };
+  const auto again = [&](const std::string& path) {
+    std::filesystem::remove(folder / "again.gguf");
+    convert_to_gguf(path, folder / "again.gguf");
+    return *open_gguf(folder / "again.gguf").config;
+  };
+  const std::vector<int64_t> second{1}, both{0, 1};
+  const std::string listed = with(std::vector<bool>{false, true});
+  CHECK(open_gguf(listed).config->window_layers == second);
+  CHECK(again(listed).window_layers == second);
+  CHECK(error_of(listed, "gemma2") > 1e-3);
+  const std::string all = with(uint32_t(3));
+  CHECK(open_gguf(all).config->window_layers == both);
+  CHECK(again(all).window_layers == both);
+  const std::string usual = with(uint32_t(2));
+  CHECK(open_gguf(usual).config->window_layers.empty());
+  CHECK(error_of(usual, "gemma2") < 1e-5);
+  const DecoderConfig none = *open_gguf(with(uint32_t(1))).config;
+  CHECK(none.sliding_window == none.max_seq_len);
+}
+
+TEST_CASE("OLMo 2 gets a head of its own, as llama.cpp wants it") {
+  const TempFolder folder;
+  const Pretrained model = drawn({.family = "olmo2",
+                                  .vocab_size = 40,
+                                  .embed_dim = 16,
+                                  .num_layers = 1,
+                                  .num_heads = 2,
+                                  .max_seq_len = 12});
+  save_gguf(model, folder / "x.gguf");
+  const GgufFile file = GgufFile::open(folder / "x.gguf");
+  REQUIRE(file.contains("output.weight"));
+  CHECK(text_of(file.bytes("output.weight")) == text_of(file.bytes("token_embd.weight")));
+  const Pretrained again = load_pretrained(folder / "x.gguf");
+  const Tensor ids = from_host(std::vector<int32_t>{3, 1, 39, 0, 7}, {1, 5});
+  const std::vector<float> wanted = logits(*model.model, ids);
+  CHECK(largest_difference(logits(*again.model, ids), wanted) <= 1e-6 * largest(wanted));
+}
+
+TEST_CASE("tokenizer, chat template and ids that end a text travel along") {
+  const TempFolder folder;
+  Pretrained model = drawn({.family = "llama",
+                            .vocab_size = 280,
+                            .embed_dim = 16,
+                            .num_layers = 1,
+                            .num_heads = 2,
+                            .max_seq_len = 12});
+  const std::vector<std::string_view> texts = {"one and one and one are more than one and one"};
+  model.tokenizer = train_tokenizer("bpe:260", texts);
+  model.generation.stop = {256, 5, 6};
+  model.vendor["chat_template.jinja"] = "{{ messages }}";
+  save_gguf(model, folder / "x.gguf");
+  const GgufFile file = GgufFile::open(folder / "x.gguf");
+  CHECK(file.at("tokenizer.ggml.eos_token_id").as_int() == 256);
+  CHECK(file.at("tokenizer.ggml.tokens").size() == 280);
+  CHECK(!file.find("llama.expert_used_count"));  // llama.cpp stops where there are fewer experts
+  const StoredModel again = open_gguf(folder / "x.gguf");
+  REQUIRE(again.tokenizer);
+  const std::string text = "and one more\n2024";
+  CHECK(again.tokenizer->encode(text) == model.tokenizer->encode(text));
+  std::vector<int32_t> stop = again.generation.stop;
+  std::sort(stop.begin(), stop.end());
+  CHECK(stop == std::vector<int32_t>{5, 6, 256});
+  CHECK(again.vendor.at("chat_template.jinja") == "{{ messages }}");
 }
 
 TEST_SUITE_END();
