@@ -167,6 +167,15 @@ FolderWriter::~FolderWriter() {
   fs::remove_all(aside_, ignored);
 }
 
+void FolderWriter::fill(const std::function<void()>& write) const try {
+  write();
+} catch (const FileError& error) {
+  std::string message = error.what();
+  for (size_t at = 0; (at = message.find(aside_, at)) != message.npos; at += path_.size())
+    message.replace(at, aside_.size(), path_);
+  throw FileError(message);
+}
+
 void FolderWriter::commit() {
   require(!aside_.empty(), path_, ": committed twice");
   sync_folder(aside_);

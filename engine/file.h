@@ -70,6 +70,8 @@ class OLM_API FolderWriter {
 
   /// The path of a file in it.
   std::string operator/(std::string_view name) const { return aside_ + "/" + std::string(name); }
+  /// Does `write`; a FileError then names files by what they would have been called.
+  void fill(const std::function<void()>& write) const;
   /// Throws FileError where `path` came into being meanwhile.
   void commit();
 

@@ -118,6 +118,7 @@ OLM_API std::vector<std::string> convert_to_gguf(const std::string& from, const 
 /// How far two models are apart.
 struct Comparison {
   int64_t texts = 0, texts_with_other_ids = 0;
+  int64_t texts_refused = 0;      ///< by one tokenizer or both; they have no ids to compare
   std::string first_other = {};   ///< the first text whose ids differ; "" for none
   int64_t places = 0;             ///< whose logits were compared
   double largest_logit = 0;       ///< of the first model, in magnitude
@@ -125,8 +126,8 @@ struct Comparison {
   double same_likeliest = 1;      ///< share of places where both find the same token likeliest
 };
 /// Runs both on `texts` in f32, each with its own tokenizer; logits are compared on the ids of the
-/// first, as far as both contexts reach, and of the ids that both have. A text that both tokenizers
-/// refuse has equal ids. The parameters of both are f32; throws where one has no tokenizer.
+/// first, as far as both contexts reach, and of the ids that both have. The parameters of both are
+/// f32; throws where one has no tokenizer.
 OLM_API Comparison compare(const Pretrained& a, const Pretrained& b,
                            const std::vector<std::string>& texts);
 

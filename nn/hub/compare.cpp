@@ -19,14 +19,17 @@ std::optional<std::vector<int32_t>> ids_of(const Tokenizer& tokenizer, const std
   return {};
 }
 
+enum class Ids : uint8_t { same, other, refused };
 /// In each way that a text can be encoded.
-bool same_ids(const Tokenizer& a, const Tokenizer& b, const std::string& text) {
+Ids compare_ids(const Tokenizer& a, const Tokenizer& b, const std::string& text) {
   for (const bool add : {true, false})
     for (const bool parse : {true, false}) {
       const EncodeOptions options{.add_special_tokens = add, .parse_special_tokens = parse};
-      if (ids_of(a, text, options) != ids_of(b, text, options)) return false;
+      const auto x = ids_of(a, text, options), y = ids_of(b, text, options);
+      if (!x || !y) return Ids::refused;
+      if (x != y) return Ids::other;
     }
-  return true;
+  return Ids::same;
 }
 
 int64_t context_of(const Pretrained& model) {
@@ -76,8 +79,9 @@ class Comparer {
 void Comparer::text(const std::string& text) {
   const auto ids = ids_of(*a_.tokenizer, text, {.add_special_tokens = true});
   ++found_.texts;
-  if (!same_ids(*a_.tokenizer, *b_.tokenizer, text) && found_.texts_with_other_ids++ == 0)
-    found_.first_other = text;
+  const Ids compared = compare_ids(*a_.tokenizer, *b_.tokenizer, text);
+  found_.texts_refused += compared == Ids::refused;
+  if (compared == Ids::other && found_.texts_with_other_ids++ == 0) found_.first_other = text;
   if (!ids) return;
   const std::span<const int32_t> all(*ids);
   for (size_t at = 0; at < all.size(); at += window_)

@@ -80,8 +80,15 @@ auto naming(const std::string& path, const Act& act) {
   }
 }
 
+/// Null where the folder holds no vocabulary that load_tokenizer() knows.
 std::shared_ptr<const Tokenizer> tokenizer_in(const std::string& folder) {
-  return file_exists(folder + "/tokenizer.json") ? load_tokenizer(folder) : nullptr;
+  for (const char* name :
+       {"tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json", "encoder.json"})
+    if (file_exists(folder + "/" + name)) return load_tokenizer(folder);
+  const std::vector<std::string> ranks = list_files(folder, [](const std::string& path) {
+    return folder_exists(path) || !path.ends_with(".tiktoken");
+  });
+  return ranks.empty() ? nullptr : load_tokenizer(folder);
 }
 
 void require_ids_fit(const StoredModel& m) {

@@ -140,15 +140,8 @@ void write_tokenizer(const FolderWriter& folder, const StoredModel& model) {
                formats::tokenizer_config_json(*model.tokenizer, model.config->max_seq_len, Json()));
 }
 
-}  // namespace
-
-std::vector<std::string> write_hugging_face(const StoredModel& model, const std::string& path,
-                                            const SaveOptions& options) {
-  if (!model.config)
-    throw FileError(model.path, ": is no decoder, which is all that other programs' forms hold");
-  FolderWriter folder(path);
-  const Family& family =
-      family_for(*model.config, options.family.empty() ? model.vendor_family : options.family);
+void write_hugging_face_files(const StoredModel& model, const Family& family,
+                              const SaveOptions& options, const FolderWriter& folder) {
   std::vector<SafetensorsItem> items = items_of(plan(model, family.hugging_face), model, options);
   const Json before =
       family.model_type == model.vendor_family ? vendor_json(model, "config.json") : Json();
@@ -164,6 +157,18 @@ std::vector<std::string> write_hugging_face(const StoredModel& model, const std:
   write_vendor_files(folder / "", model.vendor,
                      {"config.json", "generation_config.json", "gguf.json"});
   write_weights(folder, std::move(items), options.shard_bytes);
+}
+
+}  // namespace
+
+std::vector<std::string> write_hugging_face(const StoredModel& model, const std::string& path,
+                                            const SaveOptions& options) {
+  if (!model.config)
+    throw FileError(model.path, ": is no decoder, which is all that other programs' forms hold");
+  FolderWriter folder(path);
+  const Family& family =
+      family_for(*model.config, options.family.empty() ? model.vendor_family : options.family);
+  folder.fill([&] { write_hugging_face_files(model, family, options, folder); });
   folder.commit();
   if (!model.tokenizer) return {};
   const std::string warning = formats::tokenizer_warning(family.model_type, *model.tokenizer);
@@ -208,16 +213,18 @@ void write_belongings(const StoredModel& model, const std::string& folder) {
 
 void write_run(const StoredModel& model, const std::string& path, const SaveOptions& options) {
   FolderWriter folder(path);
-  const Ref<Module> module = model.form == ModelForm::run && folder_exists(model.path)
+  const bool same = model.form == ModelForm::run;
+  const Ref<Module> module = same && folder_exists(model.path)
                                  ? load_unfilled(model.path)
                                  : Ref<Module>(DecoderModel(model.config.value()));
-  save_architecture(*module, folder / "model.json");
-  write_belongings(model, folder / "");
-  const bool same = model.form == ModelForm::run;
   const std::vector<PlannedTensor> planned =
       same ? all_tensors(model) : plan(model, names_here(model.config.value()));
-  write_safetensors(folder / "model.safetensors", items_of(planned, model, options),
-                    weights_metadata(*module));
+  folder.fill([&] {
+    save_architecture(*module, folder / "model.json");
+    write_belongings(model, folder / "");
+    write_safetensors(folder / "model.safetensors", items_of(planned, model, options),
+                      weights_metadata(*module));
+  });
   folder.commit();
 }
 

@@ -15,8 +15,10 @@ namespace {
 
 const std::string kPrefix = "tokenizer.ggml.";
 
-/// Tokens that end a turn or a text in models whose files do not name them.
-const std::unordered_set<std::string_view> kEnds = {"<|eot_id|>",
+/// Tokens that end a turn or a text in models whose files do not name them. They are control
+/// tokens even where the file has them as the user's: no text of a user may hold one.
+const std::unordered_set<std::string_view> kEnds = {"</s>",
+                                                    "<|eot_id|>",
                                                     "<|im_end|>",
                                                     "<|end|>",
                                                     "<|return|>",
@@ -56,6 +58,9 @@ Table read_table(const GgufFile& file) {
   if (const GgufValue* scores = file.find(kPrefix + "scores")) table.scores = scores->as_doubles();
   require(table.types.size() == table.texts.size(), kPrefix, "token_type has ", table.types.size(),
           " items for ", table.texts.size(), " tokens");
+  for (size_t id = 0; id < table.texts.size(); ++id)
+    if (table.types[id] == int64_t(TokenType::user_defined) && kEnds.contains(table.texts[id]))
+      table.types[id] = int64_t(TokenType::control);
   require(table.scores.empty() || table.scores.size() == table.texts.size(), kPrefix, "scores has ",
           table.scores.size(), " items for ", table.texts.size(), " tokens");
   return table;

@@ -110,11 +110,11 @@ TEST_SUITE("engine/gguf") {
     const TempFolder folder;
     GgufWriter writer;
     writer.set("many", std::vector<int32_t>(100, 4));
-    writer.set("long", std::string(78, 'a') + "ééééééé");
+    writer.set("long", std::string(79, 'a') + "ééééééé");
     writer.write(folder / "x");
     const GgufFile other = GgufFile::open(folder / "x");
     CHECK(other.at("many").describe() == "[4, 4, 4, 4, 4, 4, … 100 in all]");
-    CHECK(other.at("long").describe() == "\"" + std::string(78, 'a') + "é…\"");
+    CHECK(other.at("long").describe() == "\"" + std::string(79, 'a') + "…\"");
   }
 
   TEST_CASE("a value that is asked for as another kind is named with both") {
@@ -275,6 +275,8 @@ TEST_SUITE("engine/gguf") {
     CHECK(contains(refusal(one_tensor({half, half, 2}, 0).zeros(32).all), "impossible shape"));
     CHECK(contains(refusal(one_tensor({half, half, half, half}, 0).all), "impossible shape"));
     CHECK(contains(refusal(one_tensor({0, half, half, half}, 0).all), "impossible shape"));
+    CHECK(contains(refusal(one_tensor({half, half, half, 0}, 0).all), "impossible shape"));
+    CHECK(contains(refusal(one_tensor({half, half / 2}, 0).all), "impossible shape"));
     CHECK(contains(refusal(one_tensor({~uint64_t(0)}, 0).all), "the impossible size 1844674407"));
     CHECK(
         contains(refusal(one_tensor({half, half / 8}, 0).all), "truncated: tensor \"w\" ends at"));

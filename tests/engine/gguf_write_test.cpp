@@ -83,18 +83,20 @@ TEST_SUITE("engine/gguf_write") {
     Tensor w;
     {
       GgufWriter writer;
+      writer.add("u", GgufType::f32, {4}, [] { return full({4}, 2); });
       writer.add("w", GgufType::f32, {1 << 16}, [] { return arange(1 << 16, {.dtype = f32}); });
       writer.add("v", GgufType::f32, {4}, [] { return full({4}, 3); });
       writer.write(folder / "x");
       const GgufFile file = GgufFile::open(folder / "x");
       w = file.tensor("w");
-      const Tensor v = file.tensor("v");
-      v.data<float>();
-      Tensor(v).mutable_data<float>()[0] = 5;  // private pages
+      Tensor u = file.tensor("u"), v = file.tensor("v");
+      u.mutable_data<float>()[0] = 4;  // private pages
+      v.mutable_data<float>()[0] = 5;
       Tensor(w).mutable_data<float>()[1 << 15] = -1;
       file.release("w");
       CHECK(w.data<float>()[1 << 15] == float(1 << 15));
-      CHECK(v.data<float>()[0] == 5);  // not that tensor's page
+      CHECK(u.data<float>()[0] == 4);  // the pages of others stay
+      CHECK(v.data<float>()[0] == 5);
       GgufFile::parse(read_file(folder / "x"), "x").release("w");
     }
     remove_all(folder / "x");

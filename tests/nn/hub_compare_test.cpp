@@ -70,14 +70,15 @@ TEST_CASE("differences of logits and of likeliest tokens are counted") {
   CHECK(std::isinf(compare(a, b, kTexts).largest_difference));
 }
 
-TEST_CASE("texts of which the tokenizers make other ids are counted") {
+TEST_CASE("texts of which the tokenizers make other ids, or none, are counted") {
   const Pretrained a = drawn(1);
   Pretrained b = drawn(1);
   const std::vector<std::string_view> letters = {"eno"};
   b.tokenizer = train_tokenizer("char", letters);
   const Comparison found = compare(a, b, {"one", "two", "\xff"});
   CHECK(found.texts == 3);
-  CHECK(found.texts_with_other_ids == 3);
+  CHECK(found.texts_with_other_ids == 1);
+  CHECK(found.texts_refused == 2);
   CHECK(found.first_other == "one");
 }
 

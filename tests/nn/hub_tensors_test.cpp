@@ -146,7 +146,7 @@ TEST_SUITE("nn/hub/tensors") {
     config.rope_pairing = "interleaved";
     const StoredModel from = own(config);
     const Named there = made(from, family("qwen2").hugging_face);
-    const int64_t d = 4;  // 16 / 4
+    const int64_t d = 8;
     for (const char* part : {"q", "k"})
       for (const bool bias : {false, true}) {
         const std::string end = std::string(part) + (bias ? "_proj.bias" : "_proj.weight");
@@ -213,8 +213,8 @@ TEST_SUITE("nn/hub/tensors") {
     }
     const Tensor qkv = get(there, "model.layers.1.self_attn.qkv_proj.weight");
     const Tensor v = from.tensors->tensor(std::string(kAttention) + "v_proj.weight");
-    CHECK(qkv.shape() == Shape{16 + 8 + 8, 16});
-    CHECK(at(qkv, 16 + 8 + 3, 5) == at(v, 3, 5));
+    CHECK(qkv.shape() == Shape{32 + 16 + 16, 12});
+    CHECK(at(qkv, 32 + 16 + 3, 5) == at(v, 3, 5));
 
     const StoredModel gpt = own(small("gpt2"));
     const Tensor c_attn =
@@ -278,7 +278,7 @@ TEST_SUITE("nn/hub/tensors") {
           begin(there, "model.layers.1.mlp.down_proj.weight"));
     const float* qkv = begin(there, "model.layers.1.self_attn.qkv_proj.weight");
     CHECK(begin(back, std::string(kAttention) + "q_proj.weight") == qkv);
-    CHECK(begin(back, std::string(kAttention) + "k_proj.weight") == qkv + 16 * 16);
+    CHECK(begin(back, std::string(kAttention) + "k_proj.weight") == qkv + 32 * 12);
   }
 
   TEST_CASE("dtypes stay; parts of several become f32") {
@@ -305,14 +305,14 @@ TEST_SUITE("nn/hub/tensors") {
     there.emplace_back("model.layers.0.self_attn.rotary_emb.inv_freq", zeros({2}));
     for (auto& [name, tensor] : there) {
       if (name == "model.norm.weight") tensor = zeros({15});
-      if (name == "model.layers.1.mlp.down_proj.weight") tensor = zeros({16, 10}, {.dtype = i64});
+      if (name == "model.layers.1.mlp.down_proj.weight") tensor = zeros({12, 10}, {.dtype = i64});
     }
     const std::string message = refusal(config, names, there);
     CHECK(contains(message,
                    "missing are model.layers.0.mlp.up_proj.weight, "
                    "lm_head.weight (the head is not tied to the embedding)"));
     CHECK(contains(message, "surplus are model.layers.2.mlp.up_proj.weight;"));
-    CHECK(contains(message, "model.norm.weight [15] instead of [16]"));
+    CHECK(contains(message, "model.norm.weight [15] instead of [12]"));
     CHECK(contains(message, "model.layers.1.mlp.down_proj.weight of type i64 instead of a float"));
     CHECK(!contains(message, "inv_freq"));
   }

@@ -4,6 +4,7 @@
 #include <olm/nn/text/formats_internal.h>
 #include <tests/support/temp_folder.h>
 
+#include <limits>
 #include <set>
 
 using namespace olm;
@@ -255,6 +256,42 @@ TEST_SUITE("nn/text/gguf_vocabulary") {
     CHECK(tokenizer->encode("<|im_end|>").size() > 1);
     CHECK(tokenizer->encode("<|im_end|>", {.parse_special_tokens = true}) == Ids{begin + 1});
     CHECK(tokenizer->encode("", {.add_special_tokens = true}) == Ids{begin});
+  }
+
+  TEST_CASE("a token that ends texts is no user's, whatever its type") {
+    const TempFolder folder;
+    GgufWriter writer;
+    writer.set("tokenizer.ggml.model", "llama");
+    writer.set("tokenizer.ggml.tokens", std::vector<std::string>{"<unk>", "<s>", "</s>", "/", "s"});
+    writer.set("tokenizer.ggml.token_type", std::vector<int32_t>{2, 3, 4, 1, 1});
+    writer.set("tokenizer.ggml.scores", std::vector<float>(5, 0));
+    writer.write(folder / "v.gguf");
+    const auto tokenizer = load_tokenizer(folder / "v.gguf");
+    CHECK(tokenizer->encode("</s>") == Ids{0, 3, 4, 0});
+    CHECK(tokenizer->encode("</s>", {.parse_special_tokens = true}) == Ids{2});
+    CHECK(tokenizer->special().eos == 2);
+  }
+
+  TEST_CASE("lists of a GGUF file that do not fit each other") {
+    const TempFolder folder;
+    auto refusal = [&](const std::vector<int32_t>& types, const std::vector<float>& scores,
+                       uint32_t bos) {
+      GgufWriter writer;
+      writer.set("tokenizer.ggml.model", "llama");
+      writer.set("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b", "c"});
+      writer.set("tokenizer.ggml.token_type", types);
+      writer.set("tokenizer.ggml.scores", scores);
+      writer.set("tokenizer.ggml.bos_token_id", bos);
+      writer.write(folder / "v.gguf");
+      return message_of<FileError>([&] { load_tokenizer(folder / "v.gguf"); });
+    };
+    CHECK(refusal({1, 1, 1}, {0, 0, 0}, 1) == "");
+    CHECK(contains(refusal({1, 1}, {0, 0, 0}, 1), "token_type has 2 items for 3 tokens"));
+    CHECK(contains(refusal({1, 1, 1}, {0}, 1), "scores has 1 items for 3 tokens"));
+    CHECK(contains(refusal({1, 1, 1}, {0, 0, 0}, 7), "bos_token_id is 7, there are 3 tokens"));
+    CHECK(refusal({1, 1, 1}, {0, 0, 0}, UINT32_MAX) == "");  // none
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    CHECK(contains(refusal({1, 1, 1}, {0, nan, 0}, 1), "scores[1] is not finite"));
   }
 
   TEST_CASE("what is written gives the same ids when read") {

@@ -7,8 +7,8 @@ namespace olm::test {
 
 /// A fixture on its ways: each cell an error, or a word.
 struct HubCase {
-  std::string name, family;
-  std::string hf_in, hf_out, gguf_in, gguf_out, trained;
+  std::string name = {}, family = {};
+  std::string hf_in = {}, hf_out = {}, gguf_in = {}, gguf_out = {}, trained = {};
 };
 std::vector<HubCase> run_hub_cases();
 

@@ -100,13 +100,17 @@ int verify(const VerifyArgs& args) {
   const nn::Comparison c = nn::compare(a, b, texts_of(args, *a.tokenizer));
   const auto [tolerance, why] = allowed(args, facts_a.main_type(), facts_b.main_type());
   const double relative = c.largest_difference == 0 ? 0 : c.largest_difference / c.largest_logit;
-  const bool same_ids = c.texts_with_other_ids == 0;
+  const bool same_ids = c.texts_with_other_ids == 0 && c.texts_refused < c.texts;
   const bool same_logits = c.places > 0 && relative <= tolerance;
-  if (same_ids)
-    fmt::print("ids         the same for {} texts\n", c.texts);
+  const int64_t compared = c.texts - c.texts_refused;
+  if (c.texts_with_other_ids == 0)
+    fmt::print("ids         the same for {} texts\n", compared);
   else
     fmt::print("ids         other ones for {} of {} texts, as {}\n", c.texts_with_other_ids,
-               c.texts, Json(c.first_other).dump());
+               compared, Json(c.first_other).dump());
+  if (c.texts_refused > 0)
+    fmt::print("refused     {} texts have a character that one of the tokenizers lacks\n",
+               c.texts_refused);
   fmt::print("logits      differ by {:.1e} of the largest, {:.4g}, at {} places\n", relative,
              c.largest_logit, grouped(c.places));
   fmt::print("tolerance   {:.1e}: {}\n", tolerance, why);
