@@ -88,7 +88,11 @@ class Encoder {
     if (first) from_first = size_t(std::max(decode_length(text), 1));
     if (!pipeline_.normalizers.empty()) {
       normalized = {std::string(text), from_first};
-      for (const Normalizer& one : pipeline_.normalizers) one.apply(normalized);
+      const size_t limit = max_grown(text.size());
+      for (const Normalizer& one : pipeline_.normalizers) {
+        one.apply(normalized);
+        require_grown(normalized.text.size(), limit);
+      }
       text = normalized.text;
       from_first = normalized.from_first;
     }

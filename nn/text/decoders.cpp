@@ -164,6 +164,7 @@ void read_decoder(const JsonPart& part, std::vector<Decoder>& into) {
                      "ByteLevel, Metaspace, Replace, ByteFallback, Fuse, Strip, BPEDecoder and "
                      "Sequence");
   }
+  if (into.size() >= kMaxSteps) part.refuse("more than ", kMaxSteps, " decoders");
   into.push_back(std::move(made));
 }
 

@@ -47,6 +47,11 @@ void JsonPart::refuse_type(const char* what, const char* known) const {
   at("type").refuse("the ", what, " \"", type(), "\" is not supported; ", known, " are");
 }
 
+void require_grown(size_t size, size_t limit) {
+  require(size <= limit, "tokenizer: the text grows beyond ", limit,
+          " bytes while it is normalised or cut");
+}
+
 Pattern Pattern::read(const JsonPart& part) {
   Pattern pattern;
   if (const auto text = part.find("String")) {
@@ -66,8 +71,10 @@ Pattern Pattern::read(const JsonPart& part) {
 std::string Pattern::replace(std::string_view given, std::string_view content) const {
   std::string out;
   out.reserve(given.size());
+  const size_t limit = max_grown(given.size());
   const auto take = [&](size_t begin, size_t end, bool is_match) {
     out += is_match ? content : given.substr(begin, end - begin);
+    require_grown(out.size(), limit);
   };
   if (regex) {
     Matcher matcher(*regex);

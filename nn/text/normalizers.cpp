@@ -65,9 +65,12 @@ void strip(Normalized& given, bool left, bool right) {
   given.text = std::string(text.substr(begin, end - begin));
 }
 
-void replace(Normalized& given, const Pattern& pattern, const std::string& content) {
+}  // namespace
+
+void Normalizer::replace(Normalized& given) const {
   std::string out;
   out.reserve(given.text.size());
+  const size_t limit = max_grown(given.text.size());
   size_t from_first = 0;
   bool first = true;
   // What is put in comes from where the last character stood that it takes the place of.
@@ -75,6 +78,7 @@ void replace(Normalized& given, const Pattern& pattern, const std::string& conte
     const size_t before = out.size();
     out += is_match ? std::string_view(content)
                     : std::string_view(given.text).substr(begin, end - begin);
+    require_grown(out.size(), limit);
     if (!is_match && begin < given.from_first)
       from_first = before + std::min(end, given.from_first) - begin;
     if (is_match && (end == 0 ? first : end - 1 < given.from_first)) from_first = out.size();
@@ -89,15 +93,13 @@ void replace(Normalized& given, const Pattern& pattern, const std::string& conte
   given = {std::move(out), from_first};
 }
 
-}  // namespace
-
 void Normalizer::apply(Normalized& given) const {
   if (given.text.empty()) return;
   switch (kind) {
     case Kind::form:
       return bring_to_form(given, form);
     case Kind::replace:
-      return bpe::replace(given, pattern, content);
+      return replace(given);
     case Kind::prepend:
       given.text.insert(0, content);
       if (given.from_first > 0) given.from_first += content.size();
@@ -158,6 +160,7 @@ void read_normalizer(const JsonPart& part, std::vector<Normalizer>& into) {
                      "NFC, NFD, NFKC, NFKD, Replace, Prepend, Strip, Lowercase, StripAccents, Nmt "
                      "and Sequence");
   }
+  if (into.size() >= kMaxSteps) part.refuse("more than ", kMaxSteps, " normalizers");
   into.push_back(std::move(made));
 }
 

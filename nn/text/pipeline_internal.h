@@ -65,6 +65,12 @@ void for_matches(std::string_view pattern, std::string_view inside, Take&& take)
   if (done < inside.size()) take(done, inside.size(), false);
 }
 
+/// Most steps of one kind in a tokenizer.json.
+constexpr size_t kMaxSteps = 256;
+/// How long a text may become that was `size` bytes: no normal form makes 64 of one.
+constexpr size_t max_grown(size_t size) { return size * 64 + (size_t(1) << 16); }
+void require_grown(size_t size, size_t limit);
+
 // ---- added tokens -------------------------------------------------------------------------------
 
 /// Finds tokens in a text, in time linear in its length: an automaton of Aho and Corasick (1975)
@@ -138,6 +144,9 @@ struct Normalizer {
   bool left = false, right = false;
 
   void apply(Normalized& text) const;
+
+ private:
+  void replace(Normalized& text) const;
 };
 /// Sequences are flattened.
 void read_normalizer(const JsonPart& part, std::vector<Normalizer>& into);
@@ -176,6 +185,7 @@ class WordCutter {
     call_ = [](const void* to, std::string_view word) {
       (*static_cast<const std::decay_t<Take>*>(to))(word);
     };
+    limit_ = max_grown(text.size());
     run_from(0, text, from_first);
   }
 
@@ -187,6 +197,7 @@ class WordCutter {
   const std::vector<Step>& steps_;
   std::vector<std::optional<Matcher>> matchers_;  // by step
   std::vector<std::string> buffers_;              // likewise
+  size_t limit_ = 0;                              // of bytes in a buffer
   const void* take_ = nullptr;
   void (*call_)(const void*, std::string_view) = nullptr;
 };

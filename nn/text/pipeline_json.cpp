@@ -150,7 +150,10 @@ void prepare_added_tokens(const JsonPart& part, Pipeline& to) {
     token.special = to.special.contains(token.content);
     Normalized text{token.content, 0};
     if (token.normalized)
-      for (const Normalizer& one : to.normalizers) one.apply(text);
+      for (const Normalizer& one : to.normalizers) {
+        one.apply(text);
+        require_grown(text.text.size(), max_grown(token.content.size()));
+      }
     if (text.text != token.content) to.shown[token.id] = text.text;
     if (text.text.empty()) continue;  // never found
     if (!(token.normalized ? to.normalized : to.literal).add(token, text.text))

@@ -87,6 +87,7 @@ WordCutter::WordCutter(const std::vector<Step>& steps)
 void WordCutter::run_from(size_t step, std::string_view text, size_t from_first) {
   if (text.empty()) return;
   if (step == steps_.size()) return call_(take_, text);
+  require_grown(text.size(), limit_);
   std::string& buffer = buffers_[step];
   const std::string& prefix = steps_[step].text;
   switch (steps_[step].kind) {
@@ -201,6 +202,7 @@ void read_split(const JsonPart& part, std::vector<Step>& into) {
 
 void read_pre_tokenizer(const JsonPart& part, std::vector<Step>& into) {
   const std::string type = part.type();
+  if (into.size() >= kMaxSteps) part.refuse("more than ", kMaxSteps, " pre-tokenizers");
   if (type == "Sequence") {
     const JsonPart items = part.at("pretokenizers");
     for (size_t i = 0; i < items.size(); ++i) read_pre_tokenizer(items.item(i), into);
