@@ -1,6 +1,7 @@
 // config.json to a configuration and back.
 #include <algorithm>
 #include <sstream>
+#include <string_view>
 
 #include <olm/nn/hub/config_internal.h>
 #include <olm/nn/hub/stored_internal.h>
@@ -28,6 +29,8 @@ bool equal(const Json& a, const Json& b) {
   if (a.is_number() && b.is_number()) return a.as_double() == b.as_double();
   return a == b;
 }
+
+constexpr int64_t kMaxModules = 1000000;  // in all layers
 
 const char* const kGeneral[] = {"architectures", "model_type"};
 
@@ -119,6 +122,9 @@ void check_sizes(const DecoderConfig& c) {
   const int64_t kv_heads = c.num_kv_heads.value_or(c.num_heads);
   require(kv_heads > 0 && c.num_heads % kv_heads == 0, "config.json: ", kv_heads,
           " key and value heads do not divide ", c.num_heads, " heads");
+  require(c.num_layers * (1 + c.num_experts.value_or(0)) <= kMaxModules,
+          "config.json: ", c.num_layers, " layers of ", c.num_experts.value_or(0),
+          " experts are more than ", kMaxModules, " modules");
   require(!c.num_experts || *c.top_k <= *c.num_experts, "config.json: a token uses ",
           c.top_k.value_or(0), " experts of ", c.num_experts.value_or(0));
 }
@@ -132,15 +138,23 @@ void add_unknown_keys(const Json& config, const ConfigKeys& keys,
       not_understood.push_back("config.json: " + name);
 }
 
-/// The members of two configurations that differ, the first of them.
-std::string first_difference(const Json& a, const Json& b) {
+/// The members in which two configurations differ.
+std::vector<std::string> differences(const Json& a, const Json& b) {
+  std::vector<std::string> names;
   for (const Json* side : {&a, &b})
     for (const auto& [name, unused] : side->members()) {
       const Json *left = a.find(name), *right = b.find(name);
-      if (name != "dropout" && !(left && right && *left == *right)) return name;
+      if (name == "dropout" || (left && right && *left == *right)) continue;
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
     }
-  return "";
+  return names;
 }
+
+/// A family has no key for something, or for several things.
+struct CannotSay : Error {
+  CannotSay(size_t things, const std::string& what) : Error(what), things(things) {}
+  size_t things;
+};
 
 /// What a configuration means to a family that writes zeros where there are no biases.
 DecoderConfig as_written(const DecoderConfig& config, const Family& family) {
@@ -190,6 +204,8 @@ void write_members(const DecoderConfig& config, const Family& family, const Json
     if (key.means == Means::windows) windows = windows || changed;
     if (!changed || (before && is_another_spelling(keys, key, json))) continue;
     const Json* value = values.find(words(key.ours + std::string(" -")).front());
+    // A model of the other kind of norm has no epsilon of this one, and differs in that.
+    if (!value && std::string_view(key.ours).ends_with("norm_eps")) continue;
     if (key.means == Means::member) json[key.theirs] = value ? of_kind(key, *value) : Json();
     if (key.means == Means::activation) json[key.theirs] = activation_to_json(c, family);
   }
@@ -266,14 +282,15 @@ Json config_to_json(const DecoderConfig& config, const Family& family, const Jso
   write_members(config, family, held ? &*held : nullptr, json);
   const DecoderConfig again = config_from_json(json).config;
   const Json wanted = as_written(config, family).given(), said = again.normalized().given();
-  const std::string lost = first_difference(wanted, said);
+  const std::vector<std::string> lost = differences(wanted, said);
+  if (lost.empty()) return json;
   const auto shown = [&](const Json& of) {
-    const Json* value = of.find(lost);
+    const Json* value = of.find(lost.front());
     return value ? value->dump() : std::string("not set");
   };
-  require(lost.empty(), "config.json of ", family.model_type, " cannot say that ", lost, " is ",
-          shown(wanted), "; there it is ", shown(said));
-  return json;
+  throw CannotSay(lost.size(), std::string("config.json of ") + family.model_type +
+                                   " cannot say that " + lost.front() + " is " + shown(wanted) +
+                                   "; there it is " + shown(said));
 }
 
 const Family& family_for(const DecoderConfig& config, const std::string& wanted) {
@@ -287,9 +304,13 @@ const Family& family_for(const DecoderConfig& config, const std::string& wanted)
     if (family.ours == config.family) tried.push_back(&family);
   for (const Family& family : families()) tried.push_back(&family);
   std::string reason;
+  size_t least = SIZE_MAX;
   for (const Family* family : tried) try {
       config_to_json(config, *family, Json());
       return *family;
+    } catch (const CannotSay& error) {
+      if (error.things < least) reason = error.what();
+      least = std::min(least, error.things);
     } catch (const Error& error) {
       if (reason.empty()) reason = error.what();
     }

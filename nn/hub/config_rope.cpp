@@ -162,7 +162,8 @@ class RopeReader {
   }
 
   void name_unknown(const Json& object, const std::string& type, const std::string& where) {
-    for (const auto& [name, value] : object.members()) {
+    for (const auto& member : object.members()) {
+      const std::string& name = member.first;
       if (name == "rope_type" || name == "type" || name == "rope_theta" ||
           name == "partial_rotary_factor")
         continue;

@@ -78,6 +78,21 @@ TEST_SUITE("nn/decoder_config") {
     CHECK(read_back(uncapped, "gemma2").family == "decoder");
   }
 
+  TEST_CASE("configurations of one model are equal once they are normalized") {
+    DecoderConfig open = small("decoder"), closed = small("decoder");
+    closed.sliding_window = 4;
+    closed.sliding_window_pattern = 1;  // no layer has it
+    closed.head_dim = 4;
+    closed.num_kv_heads = 4;
+    closed.local_rope_theta = 7;
+    closed.top_k = 5;
+    closed.rope_scaling.yarn_beta = 9;  // of another type
+    CHECK(open.normalized().given() == closed.normalized().given());
+    closed.sliding_window_pattern = 2;
+    CHECK(closed.normalized().window_layers == std::vector<int64_t>{0, 2});
+    CHECK(closed.normalized().local_rope_theta == 7.0);
+  }
+
   TEST_CASE("what no configuration gives is named") {
     const auto refuse = [](const Ref<BlockModule>& model, const std::vector<std::string>& parts) {
       check_error([&] { decoder_config_of(*model); }, parts);
@@ -126,10 +141,10 @@ TEST_SUITE("nn/decoder_config") {
   TEST_CASE("Gemma's scale of embeddings is rounded as its weights were trained") {
     const auto tokens =
         Embedding({.vocab_size = 2, .embedding_dim = 3072, .scale = std::sqrt(3072.0)});
-    tokens->weight.assign(full({2, 3072}, 1));
+    tokens->weight.assign(full({2, 3072}, 1.125));
     const Tensor ids = from_host<int32_t>({1}, {1, 1});
     Context exact, half{.dtype = bf16};
-    CHECK(to_host<float>(tokens(ids, exact))[0] == float(std::sqrt(3072.0)));
-    CHECK(to_host<float>(raw::cast(tokens(ids, half), f32))[0] == 55.5f);
+    CHECK(to_host<float>(tokens(ids, exact))[0] == doctest::Approx(1.125 * std::sqrt(3072.0)));
+    CHECK(to_host<float>(raw::cast(tokens(ids, half), f32))[0] == 62.5f);  // of 1.125 · 55.5
   }
 }

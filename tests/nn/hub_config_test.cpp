@@ -204,6 +204,21 @@ TEST_SUITE("nn/hub_config") {
     Json json = config_of("llama");
     json["rope_parameters"] = Json::parse("{\"rope_type\": \"default\", \"rope_theta\": 5000}");
     CHECK(read(json).rope_theta == 5000.0);
+    Json every = config_of("llama_yarn");
+    every["rope_scaling"] = Json::parse(
+        "{\"type\": \"yarn\", \"factor\": 3, \"original_max_position_embeddings\": 8, "
+        "\"beta_fast\": "
+        "20, \"beta_slow\": 2, \"mscale\": 0.5, \"mscale_all_dim\": 0.7, \"truncate\": false, "
+        "\"attention_factor\": 1.5}");
+    const RopeScalingOptions yarn = read(every).rope_scaling;
+    CHECK(yarn.scaling_factor == 3.0);
+    CHECK(yarn.original_max_seq_len == 8);
+    CHECK(yarn.yarn_beta == 20.0);
+    CHECK(yarn.yarn_alpha == 2.0);
+    CHECK(yarn.mscale == 0.5);
+    CHECK(yarn.mscale_all_dim == 0.7);
+    CHECK(yarn.truncate == false);
+    CHECK(yarn.attention_factor == 1.5);
     const DecoderConfig dynamic = read(config_of("llama_dynamic"));
     CHECK(dynamic.max_seq_len == 64);
     CHECK(dynamic.rope_scaling.original_max_seq_len == 16);
@@ -297,7 +312,9 @@ TEST_SUITE("nn/hub_config") {
     };
     refused("Gemma2_2B", "", {"norm_plus_one"});
     refused("OPT125M", "", {"no family", "final_norm_eps"});
-    refused("DeepSeekV3_671B", "", {"no family"});
+    refused("OLMo_7B", "", {"norm is \"layer_norm\"", "rms_norm"});
+    refused("DeepSeekV3_671B", "", {"no family", "cannot say"});
+    refused("Olmo3_7B", "", {"no family", "cannot say"});
     refused("Llama3_1_8B", "gpt2", {"gpt2", "cannot say"});
     refused("Llama3_1_8B", "bert", {"bert", "known are"});
     DecoderConfig nano = model_preset("GPT2").as<DecoderConfig>();
