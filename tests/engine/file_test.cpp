@@ -1,7 +1,9 @@
 #include <doctest/doctest.h>
+
 #include <olm/engine/file.h>
 #include <sys/stat.h>
 #include <tests/support/temp_folder.h>
+#include <filesystem>
 
 #include <algorithm>
 
@@ -63,6 +65,44 @@ TEST_SUITE("engine/file") {
     CHECK(contains(message, "after 1000 bytes: File too large"));
     CHECK(read_file(path) == "the old bytes");
     CHECK(folder.entries() == 1);
+  }
+
+  TEST_CASE("a folder appears whole, under a free name") {
+    const TempFolder folder;
+    const std::string path = folder / "a/b/";
+    {
+      FolderWriter writer(path);
+      write_file(writer / "x", "bytes");
+      CHECK(!folder_exists(folder / "a/b"));
+      writer.commit();
+    }
+    CHECK(read_file(folder / "a/b/x") == "bytes");
+    CHECK(list_files(folder / "a").size() == 1);
+    const auto refusal = [&](const std::string& taken) {
+      return message_of<FileError>([&] { FolderWriter writer(taken); });
+    };
+    CHECK(contains(refusal(folder / "a/b"), "a/b: exists already; a new folder was wanted"));
+    CHECK(contains(refusal(folder.file("file", "")), "exists already"));
+    std::filesystem::create_symlink("nowhere", folder / "link");
+    CHECK(contains(refusal(folder / "link"), "exists already"));
+    CHECK(contains(refusal(folder / "file/below"), "folder cannot be made"));
+  }
+
+  TEST_CASE("a folder that is not finished leaves nothing, and its errors name the target") {
+    const TempFolder folder;
+    std::string message;
+    {
+      FolderWriter writer(folder / "new");
+      write_file(writer / "first", "bytes");
+      const FileSizeLimit limit(1000);
+      message = message_of<FileError>(
+          [&] { writer.fill([&] { write_file(writer / "second", std::string(5000, 'x')); }); });
+    }
+    CHECK(message.starts_with((folder / "new/second") + ": writing failed after 1000 bytes"));
+    CHECK(folder.entries() == 0);
+    FolderWriter writer(folder / "new");
+    std::filesystem::create_directory(folder / "new");  // meanwhile, by somebody else
+    CHECK(contains(message_of<FileError>([&] { writer.commit(); }), "exists already"));
   }
 
   TEST_CASE("a writer without commit leaves nothing") {

@@ -110,6 +110,48 @@ TEST_SUITE("engine/safetensors") {
     CHECK(contains(refusal_of("deep"), "has 10 dimensions, at most 8"));
   }
 
+  TEST_CASE("tensors are made one at a time, in the order of other programs' files") {
+    const TempFolder folder;
+    std::vector<std::string> events;
+    const auto item = [&](const std::string& name, DType dtype) {
+      return SafetensorsItem{.name = name,
+                             .dtype = dtype,
+                             .shape = {2},
+                             .make =
+                                 [&, name, dtype] {
+                                   events.push_back("+" + name);
+                                   return full({2}, 1.5, {.dtype = dtype});
+                                 },
+                             .done = [&, name] { events.push_back("-" + name); }};
+    };
+    write_safetensors(folder / "t",
+                      {item("b", f16), item("c", f32), item("z", bf16), item("a", f32)},
+                      {{"format", "pt"}});
+    CHECK(events == std::vector<std::string>{"+a", "-a", "+c", "-c", "+z", "-z", "+b", "-b"});
+    const SafetensorsFile file = SafetensorsFile::open(folder / "t");
+    CHECK(file.names() == std::vector<std::string>{"a", "c", "z", "b"});
+    for (const std::string& name : file.names())
+      CHECK(to_host<double>(file.tensor(name)) == std::vector<double>{1.5, 1.5});
+    SafetensorsItem other = item("a", f32);
+    other.shape = {3};
+    CHECK(contains(message_of<Error>([&] { write_safetensors(folder / "u", {other}); }),
+                   "\"a\" was to be f32 [3], got f32 [2]"));
+    CHECK(folder.entries() == 1);
+  }
+
+  TEST_CASE("pages that are given back are read again") {
+    const TempFolder folder;
+    write_safetensors(folder / "t", {{"a", full({5000}, 1)}, {"b", full({5000}, 2)}});
+    const SafetensorsFile file = SafetensorsFile::open(folder / "t");
+    const Tensor a = file.tensor("a"), b = file.tensor("b");
+    a.mutable_data<float>()[2500] = 7;
+    b.mutable_data<float>()[0] = 7;
+    file.release("a");
+    CHECK(a.data<float>()[2500] == 1);  // what was written is lost
+    CHECK(b.data<float>()[0] == 7);     // and a neighbour's is not
+    CHECK(to_host<float>(a) == std::vector<float>(5000, 1.f));
+  }
+
   TEST_CASE("unaligned data is copied") {
     const std::string bytes = file_of(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
                                       R"("b":{"dtype":"F32","shape":[1],"data_offsets":[1,5]}})",
