@@ -81,12 +81,12 @@ std::string early_init_from(const TrainArgs& args) {
   return from;
 }
 
-/// True for a key of [model] that changes how a model is trained but not what it is.
+/// True for a key that does not change what a model or its ids are.
 bool is_free(const std::string& path) {
   for (const char* key : {"model.dropout", "model.load_balancing_coefficient",
                           "model.z_loss_coefficient", "model.bias_update_rate"})
     if (path == key) return true;
-  return !path.starts_with("model.");
+  return !path.starts_with("model.") && path != "data.tokenizer";
 }
 
 /// The model of another program that a training begins with is what it is: a shorter max_seq_len

@@ -74,10 +74,10 @@ int interruptible(const Convert& convert) {
 }
 
 /// run.toml of a model from another program: training goes on with it.
-std::string run_toml(const std::string& out, const nn::PretrainedFacts& facts) {
+std::string run_toml(const std::string& out, nn::PretrainedFacts facts) {
+  facts.form = nn::ModelForm::run;
   RunConfig config;
   take_pretrained(out, facts, config);
-  config.data.tokenizer += "/tokenizer.json";
   config.train.init_from = fs::absolute(out).lexically_normal().string();
   return to_toml(config);
 }
