@@ -157,9 +157,11 @@ Case attention(Draw& d) {
   o.window = d.coin() ? d.number(1, 9) : 0;
   o.softcap = d.coin() ? 4 : 0;
   const bool has_mask = d.coin(), has_sink = d.coin();
+  // Never one value for all keys: softmax ignores such, and of its gradient rounding alone is left.
+  Shape mask = d.part_of({2, 2 * heads, queries, keys});
+  mask[3] = keys;
   return {{floats(d, {2, queries, 2 * heads, width}), floats(d, {2, keys, heads, width}),
-           floats(d, {2, keys, heads, width}), floats(d, d.part_of({2, 2 * heads, queries, keys})),
-           floats(d, {2 * heads}, f32)},
+           floats(d, {2, keys, heads, width}), floats(d, mask), floats(d, {2 * heads}, f32)},
           [=](const Tensors& t) {
             FlashAttentionOptions all = o;
             if (has_mask) all.mask = t[3];
