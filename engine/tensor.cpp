@@ -208,7 +208,9 @@ void require_index_dtype(const char* op, const Tensor& ids) {
 }
 void require_parameter_dtype(const char* op, const Tensor& parameter, const Tensor& x) {
   require(parameter.dtype() == x.dtype() || parameter.dtype() == acc_dtype(x.dtype()), op,
-          ": a parameter of dtype ", parameter.dtype(), " does not go with x of dtype ", x.dtype());
+          ": a parameter of dtype ", parameter.dtype(), " does not go with x of dtype ", x.dtype(),
+          "; activations of ", parameter.dtype(), " (Context::dtype) or parameters of ",
+          acc_dtype(x.dtype()), " (Module::to) were wanted");
 }
 
 }  // namespace olm

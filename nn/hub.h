@@ -20,14 +20,15 @@ OLM_API ModelForm form_of(const std::string& path);
 
 /// What a vendor says of sampling: generation_config.json, or a run's own.
 struct GenerationSettings {
-  std::vector<int32_t> stop = {};  ///< ids that end a text, of all files together
+  std::vector<int32_t> stop = {};  ///< ids that end a text, of all files and the tokenizer together
   std::optional<double> temperature = {}, top_p = {}, min_p = {}, repetition_penalty = {};
   std::optional<int64_t> top_k = {};
   std::optional<bool> do_sample = {};  ///< false: the likeliest token
 };
 
 /// Files that belong to a model and that this library does not compute with, by name, as they were:
-/// config.json, generation_config.json, tokenizer_config.json, chat_template.jinja, gguf.json.
+/// config.json, generation_config.json, tokenizer_config.json, special_tokens_map.json,
+/// chat_template.jinja, gguf.json.
 /// Exporting writes them back with what is understood brought up to date.
 using VendorFiles = std::map<std::string, std::string>;
 
@@ -46,7 +47,8 @@ struct Pretrained {
 
 struct LoadPretrainedOptions {
   Device device = cpu;
-  std::optional<DType> dtype = {};  ///< of parameters; that of the file where empty
+  /// Of parameters; that of the file where empty. Where that is bf16 or f16, so is Context::dtype.
+  std::optional<DType> dtype = {};
 };
 
 /// A model of any of the three forms. Quantised weights become f32. Throws FileError, in one

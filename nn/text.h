@@ -48,6 +48,9 @@ class OLM_API Tokenizer {
   virtual std::vector<int32_t> encode(std::string_view text,
                                       const EncodeOptions& options = {}) const = 0;
   virtual int64_t vocab_size() const = 0;
+  /// The fewest rows of an embedding that take what encode() gives of a text whose special tokens
+  /// are not parsed, and the ids of special(): the last ids may be of special tokens alone.
+  virtual int64_t min_rows() const { return vocab_size(); }
   /// True where every character is encoded by itself, so that a text may be cut between any two.
   virtual bool takes_pieces() const { return false; }
   /// The id of <|endoftext|>, where the vocabulary has it.
@@ -157,6 +160,7 @@ class OLM_API BpeTokenizer final : public Tokenizer {
   std::vector<int32_t> encode(std::string_view text,
                               const EncodeOptions& options = {}) const override;
   int64_t vocab_size() const override;
+  int64_t min_rows() const override;
   /// The id of <|endoftext|>; else eos, where with_special named it.
   std::optional<int32_t> eot_id() const override;
   /// Where with_special named no ids: bos and eos of the post-processor, unk of the model, pad of

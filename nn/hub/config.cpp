@@ -1,6 +1,6 @@
 // config.json to a configuration and back.
 #include <algorithm>
-#include <sstream>
+#include <cmath>
 #include <string_view>
 
 #include <olm/nn/hub/config_internal.h>
@@ -10,13 +10,6 @@
 namespace olm::nn::hub {
 
 namespace {
-
-std::vector<std::string> words(const std::string& text) {
-  std::istringstream in(text);
-  std::vector<std::string> result;
-  for (std::string word; in >> word;) result.push_back(word);
-  return result;
-}
 
 const ConfigKey* find_key(const ConfigKeys& keys, const std::string& name) {
   for (const ConfigKey& key : keys.keys)
@@ -185,9 +178,10 @@ bool is_another_spelling(const ConfigKeys& keys, const ConfigKey& key, const Jso
 Json of_kind(const ConfigKey& key, const Json& value) {
   const bool real = value.is_number() && !value.is_integer();
   if (!real || !Json::parse(key.absent).is_integer()) return value;
-  require(value.as_double() == double(int64_t(value.as_double())), "config.json: ", key.theirs,
+  const double number = value.as_double();
+  require(std::abs(number) < 0x1p53 && number == std::floor(number), "config.json: ", key.theirs,
           " wants an integer, got ", value.dump());
-  return int64_t(value.as_double());
+  return int64_t(number);
 }
 
 /// Sets the keys to what the configuration says, all or those that changed.

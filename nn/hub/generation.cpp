@@ -101,7 +101,11 @@ Json generation_to_json(const GenerationSettings& settings, const Tokenizer* tok
                         const Json& before) {
   Json json = before.is_object() ? before : Json::object();
   const GenerationSettings held = generation_from_json(json, Json());
-  set_ids(settings, tokenizer, same_set(settings.stop, held.stop), json);
+  std::vector<int32_t> meant = held.stop;
+  if (tokenizer && tokenizer->special().eos && !meant.empty())
+    add_new(meant, {*tokenizer->special().eos});
+  const bool kept = same_set(settings.stop, held.stop) || same_set(settings.stop, meant);
+  set_ids(settings, tokenizer, kept, json);
   each_setting(settings, [&](const char* key, const auto& now) {
     GenerationSettings copy = held;
     bool same = false;

@@ -82,15 +82,6 @@ const GgufArchitecture& architecture_of(const std::string& name, const std::stri
                   known);
 }
 
-int64_t head_dim_of(const DecoderConfig& config) {
-  return config.head_dim.value_or(config.embed_dim / config.num_heads);
-}
-
-int64_t rotated_dims_of(const DecoderConfig& config) {
-  const int64_t head = head_dim_of(config);
-  return int64_t(double(head) * config.partial_rotary_factor.value_or(1)) / 2 * 2;
-}
-
 double decimal_of(double value) {
   char text[64];
   const auto end = std::to_chars(text, text + sizeof text, float(value)).ptr;

@@ -81,8 +81,4 @@ void values_from_json(const Json& values, GgufWriter& to);
 void refuse_other_computation(const GgufFile& file, const std::string& architecture,
                               const std::vector<std::string>& unknown);
 
-/// The size of a head, and how many of its dimensions RoPE rotates.
-int64_t head_dim_of(const DecoderConfig& config);
-int64_t rotated_dims_of(const DecoderConfig& config);
-
 }  // namespace olm::nn::hub

@@ -1,5 +1,6 @@
 // Metadata of GGUF files to configurations.
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include <olm/nn/hub/gguf_internal.h>
@@ -26,6 +27,7 @@ class Reader {
   double number_or(const char* end, double absent) const {
     return find(end) ? number(end) : absent;
   }
+  double size_or(const char* end, int64_t absent) const;
   bool has(const char* tensor) const { return file_.contains(tensor); }
   std::string family() const;
   void read_row(const GgufRow& row);
@@ -52,6 +54,13 @@ double Reader::number(const char* end) const {
   if (equal) return all[0];
   throw FileError(file_.path(), ": ", key(end), " is ", value.describe(),
                   "; one number for all layers was wanted");
+}
+
+/// A number of dimensions.
+double Reader::size_or(const char* end, int64_t absent) const {
+  const double x = number_or(end, double(absent));
+  if (x >= 1 && x <= 0x1p31 && x == std::floor(x)) return x;
+  throw FileError(file_.path(), ": ", key(end), " is ", x, "; an integer above 0 was wanted");
 }
 
 void Reader::read_row(const GgufRow& row) {
@@ -88,13 +97,13 @@ std::string Reader::family() const {
 void Reader::read_heads() {
   if (name_ == "gpt2") return;
   const int64_t usual = config_.embed_dim / std::max<int64_t>(config_.num_heads, 1);
-  const double key_length = number_or("attention.key_length", double(usual));
-  const double value_length = number_or("attention.value_length", double(usual));
+  const double key_length = size_or("attention.key_length", usual);
+  const double value_length = size_or("attention.value_length", usual);
   if (key_length != value_length)
     throw FileError(file_.path(), ": heads have keys of ", key_length, " and values of ",
                     value_length, " numbers; equal ones were wanted");
   if (!config_.head_dim && key_length != double(usual)) config_.head_dim = int64_t(key_length);
-  const double rotated = number_or("rope.dimension_count", key_length);
+  const double rotated = size_or("rope.dimension_count", int64_t(key_length));
   if (rotated != key_length && !(architecture_.partial_rotation && rotated < key_length))
     throw FileError(file_.path(), ": ", key("rope.dimension_count"), " is ", rotated,
                     "; the size of a head, ", key_length, ", was wanted");

@@ -1,5 +1,4 @@
 // Writes models as GGUF files.
-#include <algorithm>
 #include <filesystem>
 
 #include <olm/engine/file.h>
@@ -49,10 +48,7 @@ uint32_t main_type(const std::vector<PlannedTensor>& tensors,
   std::map<uint32_t, int64_t> counts;
   for (const PlannedTensor& tensor : tensors)
     if (!stays_f32(tensor)) counts[type_of(tensor, wanted).number] += tensor.shape.numel();
-  const auto most =
-      std::max_element(counts.begin(), counts.end(),
-                       [](const auto& a, const auto& b) { return a.second < b.second; });
-  return most == counts.end() ? 0 : most->first;
+  return largest_of(counts);
 }
 
 /// The width of feed-forward layers: the last axis of what leads out of them.

@@ -2,21 +2,13 @@
 #include <algorithm>
 
 #include <olm/nn/hub/gguf_internal.h>
+#include <olm/nn/models/decoder_internal.h>
 
 namespace olm::nn::hub {
 
 namespace {
 
 using C = DecoderConfig;
-
-bool has_window(const C& c, int64_t layer) {
-  if (!c.sliding_window) return false;
-  if (!c.window_layers.empty())
-    return std::find(c.window_layers.begin(), c.window_layers.end(), layer) !=
-           c.window_layers.end();
-  const auto& pattern = c.sliding_window_pattern;
-  return !pattern || layer % *pattern != *pattern - 1;
-}
 
 /// Whether layers have the windows that llama.cpp gives them without being told.
 bool usual_windows(const C& c, int64_t pattern) {

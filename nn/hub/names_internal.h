@@ -45,6 +45,14 @@ struct Names {
   std::vector<std::string> ignored = {};  ///< ends of names of tensors that are no weights
 };
 
+/// The size of a head, and how many of its dimensions RoPE rotates.
+int64_t head_dim_of(const DecoderConfig& config);
+int64_t rotated_dims_of(const DecoderConfig& config);
+
+/// What stands between spaces.
+std::vector<std::string> words(const std::string& text);
+bool ends_with_any(const std::string& name, const std::vector<std::string>& ends);
+
 /// Those of this library, for a complete configuration: they follow from the tree of layers.
 Names names_here(const DecoderConfig& config);
 

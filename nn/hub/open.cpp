@@ -68,7 +68,7 @@ Json vendor_json(const VendorFiles& files, const std::string& folder, const std:
   }
 }
 
-/// `act`, whose errors then name the file.
+/// `act`, whose errors then name the file, or the folder of files that they name.
 template <class Act>
 auto naming(const std::string& path, const Act& act) {
   try {
@@ -76,7 +76,8 @@ auto naming(const std::string& path, const Act& act) {
   } catch (const FileError&) {
     throw;
   } catch (const Error& error) {
-    throw FileError(path, ": ", error.what());
+    const std::string what = error.what(), name = path.substr(path.rfind('/') + 1) + ": ";
+    throw FileError(path, ": ", what.starts_with(name) ? what.substr(name.size()) : what);
   }
 }
 
@@ -91,10 +92,24 @@ std::shared_ptr<const Tokenizer> tokenizer_in(const std::string& folder) {
   return ranks.empty() ? nullptr : load_tokenizer(folder);
 }
 
-void require_ids_fit(const StoredModel& m) {
-  if (!m.tokenizer || !m.config || m.tokenizer->vocab_size() <= m.config->vocab_size) return;
-  throw FileError(m.path, ": the tokenizer has ", m.tokenizer->vocab_size(),
-                  " ids, but the embedding has ", m.config->vocab_size, " rows");
+/// Special tokens alone may lack a row, as <image_soft_token> of Gemma 3 does: they are named.
+void require_ids_fit(StoredModel& m) {
+  if (!m.tokenizer || !m.config) return;
+  const int64_t rows = m.config->vocab_size, ids = m.tokenizer->vocab_size();
+  if (m.tokenizer->min_rows() > rows)
+    throw FileError(m.path, ": the tokenizer has ", ids, " ids, but the embedding has ", rows,
+                    " rows");
+  for (int64_t id = rows; id < ids; ++id)
+    m.not_understood.push_back("tokenizer.json: " +
+                               std::string(m.tokenizer->token_bytes(int32_t(id))));
+}
+
+/// A text ends at the tokenizer's end of text, too.
+void add_own_stop(StoredModel& m) {
+  if (!m.tokenizer || !m.tokenizer->special().eos) return;
+  const int32_t eos = *m.tokenizer->special().eos;
+  std::vector<int32_t>& stop = m.generation.stop;
+  if (std::find(stop.begin(), stop.end(), eos) == stop.end()) stop.push_back(eos);
 }
 
 /// Files may leave out the prefix of names that a model within another has.
@@ -189,8 +204,8 @@ StoredModel open_hugging_face(const std::string& folder) {
   m.tokenizer = tokenizer_in(folder);
   require_ids_fit(m);
   const Json generation = vendor_json(m.vendor, folder, "generation_config.json");
-  m.generation = naming(folder + "/generation_config.json",
-                        [&] { return generation_from_json(generation, config); });
+  m.generation = naming(folder, [&] { return generation_from_json(generation, config); });
+  add_own_stop(m);
   return m;
 }
 
@@ -199,23 +214,21 @@ StoredModel open_run(const std::string& folder) {
   const Ref<Module> module = load_unfilled(folder);
   const std::string pretrained = folder + "/pretrained";
   m.vendor = read_vendor_files(pretrained);
+  m.tensors = open_safetensors(folder);
   const Json config = vendor_json(m.vendor, pretrained, "config.json");
   if (!config.is_null()) {
     ReadConfig read = naming(pretrained + "/config.json", [&] { return config_from_json(config); });
-    m.config = stated_config(read.config, *module);
+    if (may_hold(*m.tensors, read.config)) m.config = stated_config(read.config, *module);
     m.vendor_family = read.family;
     m.not_understood = std::move(read.not_understood);
   }
   if (!m.config) m.config = config_of(*module);
   if (m.config) m.names = names_here(*m.config);
-  m.tensors = open_safetensors(folder);
   m.tokenizer = tokenizer_in(folder);
+  require_ids_fit(m);
   const Json generation = vendor_json(m.vendor, pretrained, "generation_config.json");
-  if (!generation.is_null() || !config.is_null())
-    m.generation = naming(pretrained + "/generation_config.json",
-                          [&] { return generation_from_json(generation, config); });
-  else if (m.tokenizer && m.tokenizer->special().eos)
-    m.generation.stop = {*m.tokenizer->special().eos};
+  m.generation = naming(pretrained, [&] { return generation_from_json(generation, config); });
+  add_own_stop(m);
   return m;
 }
 

@@ -20,13 +20,6 @@ bool mentions(const ModuleName& module, const char* what) {
   return module.name.find(what) != std::string::npos;
 }
 
-std::vector<std::string> words(const std::string& text) {
-  std::istringstream in(text);
-  std::vector<std::string> result;
-  for (std::string word; in >> word;) result.push_back(word);
-  return result;
-}
-
 /// The weight or the bias of a module in one layer, for one expert or, stacked, for all.
 PartTensor tensor_of(const ModuleName& module, int64_t layer, int64_t expert, int64_t experts,
                      bool bias) {
@@ -106,6 +99,27 @@ PartTensor found(const ModuleName& module, const Names& names, PartTensor tensor
 }
 
 }  // namespace
+
+int64_t head_dim_of(const DecoderConfig& config) {
+  return config.head_dim.value_or(config.embed_dim / config.num_heads);
+}
+
+int64_t rotated_dims_of(const DecoderConfig& config) {
+  const int64_t head = head_dim_of(config);
+  return int64_t(double(head) * config.partial_rotary_factor.value_or(1)) / 2 * 2;
+}
+
+std::vector<std::string> words(const std::string& text) {
+  std::istringstream in(text);
+  std::vector<std::string> result;
+  for (std::string word; in >> word;) result.push_back(word);
+  return result;
+}
+
+bool ends_with_any(const std::string& name, const std::vector<std::string>& ends) {
+  return std::any_of(ends.begin(), ends.end(),
+                     [&](const std::string& end) { return name.ends_with(end); });
+}
 
 std::string Part::describe() const {
   std::string text = (bias ? "bias of " : "") + name;

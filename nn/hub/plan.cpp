@@ -10,8 +10,6 @@ namespace olm::nn::hub {
 
 namespace {
 
-bool is_float_type(const StoredTensor& t) { return is_float(t.dtype); }
-
 /// Where a part lies in a tensor.
 struct Place {
   size_t tensor = 0;  ///< of Source::tensors
@@ -37,7 +35,6 @@ class Source {
 
  private:
   void check(const StoredModel& from);
-  bool is_ignored(const std::string& name) const;
   bool is_tied_head(const std::string& name) const;
   void place(size_t at);
   std::map<std::string, const StoredTensor*> entries_;
@@ -54,11 +51,6 @@ Source::Source(const StoredModel& from)
   for (const StoredTensor& entry : files->entries()) entries_.emplace(entry.name, &entry);
   check(from);
   for (size_t i = 0; i < tensors_.size(); ++i) place(i);
-}
-
-bool Source::is_ignored(const std::string& name) const {
-  return std::any_of(names.ignored.begin(), names.ignored.end(),
-                     [&](const std::string& end) { return name.ends_with(end); });
 }
 
 /// A tied head may be stored all the same.
@@ -83,11 +75,12 @@ void Source::check(const StoredModel& from) {
           tensor.parts.front().name == "head" ? " (the head is not tied to the embedding)" : "");
     else if (at->second->shape != tensor.shape)
       add(others, tensor.name, " ", at->second->shape, " instead of ", tensor.shape);
-    else if (!is_float_type(*at->second))
+    else if (!is_float(at->second->dtype))
       add(others, tensor.name, " of type ", at->second->type, " instead of a float");
   }
   for (const auto& [name, entry] : entries_)
-    if (!wanted.count(name) && !is_ignored(name) && !is_tied_head(name)) add(surplus, name);
+    if (!wanted.count(name) && !ends_with_any(name, names.ignored) && !is_tied_head(name))
+      add(surplus, name);
   std::string text;
   const auto say = [&](const char* what, const std::string& list) {
     if (!list.empty()) text += (text.empty() ? "" : "; ") + std::string(what) + list;
@@ -125,8 +118,8 @@ class Change {
   Change(const DecoderConfig& c, const Names& from, const Names& to)
       : pairs_(*c.positions == "rope" && from.pairing != to.pairing),
         to_pairing_(to.pairing),
-        head_dim_(c.head_dim.value_or(c.embed_dim / c.num_heads)),
-        rotated_(rotated(c, head_dim_)),
+        head_dim_(head_dim_of(c)),
+        rotated_(rotated_dims_of(c)),
         offset_(to.norm_offset - from.norm_offset) {}
   bool reorders(const Part& part) const {
     return pairs_ &&
@@ -143,11 +136,6 @@ class Change {
   }
 
  private:
-  static int64_t rotated(const DecoderConfig& c, int64_t head_dim) {
-    const double share = c.partial_rotary_factor.value_or(1);
-    if (share == 1) return head_dim;
-    return rotated_dims(c.family.c_str(), "partial_rotary_factor", head_dim, share);
-  }
   Tensor reordered(const Tensor& x) const;
   Tensor shifted(const Tensor& x) const;
   bool pairs_;
@@ -261,8 +249,22 @@ void require_all_placed(const StoredModel& from, const std::map<Part, Shape>& pa
 
 }  // namespace
 
+bool may_hold(const TensorSource& files, const DecoderConfig& config) {
+  int64_t places = 0;
+  for (const StoredTensor& t : files.entries())
+    places += t.shape.rank() == 3 ? std::min(t.shape[0], t.shape.numel()) : 1;
+  const int64_t each = std::max<int64_t>(1, config.num_experts.value_or(1));
+  return config.num_layers <= places / each;
+}
+
 void check_tensors(const StoredModel& model) {
   require(model.config.has_value(), model.path, ": the model is no decoder");
+  const int64_t experts = model.config->num_experts.value_or(0);
+  if (!may_hold(*model.tensors, *model.config))
+    throw FileError(model.path, ": ", model.tensors->entries().size(),
+                    " tensors are too few for the configuration, which has ",
+                    model.config->num_layers, " layers",
+                    experts ? " of " + std::to_string(experts) + " experts" : "");
   Source{model};
 }
 

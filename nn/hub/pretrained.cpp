@@ -1,6 +1,4 @@
 // What users call: models loaded, saved and converted.
-#include <algorithm>
-
 #include <olm/engine/raw.h>
 #include <olm/nn/hub/stored_internal.h>
 #include <olm/nn/model_io.h>
@@ -69,9 +67,7 @@ PretrainedFacts inspect_pretrained(const std::string& path) {
 std::string PretrainedFacts::main_type() const {
   std::map<std::string, int64_t> numbers;
   for (const TensorFacts& t : tensors) numbers[t.type] += t.shape.numel();
-  const auto most = std::max_element(numbers.begin(), numbers.end(),
-                                     [](auto& a, auto& b) { return a.second < b.second; });
-  return most == numbers.end() ? "" : most->first;
+  return hub::largest_of(numbers);
 }
 
 std::vector<std::string> save_pretrained(const Pretrained& model, const std::string& folder,

@@ -23,18 +23,13 @@ std::optional<DType> float_type(const std::string& name) {
   return {};
 }
 
-bool is_one_of(const std::string& name, const std::vector<std::string>& ends) {
-  return std::any_of(ends.begin(), ends.end(),
-                     [&](const std::string& end) { return name.ends_with(end); });
-}
-
 class SafetensorsSource final : public TensorSource {
  public:
   /// Adds the tensors of a file. Throws FileError for types that are not read.
   void add(SafetensorsFile file, const std::vector<std::string>& ignored) {
     std::string others;
     for (const std::string& name : file.names()) {
-      if (is_one_of(name, ignored)) continue;
+      if (ends_with_any(name, ignored)) continue;
       const SafetensorsEntry& e = file.entry(name);
       const std::optional<DType> dtype = float_type(e.dtype);
       if (!dtype || e.shape.size() > size_t(kMaxRank)) {

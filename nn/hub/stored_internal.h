@@ -1,5 +1,6 @@
 #pragma once
 // A model as it lies in files: headers read, tensors handed out one at a time.
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -46,6 +47,14 @@ struct StoredModel {
   std::vector<std::string> not_understood = {};
 };
 
+/// The key of the largest count; of none the first there is.
+template <class Key>
+Key largest_of(const std::map<Key, int64_t>& counts) {
+  const auto at = std::max_element(counts.begin(), counts.end(),
+                                   [](auto& a, auto& b) { return a.second < b.second; });
+  return at == counts.end() ? Key() : at->first;
+}
+
 /// Opens any of the three forms. open_hugging_face also checks names, shapes and dtypes of all
 /// tensors against the configuration, as open_gguf does.
 StoredModel open_model(const std::string& path);
@@ -60,6 +69,9 @@ StoredModel open_run(const std::string& folder);
 /// The same of a model in memory.
 StoredModel stored(const Pretrained& model);
 
+/// Whether the files hold a tensor at least for each layer and each of its experts: else a
+/// configuration is not worth the memory of its layers.
+bool may_hold(const TensorSource& files, const DecoderConfig& config);
 /// Throws FileError listing the tensors that are missing, surplus, of another shape or of no float
 /// type, given the model's configuration and names.
 void check_tensors(const StoredModel& model);

@@ -105,9 +105,7 @@ void write_weights(const FolderWriter& folder, std::vector<SafetensorsItem> item
 std::string main_dtype(const std::vector<SafetensorsItem>& items) {
   std::map<DType, int64_t> numbers;
   for (const SafetensorsItem& item : items) numbers[item.dtype] += item.shape.numel();
-  const auto most = std::max_element(numbers.begin(), numbers.end(),
-                                     [](auto& a, auto& b) { return a.second < b.second; });
-  switch (most == numbers.end() ? f32 : most->first) {
+  switch (largest_of(numbers)) {
     case bf16:
       return "bfloat16";
     case f16:

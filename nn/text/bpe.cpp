@@ -196,6 +196,20 @@ std::vector<int32_t> BpeTokenizer::encode(std::string_view text,
 
 int64_t BpeTokenizer::vocab_size() const { return int64_t(pipeline_->model.tokens.size()); }
 
+int64_t BpeTokenizer::min_rows() const {
+  std::vector<bool> needed(size_t(vocab_size()), true);
+  for (const bpe::AddedToken& token : pipeline_->added)
+    if (token.special && pipeline_->model.id_of(token.content) != token.id)
+      needed[size_t(token.id)] = false;
+  for (const auto* ids : {&pipeline_->before, &pipeline_->after})
+    for (const int32_t id : *ids) needed[size_t(id)] = true;
+  const SpecialTokens all = special();
+  for (const auto& id : {all.bos, all.eos, all.pad, all.unk})
+    if (id) needed[size_t(*id)] = true;
+  while (!needed.empty() && !needed.back()) needed.pop_back();
+  return int64_t(needed.size());
+}
+
 std::optional<int32_t> BpeTokenizer::eot_id() const {
   const auto at = pipeline_->added_ids.find(std::string(kEndOfText));
   return at != pipeline_->added_ids.end() ? at->second : special_.eos;

@@ -69,14 +69,22 @@ void set_tokens(const Json& json, int64_t rows, Output& out) {
     const bool is_unk = unk && unk->is_string() && !text.empty() && unk->as_string() == text;
     out.types[size_t(id)] = int32_t(is_unk ? TokenType::unknown : type);
   };
+  bool strips = false;
+  const auto add = [&](const std::string& text, const Json& token) {
+    set(text, token.at("id").as_int(),
+        is_set(token, "special") ? TokenType::control : TokenType::user_defined);
+    strips |= is_set(token, "lstrip") || is_set(token, "rstrip") || is_set(token, "single_word");
+  };
   const bool bytes = is_set(model, "byte_fallback");
   for (const auto& [text, id] : model.at("vocab").members())
     set(text, id.as_int(), bytes && is_byte_piece(text) ? TokenType::byte : TokenType::normal);
-  bool strips = false;
   for (const Json& token : json.at("added_tokens").items()) {
-    set(token.at("content").as_string(), token.at("id").as_int(),
-        is_set(token, "special") ? TokenType::control : TokenType::user_defined);
-    strips |= is_set(token, "lstrip") || is_set(token, "rstrip") || is_set(token, "single_word");
+    const std::string& text = token.at("content").as_string();
+    if (token.at("id").as_int() < rows)
+      add(text, token);
+    else
+      out.notes.push_back("the file leaves out the token " + text +
+                          ", which has no row in the embedding");
   }
   if (strips)
     out.notes.push_back(
@@ -251,7 +259,7 @@ void write_special(const Tokenizer& tokenizer, Output& out, GgufWriter& writer) 
   const SpecialTokens special = tokenizer.special();
   std::optional<int32_t> eos = special.eos ? special.eos : tokenizer.eot_id();
   if (!eos) {
-    eos = int32_t(tokenizer.vocab_size()) - 1;
+    eos = int32_t(tokenizer.min_rows()) - 1;
     out.notes.push_back(
         "this tokenizer has no end of text, and llama.cpp knows no model without: "
         "the last id stands for it");
@@ -272,7 +280,7 @@ void write_special(const Tokenizer& tokenizer, Output& out, GgufWriter& writer) 
 std::vector<std::string> write_vocabulary(const Tokenizer& tokenizer, int64_t rows,
                                           std::string_view chat_template, GgufWriter& writer) {
   const Json json = hugging_face_json(tokenizer);
-  require(rows >= tokenizer.vocab_size(), "the tokenizer has ", tokenizer.vocab_size(),
+  require(rows >= tokenizer.min_rows(), "the tokenizer has ", tokenizer.vocab_size(),
           " ids, the embedding has ", rows, " rows");
   Output out;
   set_tokens(json, rows, out);

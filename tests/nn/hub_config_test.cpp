@@ -5,9 +5,12 @@
 
 #include <olm/engine/file.h>
 #include <olm/nn/hub/config_internal.h>
+#include <olm/nn/hub/gguf_internal.h>
 #include <olm/nn/hub/stored_internal.h>
 #include <olm/nn/models.h>
+#include <olm/nn/models/decoder_internal.h>
 #include <tests/support/checks.h>
+#include <tests/support/temp_folder.h>
 
 using namespace olm;
 using namespace olm::nn;
@@ -323,6 +326,35 @@ TEST_SUITE("nn/hub_config") {
     DecoderConfig scaled = read(config_of("llama_linear"));
     scaled.rope_scaling.scaling_type = "ntk";
     check_error([&] { family_for(scaled, "llama"); }, {"rope_scaling", "ntk"});
+  }
+
+  TEST_CASE("every preset is exported, or one sentence says which option has no counterpart") {
+    size_t folders = 0, files = 0;
+    for (const ModelPreset& preset : model_presets()) {
+      CAPTURE(preset.name);
+      const DecoderConfig config = preset.config.as<DecoderConfig>().completed();
+      const auto said = [](const std::string& error, const char* what) {
+        CHECK_MESSAGE(error.find('\n') == std::string::npos, error);
+        CHECK_MESSAGE(contains(error, what), error);
+      };
+      std::string name;
+      try {
+        name = family_for(config, "").model_type;
+      } catch (const Error& error) {
+        said(error.what(), "cannot say that");
+        continue;
+      }
+      ++folders;
+      GgufWriter to;
+      try {
+        config_to_gguf(config, family_of(name), ffn_width(config), to);
+        ++files;
+      } catch (const Error& error) {
+        said(error.what(), " has no place for ");
+      }
+    }
+    CHECK(folders >= 36);
+    CHECK(files >= 36);
   }
 
   TEST_CASE("what ends a text, and how the vendor samples") {

@@ -15,6 +15,7 @@
 #include <olm/nn/linear.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/models.h>
+#include <tests/support/hub_oracle.h>
 #include <tests/support/parity.h>
 #include <tests/support/temp_folder.h>
 
@@ -35,60 +36,13 @@ std::vector<std::string> vendor_cases() {
 
 std::string vendor_case(const std::string& name) { return fixture("hub/" + name); }
 
-double distance(const std::vector<double>& a, const std::vector<double>& b) {
-  REQUIRE(a.size() == b.size());
-  double apart = 0, length = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    apart += (a[i] - b[i]) * (a[i] - b[i]);
-    length += b[i] * b[i];
-  }
-  return std::sqrt(apart / std::max(length, 1e-30));
-}
-
-/// A vector itself; of a matrix its products with fixed waves, as the fixtures hold them.
-std::vector<double> projected(const Tensor& x) {
-  const std::vector<double> values = to_host<double>(x);
-  if (x.rank() < 2) return values;
-  const int64_t rows = x.size(0), columns = x.size(1);
-  std::vector<double> result(size_t(rows + columns));
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < columns; ++c) {
-      const double value = values[size_t(r * columns + c)];
-      result[size_t(r)] += value * std::cos(double(c));
-      result[size_t(rows + c)] += value * std::cos(double(r));
-    }
-  return result;
-}
-
-/// The gradients of a model under the names of its family.
-std::vector<NamedTensor> gradients(const Pretrained& loaded) {
-  hub::StoredModel own = hub::stored(loaded);
-  std::vector<NamedTensor> gradients;
-  for (const hub::StoredTensor& t : own.tensors->entries())
-    gradients.emplace_back(t.name, grad(loaded.model->parameter(t.name).tensor()));
-  own.tensors = hub::tensors_in_memory(gradients);
-  hub::Names theirs = hub::family_of(loaded.vendor_family).hugging_face;
-  theirs.norm_offset = own.names.norm_offset;  // gradients have none
-  std::vector<NamedTensor> result;
-  for (const hub::PlannedTensor& planned : hub::plan(own, theirs))
-    result.emplace_back(planned.name, planned.make());
-  return result;
-}
-
 void check_gradients(const Pretrained& loaded, const SafetensorsFile& oracle) {
-  const std::string prefix = hub::family_of(loaded.vendor_family).hugging_face.prefix;
-  size_t checked = 0, wanted = 0;
+  size_t wanted = 0;
   for (const std::string& name : oracle.names()) wanted += name.starts_with("grad/");
-  for (const auto& [name, gradient] : gradients(loaded)) {
-    std::string key = "grad/" + name;
-    if (!oracle.contains(key) && name.starts_with(prefix))
-      key = "grad/" + name.substr(prefix.size());
-    REQUIRE_MESSAGE(oracle.contains(key), key);
-    const double apart = distance(projected(gradient), to_host<double>(oracle.tensor(key)));
-    CHECK_MESSAGE(apart <= 1e-5, name << " is " << apart << " away");
-    ++checked;
-  }
-  CHECK(checked == wanted);
+  const auto errors = gradient_errors(loaded, oracle);
+  for (const auto& [name, error] : errors)
+    CHECK_MESSAGE(error <= 1e-5, name << " is " << error << " away");
+  CHECK(errors.size() == wanted);
 }
 
 Tensor logits_of(const Pretrained& loaded, const Tensor& ids) {
@@ -194,6 +148,13 @@ TEST_SUITE("nn/hub/folder") {
     CHECK(run.not_understood == vendor.not_understood);
     CHECK(load_pretrained(from).model->parameters()[0].dtype() == bf16);
     CHECK(load_pretrained(folder / "run").model->parameters()[0].dtype() == bf16);
+    // In the file's dtype a model computes with activations of it, and says so to others.
+    const Pretrained half = load_pretrained(from);
+    NoGrad guard;
+    Context as_stored{.dtype = bf16}, wide;
+    CHECK(half.model->forward(some_ids(), as_stored).dtype() == bf16);
+    CHECK(contains(message_of<Error>([&] { half.model->forward(some_ids(), wide); }),
+                   "activations of bf16 (Context::dtype) or parameters of f32 (Module::to) were"));
     CHECK(load(folder / "run")->num_parameters() == run.model->num_parameters());
   }
 
@@ -245,6 +206,33 @@ TEST_SUITE("nn/hub/folder") {
       const Pretrained back = load_pretrained(folder / "hf");
       check_same_logits(own, back, 1e-5);
     }
+  }
+
+  TEST_CASE("a text ends at the ids of all files and of the tokenizer") {
+    const TempFolder folder;
+    Pretrained own;
+    own.model = DecoderModel({.family = "llama",
+                              .vocab_size = 257,
+                              .embed_dim = 16,
+                              .num_layers = 1,
+                              .num_heads = 2,
+                              .max_seq_len = 16});
+    init(*own.model);
+    own.tokenizer = std::make_shared<ByteTokenizer>();
+    const std::string to = folder / "hf", generation = to + "/generation_config.json";
+    save_pretrained(own, to);
+    Json config = Json::object();
+    const Json saved = read_json(to + "/config.json");
+    for (const auto& [key, value] : saved.members())
+      if (key != "eos_token_id") config.append(key, value);
+    write_json(to + "/config.json", config);
+    fs::remove(generation);
+    CHECK(load_pretrained(to).generation.stop == std::vector<int32_t>{256});
+    write_file(generation, R"({"eos_token_id": 5})");
+    CHECK(load_pretrained(to).generation.stop == std::vector<int32_t>{5, 256});
+    convert_to_hugging_face(to, folder / "again");
+    CHECK(read_json(folder / "again/generation_config.json").at("eos_token_id") == Json(5));
+    CHECK(load_pretrained(folder / "again").generation.stop == std::vector<int32_t>{5, 256});
   }
 
   TEST_CASE("shards are as small as asked, and listed as transformers lists them") {

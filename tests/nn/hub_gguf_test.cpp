@@ -214,6 +214,8 @@ TEST_CASE("metadata that mean another computation are refused by name") {
   refused(refusal("llama.attention.head_count", "four"), "llama.attention.head_count", "string");
   refused(refusal("llama.attention.head_count", std::vector<int32_t>{4, 2}), "head_count",
           "[4, 2]");
+  refused(refusal("llama.expert_count", uint32_t(99999), "mixtral"), "too few", "99999 experts");
+  refused(refusal("qwen2.attention.key_length", 1e30f, "qwen2"), "key_length is 1e+30", "integer");
   refused(refusal("llama.embedding_length", uint32_t(0)), "width are 2, 4 and 0", "1");
   refused(refusal("qwen3moe.expert_weights_scale", 2.5f, "qwen3_moe"), "expert_weights_scale",
           "2.5");

@@ -11,6 +11,7 @@
 #include <olm/nn/hub/config_internal.h>
 #include <olm/nn/hub/stored_internal.h>
 #include <olm/nn/text/formats_internal.h>
+#include <tests/support/hub_oracle.h>
 #include <tests/support/markdown.h>
 #include <tests/support/parity.h>
 #include <tests/support/temp_folder.h>
@@ -36,72 +37,38 @@ double logits_error(const std::string& path, const SafetensorsFile& oracle) {
   return difference / largest;
 }
 
-/// A vector itself; of a matrix g the products g·u and uᵀ·g with u[i] = cos(i), as the oracle has
-/// them.
-std::vector<double> projected(const Tensor& g) {
-  const auto values = to_host<double>(g);
-  if (g.rank() < 2) return values;
-  const int64_t cols = g.size(-1), rows = g.numel() / cols;
-  std::vector<double> result(size_t(rows + cols));
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c) {
-      const double value = values[size_t(r * cols + c)];
-      result[size_t(r)] += value * std::cos(double(c));
-      result[size_t(rows + c)] += value * std::cos(double(r));
-    }
-  return result;
-}
-
-/// The gradients of the loss under the names of transformers: they go the way of the weights.
-std::vector<hub::PlannedTensor> gradients(const std::string& folder,
-                                          const SafetensorsFile& oracle) {
-  Pretrained model = load_pretrained(folder, {.dtype = f32});
-  for (const auto& [key, tensor] : model.model->named_parameters()) set_requires_grad(tensor);
-  Context ctx;
-  backward(model.model->loss(oracle.tensor("ids"), oracle.tensor("targets"), ctx));
-  hub::StoredModel stored = hub::stored(model);
-  std::vector<NamedTensor> grads;
-  for (const auto& [key, tensor] : model.model->named_parameters())
-    grads.emplace_back(key, grad(tensor));
-  stored.tensors = hub::tensors_in_memory(grads);
-  return hub::plan(stored, hub::family_of(model.vendor_family).hugging_face);
-}
-
 /// The largest relative L2 error of a gradient.
 double gradient_error(const std::string& folder, const SafetensorsFile& oracle) {
-  // Former files of GPT-2 leave it out.
-  const std::string kPrefix = "transformer.";
+  const Pretrained model = load_pretrained(folder, {.dtype = f32});
+  Context ctx;
+  backward(model.model->loss(oracle.tensor("ids"), oracle.tensor("targets"), ctx));
   double worst = 0;
-  for (const hub::PlannedTensor& planned : gradients(folder, oracle)) {
-    std::string name = "grad/" + planned.name;
-    if (!oracle.contains(name) && planned.name.starts_with(kPrefix))
-      name = "grad/" + planned.name.substr(kPrefix.size());
-    const std::vector<double> got = projected(planned.make());
-    const auto wanted = to_host<double>(oracle.tensor(name));
-    double difference = 0, size = 0;
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      const double d = (i < got.size() ? got[i] : INFINITY) - wanted[i];
-      difference += d * d;
-      size += wanted[i] * wanted[i];
-    }
-    worst = std::max(worst, std::sqrt(difference / size));
-  }
+  for (const auto& [name, error] : gradient_errors(model, oracle)) worst = std::max(worst, error);
   return worst;
-}
-
-/// A digit of an error, or what the way is refused for.
-template <class Way>
-std::string cell(const Way& way) {
-  try {
-    return one_digit(way());
-  } catch (const Error& refusal) {
-    return std::string("refused: ") + refusal.what();
-  }
 }
 
 /// The file that llama.cpp's converter made of the same kind of model.
 std::string converted(const std::string& name) {
   return fixture("hub_gguf/" + (name == "gemma3_text" ? "gemma3" : name));
+}
+
+/// The ways through GGUF.
+void run_gguf(const std::string& folder, const SafetensorsFile& oracle, const TempFolder& out,
+              HubCase& c) {
+  c.gguf_in = c.gguf_out = "none";
+  const std::string file = converted(c.name);
+  if (file_exists(file + ".gguf")) {
+    const auto of_file = SafetensorsFile::open(file + ".safetensors");
+    c.gguf_in = one_digit(logits_error(file + ".gguf", of_file));
+    convert_to_gguf(file + ".gguf", out / "again.gguf", {.type = "f32"});
+    c.gguf_out = one_digit(logits_error(out / "again.gguf", of_file)) + " \\*";
+  }
+  try {
+    convert_to_gguf(folder, out / "model.gguf", {.type = "f32"});
+    c.gguf_out = one_digit(logits_error(out / "model.gguf", oracle));
+  } catch (const Error& error) {
+    c.refusal = error.what();
+  }
 }
 
 HubCase run_case(const std::string& name) {
@@ -110,19 +77,10 @@ HubCase run_case(const std::string& name) {
   const TempFolder out;
   HubCase c{.name = name, .family = inspect_pretrained(folder).vendor_family};
   c.hf_in = one_digit(logits_error(folder, oracle));
-  c.hf_out = cell([&] {
-    convert_to_hugging_face(folder, out / "hf");
-    return logits_error(out / "hf", oracle);
-  });
-  c.gguf_out = cell([&] {
-    convert_to_gguf(folder, out / "model.gguf", {.type = "f32"});
-    return logits_error(out / "model.gguf", oracle);
-  });
+  convert_to_hugging_face(folder, out / "hf");
+  c.hf_out = one_digit(logits_error(out / "hf", oracle));
+  run_gguf(folder, oracle, out, c);
   c.trained = one_digit(gradient_error(folder, oracle));
-  c.gguf_in = "none";
-  if (file_exists(converted(name) + ".gguf"))
-    c.gguf_in = one_digit(logits_error(converted(name) + ".gguf",
-                                       SafetensorsFile::open(converted(name) + ".safetensors")));
   return c;
 }
 
@@ -259,6 +217,10 @@ std::string hub_page(const std::vector<HubCase>& cases) {
     table += "\n| `" + c.name + "` | " + c.family + " | " + c.hf_in + " | " + c.hf_out + " | " +
              c.gguf_in + " | " + c.gguf_out + " | " + c.trained + " |";
   fill("cases", table);
+  table = "| model | why llama.cpp cannot have it |\n|---|---|";
+  for (const HubCase& c : cases)
+    if (!c.refusal.empty()) table += "\n| `" + c.name + "` | " + c.refusal + " |";
+  fill("refusals", table);
   table = "| key | here | families |\n|---|---|---|";
   for (const HubKey& key : hub_keys())
     table += "\n| `" + key.name + "` | " + key.meaning + " | " + key.families + " |";

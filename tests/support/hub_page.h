@@ -5,10 +5,11 @@
 
 namespace olm::test {
 
-/// A fixture on its ways: each cell an error, or a word.
+/// A fixture on its ways: each an error, or a word.
 struct HubCase {
   std::string name = {}, family = {};
   std::string hf_in = {}, hf_out = {}, gguf_in = {}, gguf_out = {}, trained = {};
+  std::string refusal = {};  ///< why it cannot be written as GGUF; "" where it can
 };
 std::vector<HubCase> run_hub_cases();
 

@@ -208,6 +208,28 @@ TEST_SUITE("tools/hub") {
     }
   }
 
+  TEST_CASE("a model whose last special tokens have no row is used like any other") {
+    const TempFolder f;
+    const std::string hf = copy_of(f, forms().hf, "hf");
+    Json tokenizer = read_json(hf + "/tokenizer.json");
+    for (int64_t id = 280; id < 290; ++id) {  // of 288 rows
+      Json token = tokenizer.at("added_tokens").at(size_t(0));
+      token["id"] = id;
+      token["content"] = "<more" + std::to_string(id) + ">";
+      tokenizer["added_tokens"].push_back(token);
+    }
+    write_file(hf + "/tokenizer.json", tokenizer.dump());
+    CHECK(output({"inspect", hf}).find("<more289>") != std::string::npos);
+    output({"export", hf, "--to", "gguf", f / "model.gguf"});
+    output({"verify", hf, f / "model.gguf", "--data", forms().data});
+    output({"eval", hf, "--data", forms().data});
+    output({"train", "--init-from", hf, "--data", forms().data, "--out", f / "run", "--steps=2",
+            "--batch-size=4", "--eval-every=0", "--sample-every=0"});
+    output({"sample", f / "run", "--prompt", "mira ", "--tokens=5"});
+    output({"export", f / "run", "--to", "hf", f / "again"});
+    CHECK(read_json(f / "again/tokenizer.json") == tokenizer);
+  }
+
   TEST_CASE("an imported run is a beginning by its run.toml, too") {
     const TempFolder f;
     output({"import", forms().gguf, "--out", f / "run"});

@@ -23,7 +23,7 @@ struct ModelSection {
                                              .bias = false};
   std::string description = {};             ///< path of a model.json, in place of `config`
   std::optional<int64_t> max_seq_len = {};  ///< of a description; what its layers take if empty
-  /// Rows of embedding and head where they are more than the tokenizer's ids.
+  /// Rows of embedding and head where they are not as many as the tokenizer's ids.
   std::optional<int64_t> padded_vocab_size = {};
   void fields(nn::FieldVisitor& v);
 
@@ -33,7 +33,7 @@ struct ModelSection {
   /// For messages: "the model family gpt2", "the model arch.json".
   std::string name() const;
   /// Not filled. Throws where a description has another vocabulary, or layers that do not fit.
-  nn::Ref<nn::Module> make(int64_t vocab_size) const;
+  nn::Ref<nn::Module> make(const nn::Tokenizer& tokenizer) const;
   /// Fills by the family's rule; what is described, by GPT-2's.
   void init(nn::Module& model, const nn::InitOptions& options) const;
   /// Tokens of a training sequence.

@@ -56,7 +56,7 @@ void ModelSection::fields(nn::FieldVisitor& v) {
   v("padded_vocab_size", padded_vocab_size,
     {.min = 1,
      .max = 100000000,
-     .help = "rows of embedding and head, where they are more than the tokenizer's ids"});
+     .help = "rows of embedding and head, where they are not as many as the tokenizer's ids"});
 }
 
 nn::ModelConfig ModelSection::in_family(const std::string& family) const {
@@ -70,11 +70,12 @@ std::string ModelSection::name() const {
   return is_described() ? "the model " + description : "the model family " + config.family();
 }
 
-nn::Ref<nn::Module> ModelSection::make(int64_t vocab_size) const {
+nn::Ref<nn::Module> ModelSection::make(const nn::Tokenizer& tokenizer) const {
+  const int64_t vocab_size = tokenizer.vocab_size();
   if (!is_described()) {
     const int64_t rows = padded_vocab_size.value_or(vocab_size);
-    require(rows >= vocab_size, "model.padded_vocab_size: ", rows, " rows are less than the ",
-            vocab_size, " ids of the tokenizer");
+    require(rows >= tokenizer.min_rows(), "model.padded_vocab_size: ", rows,
+            " rows are less than the ", vocab_size, " ids of the tokenizer");
     nn::ModelConfig sized = config;
     sized.vocab_size() = rows;
     return sized.make();

@@ -71,7 +71,7 @@ void take_pretrained(const std::string& path, const nn::PretrainedFacts& facts, 
                     ", with which a training could begin");
   config.model = {.config = *facts.config};
   const int64_t ids = facts.tokenizer->vocab_size(), rows = facts.config->vocab_size;
-  if (rows > ids) config.model.padded_vocab_size = rows;
+  if (rows != ids) config.model.padded_vocab_size = rows;
   config.data.tokenizer = absolute(path);
   if (facts.form == nn::ModelForm::run) config.data.tokenizer += "/tokenizer.json";
   config.train.context = std::min(kMaxTrainingContext, facts.config->max_seq_len);

@@ -139,7 +139,7 @@ void take_weights(Run& run) {
 
 void load_model(Run& run) {
   RunConfig& c = run.config;
-  run.model = c.model.make(run.tokenizer->vocab_size());
+  run.model = c.model.make(*run.tokenizer);
   if (run.resumed) {
     nn::Ref<nn::Module> stored = nn::load_architecture(run.folder + "/model.json");
     require(nn::describe(*stored) == nn::describe(*run.model), run.folder,

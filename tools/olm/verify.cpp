@@ -39,7 +39,7 @@ std::string text_of_tokens(const nn::Tokenizer& tokenizer) {
   uint64_t state = 1;
   for (int i = 0; i < kTokens; ++i) {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    const auto id = int32_t((state >> 33) % uint64_t(tokenizer.vocab_size()));
+    const auto id = int32_t((state >> 33) % uint64_t(tokenizer.min_rows()));
     const std::string_view bytes = tokenizer.token_bytes(id);
     if (find_invalid_utf8(bytes) == std::string::npos) text += bytes;
   }
