@@ -86,6 +86,8 @@ struct SaveOptions {
   /// the model is.
   std::string family = {};
   std::string name = {};  ///< GGUF's general.name; the folder's where empty
+  /// Texts by name of files that convert_to_run() writes beside its own.
+  std::map<std::string, std::string> files = {};
   /// Asked before each tensor; true ends it with an Error, and nothing is left behind.
   std::function<bool()> should_stop = {};
 };

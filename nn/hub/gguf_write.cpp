@@ -204,7 +204,7 @@ void add_tensors(const std::vector<PlannedTensor>& tensors, const std::vector<Ro
 
 std::vector<std::string> write_gguf(const StoredModel& model, const std::string& path,
                                     const SaveOptions& options) {
-  if (file_exists(path) || folder_exists(path)) throw FileError(path, ": exists already");
+  if (path_exists(path)) throw FileError(path, ": exists already");
   require(model.config.has_value(), "GGUF: the model is no decoder");
   const DecoderConfig& config = *model.config;
   const Family& family =
@@ -223,6 +223,8 @@ std::vector<std::string> write_gguf(const StoredModel& model, const std::string&
   const Sentences more = differences(config, architecture);
   result.insert(result.end(), more.begin(), more.end());
   add_tensors(tensors, factors, model, options, to);
+  if (const size_t slash = path.find_last_of('/'); slash != path.npos && slash > 0)
+    make_directories(path.substr(0, slash));
   to.write(path);
   return result;
 }
