@@ -128,7 +128,8 @@ Sentences write_tokenizer(const StoredModel& model, GgufWriter& to) {
   // llama.cpp ends texts at the ids of eos, eot and eom.
   std::vector<const char*> others = {"tokenizer.ggml.eom_token_id", "tokenizer.ggml.eot_token_id"};
   for (const int32_t id : model.generation.stop) {
-    if (id == model.tokenizer->special().eos) continue;
+    // An id beyond the rows is never drawn, and llama.cpp refuses it.
+    if (id == model.tokenizer->special().eos || id >= model.config->vocab_size) continue;
     if (others.empty()) {
       result.push_back(detail::concat("llama.cpp does not end a text at token ", id));
       continue;
