@@ -265,18 +265,6 @@ TEST_SUITE("tools/hub") {
     CHECK(output(asked).find("256") != std::string::npos);
   }
 
-  TEST_CASE("a run keeps the family that GGUF named") {
-    const TempFolder f;
-    const std::string hf = copy_of(f, forms().hf, "hf");
-    replace(hf + "/config.json", "\"llama\"", "\"mistral\"");
-    replace(hf + "/config.json", "LlamaForCausalLM", "MistralForCausalLM");
-    output({"export", hf, "--to", "gguf", f / "a.gguf"});
-    output({"import", f / "a.gguf", "--out", f / "run"});
-    output({"export", f / "run", "--to", "hf", f / "again"});
-    output({"export", f / "a.gguf", "--to", "hf", f / "direct"});
-    CHECK(read_json(f / "again/config.json") == read_json(f / "direct/config.json"));
-  }
-
   TEST_CASE("a stop id that the model has not is no id of a GGUF file") {
     const TempFolder f;
     const std::string hf = copy_of(f, forms().hf, "hf");
