@@ -126,12 +126,6 @@ void FileWriter::commit() {
 
 namespace {
 
-/// True where something is called so, a link to nothing as well.
-bool is_taken(const std::string& path) {
-  struct stat info {};
-  return ::lstat(path.c_str(), &info) == 0;
-}
-
 constexpr const char* kTaken = ": exists already; a new folder was wanted";
 
 /// Renames a folder to a name that must be free; false, and errno, where it cannot.
@@ -139,7 +133,7 @@ bool rename_to_free(const std::string& from, const std::string& to) {
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return true;
   if (errno != EINVAL && errno != ENOSYS) return false;
   // A file system without that flag: a folder takes the place of an empty one at most.
-  if (is_taken(to)) {
+  if (path_exists(to)) {
     errno = EEXIST;
     return false;
   }
@@ -150,7 +144,7 @@ bool rename_to_free(const std::string& from, const std::string& to) {
 
 FolderWriter::FolderWriter(const std::string& path) : path_(path) {
   while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
-  if (is_taken(path_)) throw FileError(path_, kTaken);
+  if (path_exists(path_)) throw FileError(path_, kTaken);
   make_directories(folder_of(path_));
   int made = -1;
   for (int attempt = 0; attempt < 100 && made != 0; ++attempt) {
@@ -217,6 +211,11 @@ std::vector<std::string> list_files(const std::string& folder,
   if (error) throw FileError(folder, ": cannot be listed: ", error.message());
   std::sort(files.begin(), files.end());
   return files;
+}
+
+bool path_exists(const std::string& path) {
+  struct stat info {};
+  return ::lstat(path.c_str(), &info) == 0;
 }
 
 bool file_exists(const std::string& path) {

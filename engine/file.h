@@ -89,6 +89,8 @@ OLM_API std::string read_file(const std::string& path);
 /// about each other file, folder and link to a folder: true leaves it out with all it holds.
 OLM_API std::vector<std::string> list_files(
     const std::string& folder, const std::function<bool(const std::string& path)>& leave_out = {});
+/// True where something is called so, a link to nothing as well.
+OLM_API bool path_exists(const std::string& path);
 OLM_API bool file_exists(const std::string& path);
 OLM_API bool folder_exists(const std::string& path);
 /// Makes `path` and what is missing above it; a folder that is there already is fine.

@@ -88,6 +88,8 @@ struct SaveOptions {
   /// the model is.
   std::string family = {};
   std::string name = {};  ///< GGUF's general.name; the folder's where empty
+  /// Texts by name of files that convert_to_run() writes beside its own.
+  std::map<std::string, std::string> files = {};
   /// Asked before each tensor; true ends it with an Error, and nothing is left behind.
   std::function<bool()> should_stop = {};
 };
@@ -104,7 +106,8 @@ OLM_API std::vector<std::string> save_gguf(const Pretrained& model, const std::s
                                            const SaveOptions& options = {});
 
 /// Writes into a run folder what belongs to a model of another program beside weights and layers:
-/// tokenizer.json, tokenizer_config.json, and the vendor's files in pretrained/.
+/// tokenizer.json, tokenizer_config.json, and the vendor's files in pretrained/, where config.json
+/// says the family of a model of a GGUF file.
 OLM_API void save_belongings(const Pretrained& model, const std::string& folder);
 
 /// From files to files, one tensor at a time: memory does not grow with the model. `to` must not

@@ -124,7 +124,8 @@ Sentences write_tokenizer(const StoredModel& model, GgufWriter& to) {
   // llama.cpp ends texts at the ids of eos, eot and eom.
   std::vector<const char*> others = {"tokenizer.ggml.eom_token_id", "tokenizer.ggml.eot_token_id"};
   for (const int32_t id : model.generation.stop) {
-    if (id == model.tokenizer->special().eos) continue;
+    // An id beyond the rows is never drawn, and llama.cpp refuses it.
+    if (id == model.tokenizer->special().eos || id >= model.config->vocab_size) continue;
     if (others.empty()) {
       result.push_back(detail::concat("llama.cpp does not end a text at token ", id));
       continue;
@@ -200,7 +201,7 @@ void add_tensors(const std::vector<PlannedTensor>& tensors, const std::vector<Ro
 
 std::vector<std::string> write_gguf(const StoredModel& model, const std::string& path,
                                     const SaveOptions& options) {
-  if (file_exists(path) || folder_exists(path)) throw FileError(path, ": exists already");
+  if (path_exists(path)) throw FileError(path, ": exists already");
   require(model.config.has_value(), "GGUF: the model is no decoder");
   const DecoderConfig& config = *model.config;
   const Family& family =
@@ -219,6 +220,8 @@ std::vector<std::string> write_gguf(const StoredModel& model, const std::string&
   const Sentences more = differences(config, architecture);
   result.insert(result.end(), more.begin(), more.end());
   add_tensors(tensors, factors, model, options, to);
+  if (const size_t slash = path.find_last_of('/'); slash != path.npos && slash > 0)
+    make_directories(path.substr(0, slash));
   to.write(path);
   return result;
 }

@@ -47,11 +47,13 @@ VendorFiles read_vendor_files(const std::string& folder) {
   for (const char* name : {"config.json", "generation_config.json", "tokenizer_config.json",
                            "special_tokens_map.json", "chat_template.jinja", "gguf.json"}) {
     const std::string path = folder + "/" + name;
-    if (!file_exists(path)) continue;
+    if (!path_exists(path)) continue;
     const auto file = MappedFile::open(path);
     if (file->size() > kMaxVendorFile)
       throw FileError(path, ": has ", file->size(), " bytes, at most ", kMaxVendorFile,
                       " were expected");
+    if (path.ends_with(".json"))  // written again as it is: it must be whole
+      read_json(path);
     files.emplace(name, file->text());
   }
   return files;
@@ -85,7 +87,7 @@ auto naming(const std::string& path, const Act& act) {
 std::shared_ptr<const Tokenizer> tokenizer_in(const std::string& folder) {
   for (const char* name :
        {"tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json", "encoder.json"})
-    if (file_exists(folder + "/" + name)) return load_tokenizer(folder);
+    if (path_exists(folder + "/" + name)) return load_tokenizer(folder);
   const std::vector<std::string> ranks = list_files(folder, [](const std::string& path) {
     return folder_exists(path) || !path.ends_with(".tiktoken");
   });

@@ -163,9 +163,9 @@ std::vector<std::string> write_hugging_face(const StoredModel& model, const std:
                                             const SaveOptions& options) {
   if (!model.config)
     throw FileError(model.path, ": is no decoder, which is all that other programs' forms hold");
-  FolderWriter folder(path);
   const Family& family =
       family_for(*model.config, options.family.empty() ? model.vendor_family : options.family);
+  FolderWriter folder(path);
   folder.fill([&] { write_hugging_face_files(model, family, options, folder); });
   folder.commit();
   if (!model.tokenizer) return {};
@@ -190,6 +190,21 @@ std::vector<PlannedTensor> all_tensors(const StoredModel& model) {
 
 }  // namespace
 
+namespace {
+
+/// config.json of a model that came without one, as from GGUF, so that its family stays known;
+/// empty where there is one or none can be.
+std::string family_text(const StoredModel& model) {
+  if (!model.config || model.vendor_family.empty() || model.vendor.count("config.json")) return "";
+  try {
+    return text_like(config_to_json(*model.config, family_of(model.vendor_family), Json()), "");
+  } catch (const Error&) {  // what only GGUF says, as divisors of no scaling that has a name
+    return "";
+  }
+}
+
+}  // namespace
+
 void write_belongings(const StoredModel& model, const std::string& folder) {
   if (model.tokenizer) {
     model.tokenizer->save(folder + "/tokenizer.json");
@@ -204,6 +219,8 @@ void write_belongings(const StoredModel& model, const std::string& folder) {
   }
   make_directories(folder + "/pretrained");
   write_vendor_files(folder + "/pretrained", model.vendor, {});
+  if (const std::string text = family_text(model); !text.empty())
+    write_file(folder + "/pretrained/config.json", text);
   if (!model.vendor.count("generation_config.json") && !model.generation.stop.empty())
     write_json(folder + "/pretrained/generation_config.json",
                generation_to_json(model.generation, model.tokenizer.get(), Json()));
@@ -220,6 +237,7 @@ void write_run(const StoredModel& model, const std::string& path, const SaveOpti
   folder.fill([&] {
     save_architecture(*module, folder / "model.json");
     write_belongings(model, folder / "");
+    for (const auto& [name, text] : options.files) write_file(folder / name, text);
     write_safetensors(folder / "model.safetensors", items_of(planned, model, options),
                       weights_metadata(*module));
   });

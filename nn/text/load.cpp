@@ -22,7 +22,7 @@ std::string folder_of(const std::string& file) {
 /// Null where there is no such file.
 Json read_beside(const std::string& folder, const char* name) {
   const std::string path = folder + "/" + name;
-  return file_exists(path) ? read_json(path) : Json();
+  return path_exists(path) ? read_json(path) : Json();
 }
 
 /// Where the vocabulary at a path comes from.
@@ -35,7 +35,7 @@ struct Found {
 /// GPT-2's merges lie beside the vocabulary, under either name; "" for none.
 std::string merges_beside(const std::string& folder) {
   for (const char* name : {"/merges.txt", "/vocab.bpe"})
-    if (file_exists(folder + name)) return folder + name;
+    if (path_exists(folder + name)) return folder + name;
   return "";
 }
 
@@ -70,7 +70,7 @@ Found read_file(const std::string& path) {
 std::string find_file(const std::string& folder) {
   for (const char* name :
        {"tokenizer.json", "tekken.json", "tokenizer.model", "vocab.json", "encoder.json"})
-    if (file_exists(folder + "/" + name)) return folder + "/" + name;
+    if (path_exists(folder + "/" + name)) return folder + "/" + name;
   const std::vector<std::string> ranks = list_files(folder, [](const std::string& path) {
     return folder_exists(path) || !path.ends_with(".tiktoken");
   });

@@ -14,7 +14,10 @@ namespace {
 std::string text_of(const Json* json) {
   if (!json || json->is_null()) return "";
   if (json->is_string()) return json->as_string();
-  return json->at("content").as_string();
+  const Json* content = json->is_object() ? json->find("content") : nullptr;
+  require(content && content->is_string(), "tokenizer_config.json: a token is a text or an object ",
+          "with \"content\", got ", json->dump());
+  return content->as_string();
 }
 
 bool is_true(const Json& json, const char* key) {

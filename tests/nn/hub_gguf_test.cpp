@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <olm/engine/file.h>
 #include <olm/nn/hub/gguf_internal.h>
 #include <tests/support/gguf_models.h>
 
@@ -112,6 +113,10 @@ TEST_CASE("models go through a folder of transformers and a run without change")
     CHECK(error_of(folder / (name + ".run"), name) < 1e-5);
     convert_to_gguf(folder / (name + ".run"), folder / (name + ".2.gguf"));
     CHECK(other_tensors(made(name), folder / (name + ".2.gguf")) == "");
+    // The run is still of the family that the file named.
+    convert_to_hugging_face(folder / (name + ".run"), folder / (name + ".2.hf"));
+    CHECK(read_file(folder / (name + ".2.hf/config.json")) ==
+          read_file(folder / (name + ".hf/config.json")));
   }
 }
 

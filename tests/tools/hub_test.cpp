@@ -287,6 +287,40 @@ TEST_SUITE("tools/hub") {
     CHECK(output(asked).find("256") != std::string::npos);
   }
 
+  TEST_CASE("a stop id that the model has not is no id of a GGUF file") {
+    const TempFolder f;
+    const std::string hf = copy_of(f, forms().hf, "hf");
+    write_file(hf + "/generation_config.json", R"({"eos_token_id": [256, 5000]})");
+    output({"export", hf, "--to", "gguf", f / "a.gguf"});
+    output({"verify", hf, f / "a.gguf"});
+  }
+
+  TEST_CASE("targets of unusual names, and nothing left of those that are refused") {
+    const TempFolder f;
+    const std::string odd = f / "an odd\nname \xc3\xa9";
+    output({"export", forms().hf, "--to", "hf", odd + "/./"});
+    output({"verify", forms().hf, odd});
+    output({"export", forms().hf, "--to", "gguf", f / "above/x.gguf"});
+    check_refused({"export", forms().hf, "--to", "hf", ""}, {"empty"});
+    for (const char* form : {"hf", "gguf"})
+      check_refused({"export", forms().hf, "--to", form, f / "new/x", "--family=gpt2"}, {"gpt2"});
+    const std::string bare = copy_of(f, forms().hf, "bare");
+    fs::remove(bare + "/tokenizer.json");
+    check_refused({"import", bare, "--out", f / "new/x"}, {bare, "tokenizer"});
+    CHECK_FALSE(fs::exists(f / "new"));
+  }
+
+  TEST_CASE("a run whose copies of the vendor's files are damaged is not passed on") {
+    const TempFolder f;
+    output({"import", forms().hf, "--out", f / "run"});
+    const std::string file = f / "run/pretrained/tokenizer_config.json";
+    for (const char* text : {"{\"pad_token\"", R"({"added_tokens_decoder": {"0": 7}})"}) {
+      write_file(file, text);
+      check_refused({"export", f / "run", "--to", "hf", f / "out"}, {"tokenizer_config.json"});
+      CHECK_FALSE(fs::exists(f / "out"));
+    }
+  }
+
   TEST_CASE("what cannot be opened, written or compared") {
     const TempFolder f;
     const auto spoiled = [&](const char* name, const auto& spoil,
@@ -325,6 +359,18 @@ TEST_SUITE("tools/hub") {
     spoiled("tokenizer",
             [](const std::string& hf) { replace(hf + "/tokenizer.json", "ByteLevel", "Bytes"); },
             {"$.pre_tokenizer.type", "Bytes"});
+    spoiled("lines",
+            [](const std::string& hf) {
+              replace(hf + "/tokenizer.json", "\"ByteLevel\"", R"("a\nb")");
+            },
+            {"$.pre_tokenizer.type", "a?b"});
+    for (const std::string name : {"tokenizer.json", "generation_config.json"})
+      spoiled(("no " + name).c_str(),
+              [&](const std::string& hf) {
+                fs::remove(hf + "/" + name);
+                fs::create_symlink("nowhere", hf + "/" + name);
+              },
+              {name, "cannot be opened"});
     write_file(f / "short.gguf", read_file(forms().gguf).substr(0, 2000));
     check_refused({"sample", f / "short.gguf", "--prompt=a"}, {"short.gguf"});
     write_file(f / "text.gguf", "hello");

@@ -20,6 +20,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// What was written, which is removed again if it cannot be read.
+nn::PretrainedFacts facts_of_written(const std::string& path) try {
+  return nn::inspect_pretrained(path);
+} catch (const Error&) {
+  remove_all(path);
+  throw;
+}
+
 /// "2GB", "500MiB" or a number of bytes.
 int64_t parse_bytes(const std::string& text, const std::string& where) {
   static const std::map<std::string, int64_t> kUnits = {{"", 1},
@@ -41,24 +49,10 @@ int64_t parse_bytes(const std::string& text, const std::string& where) {
 }
 
 void require_absent(const std::string& path) {
-  std::error_code error;
-  if (fs::symlink_status(path, error).type() != fs::file_type::not_found)
+  require(!path.empty(), "the name of what is to be written is empty");
+  if (path_exists(path))
     throw FileError(path, ": is there already; name another target, or remove it");
 }
-
-/// A folder in the making beside the one it becomes.
-class Aside {
- public:
-  explicit Aside(const std::string& target)
-      : path(target + ".tmp-" + std::to_string(::getpid()) + "-0") {}
-  ~Aside() {
-    try {
-      remove_all(path);
-    } catch (const Error&) {  // what the disk refuses now cannot be helped
-    }
-  }
-  const std::string path;
-};
 
 /// Runs a conversion; a signal ends it with nothing left behind, and with the signal's status.
 template <class Convert>
@@ -74,11 +68,12 @@ int interruptible(const Convert& convert) {
 }
 
 /// run.toml of a model from another program: training goes on with it.
-std::string run_toml(const std::string& out, nn::PretrainedFacts facts) {
-  facts.form = nn::ModelForm::run;
+std::string run_toml(const ImportArgs& args, const std::string& out,
+                     const nn::PretrainedFacts& facts) {
   RunConfig config;
-  take_pretrained(out, facts, config);
+  take_pretrained(args.from, facts, config);
   config.train.init_from = fs::absolute(out).lexically_normal().string();
+  config.data.tokenizer = config.train.init_from + "/tokenizer.json";
   return to_toml(config);
 }
 
@@ -90,7 +85,7 @@ void print_not_understood(const std::vector<std::string>& names) {
 }
 
 std::string without_slashes(std::string path) {
-  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  while (path.size() > 1 && (path.ends_with('/') || path.ends_with("/."))) path.pop_back();
   return path;
 }
 
@@ -101,13 +96,10 @@ int import_model(const ImportArgs& args) {
   require_absent(out);
   return interruptible([&] {
     const nn::PretrainedFacts facts = nn::inspect_pretrained(args.from);
-    const std::string toml = run_toml(out, facts);
-    if (const std::string above = fs::path(out).parent_path().string(); !above.empty())
-      make_directories(above);
-    const Aside aside(out);
-    nn::convert_to_run(args.from, aside.path, {.should_stop = [] { return stop_signal() != 0; }});
-    write_file(aside.path + "/run.toml", toml);
-    move_into_place(aside.path, out);
+    const std::string toml = run_toml(args, out, facts);
+    nn::convert_to_run(args.from, out, {.files = {{"run.toml", toml}}, .should_stop = [] {
+                                          return stop_signal() != 0;
+                                        }});
     fmt::print("{}: a run with {} tensors of {}\n", out, facts.tensors.size(), facts.main_type());
     print_not_understood(facts.not_understood);
     fmt::print("sample: olm sample {} --prompt '...'\n", shell_word(out));
@@ -127,12 +119,10 @@ int export_model(const ExportArgs& args) {
   const bool gguf = args.form == "gguf";
   require(gguf || args.form == "hf", "--to: hf or gguf was wanted, got \"", args.form, "\"");
   return interruptible([&] {
-    if (const std::string above = fs::path(out).parent_path().string(); !above.empty())
-      make_directories(above);
     const std::vector<std::string> notes =
         gguf ? nn::convert_to_gguf(args.from, out, options)
              : nn::convert_to_hugging_face(args.from, out, options);
-    const nn::PretrainedFacts facts = nn::inspect_pretrained(out);
+    const nn::PretrainedFacts facts = facts_of_written(out);
     int64_t bytes = 0;
     for (const auto& tensor : facts.tensors) bytes += tensor.bytes;
     fmt::print("{}: {}, {} tensors of {}, {}\n", out, facts.vendor_family, facts.tensors.size(),

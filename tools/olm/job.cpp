@@ -14,12 +14,11 @@ namespace olm::tools {
 
 namespace {
 
-/// A message as one may print it: control characters in it, from a file or a command line, would
-/// act on the terminal.
+/// A message as one line that one may print: control characters in it, from a file or a command
+/// line, would act on the terminal.
 std::string printable(const char* message) {
   std::string out;
-  for (const char* c = message; *c; ++c)
-    out += (uint8_t(*c) < 32 && *c != '\n' && *c != '\t') || *c == 127 ? '?' : *c;
+  for (const char* c = message; *c; ++c) out += uint8_t(*c) < 32 || *c == 127 ? '?' : *c;
   return out;
 }
 
