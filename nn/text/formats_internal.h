@@ -61,9 +61,9 @@ bool looks_like_sentencepiece(std::string_view bytes);
 // ---- tokenizer_config.json ----------------------------------------------------------------------
 
 /// Adds what tokenizer_config.json and special_tokens_map.json (null where missing) say: ids of
-/// bos, eos, unk and pad, and added tokens that the vocabulary lacks. Whether bos and eos are added,
-/// and the flags of added tokens (rstrip, …), are taken from there where `sets_template` is set: a
-/// tokenizer.json says both itself.
+/// bos, eos, unk and pad, and added tokens that the vocabulary lacks. Whether bos and eos are
+/// added, and the flags of added tokens (rstrip, …), are taken from there where `sets_template` is
+/// set: a tokenizer.json says both itself.
 void apply_tokenizer_config(const Json& config, const Json& special_map, bool sets_template,
                             Vocabulary& vocabulary);
 /// tokenizer_config.json: `before` (null, or what the vendor wrote) with all that is known brought

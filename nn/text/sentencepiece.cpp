@@ -1,9 +1,8 @@
 // SentencePiece's tokenizer.model: a message of protocol buffers, of which little is needed. It is
-// read here and not by libsentencepiece, which ends the program or reads beyond its memory for some
-// damaged files, and tells neither the normaliser nor its flags, without which no tokenizer.json
-// can be made. Normalisers other than identity are refused: their tables, which change between
-// versions of SentencePiece, agree with no normal form of Unicode (nmt_nfkc differs from Nmt and
-// NFKC in 175 characters).
+// read here and not by libsentencepiece, which crashes on some damaged files, and tells neither the
+// normaliser nor its flags, without which no tokenizer.json can be made. Normalisers other than
+// identity are refused: their tables change between versions of SentencePiece and agree with no
+// normal form of Unicode (nmt_nfkc differs from Nmt and NFKC in 175 characters).
 #include <algorithm>
 #include <bit>
 #include <cmath>
