@@ -69,6 +69,9 @@ class OLM_API TokenDataset {
   /// Hashes of the text and of the tokenizer; empty for ids from memory.
   const std::string& source_hash() const { return source_hash_; }
   const std::string& tokenizer_hash() const { return tokenizer_hash_; }
+  /// How many characters of the whole text were left out, since the tokenizer has no token for them
+  /// (EncodeOptions::dropped); 0 for ids from memory.
+  int64_t dropped() const { return dropped_; }
 
  private:
   /// Keeps the ids that `source` hands to what it is called with; at most so many, or 0: unknown.
@@ -79,7 +82,7 @@ class OLM_API TokenDataset {
   std::shared_ptr<const void> owner_;  // keeps ids_ alive
   const void* ids_ = nullptr;
   int width_ = 4;  // bytes per id: 2 (unsigned) or 4
-  int64_t begin_ = 0, end_ = 0, vocab_size_ = 0;
+  int64_t begin_ = 0, end_ = 0, vocab_size_ = 0, dropped_ = 0;
 };
 
 /// The first int(fraction · size) ids, and the others.

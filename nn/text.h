@@ -152,8 +152,8 @@ class OLM_API BpeTokenizer final : public Tokenizer {
   /// not known here: "$.pre_tokenizer.pretokenizers[1].type".
   static BpeTokenizer from_json(const Json& json);
 
-  /// This one with the ids of `special`, as tokenizer_config.json names them. Whether bos and eos
-  /// are added stays what the post-processor of tokenizer.json says.
+  /// This one with those ids of `special` that are set, as tokenizer_config.json names them.
+  /// Whether bos and eos are added stays what the post-processor of tokenizer.json says.
   BpeTokenizer with_special(const SpecialTokens& special) const;
 
   std::string name() const override;
@@ -163,8 +163,8 @@ class OLM_API BpeTokenizer final : public Tokenizer {
   int64_t min_rows() const override;
   /// The id of <|endoftext|>; else eos, where with_special named it.
   std::optional<int32_t> eot_id() const override;
-  /// Where with_special named no ids: bos and eos of the post-processor, unk of the model, pad of
-  /// the padding.
+  /// Where with_special did not set one: bos and eos of the post-processor, unk of the model, pad
+  /// of the padding.
   SpecialTokens special() const override;
   std::string_view token_bytes(int32_t id) const override;
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens = false) const override;

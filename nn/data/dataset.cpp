@@ -10,24 +10,24 @@ namespace olm::nn {
 namespace {
 
 constexpr const char* kFormat = "olm token shard 1";
-/// A corpus is its owner's: <|endoftext|> in it ends a document.
-constexpr EncodeOptions kOwnText = {.parse_special_tokens = true};
 
 /// Calls take(ids) for a text, piece by piece where the tokenizer can: beside the ids as they are
-/// kept there are then never many more.
+/// kept there are then never many more. Counts characters that are left out.
 template <class Take>
-void encode_text(std::string_view text, const Tokenizer& tokenizer, Take&& take) {
+void encode_text(std::string_view text, const Tokenizer& tokenizer, int64_t& dropped, Take&& take) {
   constexpr size_t kPiece = size_t(1) << 20;
-  if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text, kOwnText));
+  // A corpus is its owner's: <|endoftext|> in it ends a document.
+  const EncodeOptions own_text = {.parse_special_tokens = true, .dropped = &dropped};
+  if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text, own_text));
   for (size_t at = 0, end; at < text.size(); at = end) {
     end = std::min(text.size(), at + kPiece);
     const auto inside = [&] { return end < text.size() && (uint8_t(text[end]) & 0xc0) == 0x80; };
     for (int i = 0; i < 3 && inside(); ++i) --end;  // to where a character of UTF-8 begins
     std::vector<int32_t> ids;
     try {
-      ids = tokenizer.encode(text.substr(at, end - at), kOwnText);
+      ids = tokenizer.encode(text.substr(at, end - at), own_text);
     } catch (const Error&) {
-      ids = tokenizer.encode(text.substr(0, end), kOwnText);  // throws with the offset in the whole
+      ids = tokenizer.encode(text.substr(0, end), own_text);  // throws with the offset in the whole
       throw;
     }
     take(ids);
@@ -35,7 +35,7 @@ void encode_text(std::string_view text, const Tokenizer& tokenizer, Take&& take)
 }
 
 template <class Take>
-void encode(const Corpus& corpus, const Tokenizer& tokenizer, Take&& take) {
+void encode(const Corpus& corpus, const Tokenizer& tokenizer, int64_t& dropped, Take&& take) {
   const std::vector<std::string_view> texts = corpus.texts();
   for (size_t i = 0; i < texts.size(); ++i) {
     if (i > 0) {
@@ -46,7 +46,7 @@ void encode(const Corpus& corpus, const Tokenizer& tokenizer, Take&& take) {
       take(std::vector<int32_t>{*tokenizer.eot_id()});
     }
     try {
-      encode_text(texts[i], tokenizer, take);
+      encode_text(texts[i], tokenizer, dropped, take);
     } catch (const FileError&) {
       throw;
     } catch (const Error& e) {
@@ -64,6 +64,16 @@ const std::string& metadata(const SafetensorsFile& file, const std::string& key)
   return at->second;
 }
 
+/// A number of the metadata; nothing where it is missing or no number.
+std::optional<int64_t> count_in(const SafetensorsFile& file, const std::string& key) {
+  const auto at = file.metadata().find(key);
+  if (at == file.metadata().end()) return {};
+  int64_t count = 0;
+  const char* end = at->second.data() + at->second.size();
+  const auto [stop, error] = std::from_chars(at->second.data(), end, count);
+  return error == std::errc() && stop == end && count >= 0 ? std::optional(count) : std::nullopt;
+}
+
 }  // namespace
 
 TokenDataset::TokenDataset(const std::string& path, const Tokenizer& tokenizer)
@@ -76,7 +86,7 @@ TokenDataset::TokenDataset(const Corpus& corpus, const Tokenizer& tokenizer)
       vocab_size_(tokenizer.vocab_size()) {
   size_t most = 0;  // ids, where there is one per character; what is not written takes no memory
   for (const auto& file : corpus.files) most += tokenizer.takes_pieces() ? file->size() + 1 : 0;
-  collect(most, [&](auto&& take) { encode(corpus, tokenizer, take); });
+  collect(most, [&](auto&& take) { encode(corpus, tokenizer, dropped_, take); });
 }
 
 TokenDataset TokenDataset::from_ids(std::span<const int32_t> ids, int64_t vocab_size) {
@@ -119,10 +129,11 @@ TokenDataset TokenDataset::open_shard(const std::string& path) {
   dataset.name_ = path;
   dataset.source_hash_ = metadata(*file, "source");
   dataset.tokenizer_hash_ = metadata(*file, "tokenizer");
-  const std::string& size = metadata(*file, "vocab_size");
-  std::from_chars(size.data(), size.data() + size.size(), dataset.vocab_size_);
+  dataset.vocab_size_ = count_in(*file, "vocab_size").value_or(0);
   if (dataset.vocab_size_ < 1 || dataset.vocab_size_ > int64_t(1) << 31)
-    throw FileError(path, ": a token shard with the impossible vocab_size \"", size, "\"");
+    throw FileError(path, ": a token shard with the impossible vocab_size \"",
+                    metadata(*file, "vocab_size"), "\"");
+  dataset.dropped_ = count_in(*file, "dropped").value_or(0);
   dataset.width_ = tokens.dtype == "U16" ? 2 : 4;
   dataset.ids_ = file->bytes("tokens").data();
   if (reinterpret_cast<uintptr_t>(dataset.ids_) % size_t(dataset.width_) != 0)
@@ -157,7 +168,8 @@ void TokenDataset::write_shard(const std::string& path) const {
   const auto* bytes = static_cast<const std::byte*>(ids_) + begin_ * width_;
   write_safetensors(
       path, {{"tokens", width_ == 2 ? "U16" : "I32", {size()}, {bytes, size_t(size() * width_)}}},
-      {{"format", kFormat},
+      {{"dropped", std::to_string(dropped_)},
+       {"format", kFormat},
        {"hash", hash_of_ids()},
        {"source", source_hash_},
        {"tokenizer", tokenizer_hash_},

@@ -34,6 +34,13 @@ Ref<Module> model_of(const hub::StoredModel& stored, const LoadPretrainedOptions
   return model;
 }
 
+/// The tokenizer's end of text ends a text, whatever the configurations name.
+void add_end_of_text(Pretrained& model) {
+  const auto eos = model.tokenizer ? model.tokenizer->special().eos : std::nullopt;
+  std::vector<int32_t>& stop = model.generation.stop;
+  if (eos && std::find(stop.begin(), stop.end(), *eos) == stop.end()) stop.push_back(*eos);
+}
+
 }  // namespace
 
 Pretrained load_pretrained(const std::string& path, const LoadPretrainedOptions& options) {
@@ -44,6 +51,7 @@ Pretrained load_pretrained(const std::string& path, const LoadPretrainedOptions&
   result.config = std::move(stored.config);
   result.tokenizer = std::move(stored.tokenizer);
   result.generation = std::move(stored.generation);
+  add_end_of_text(result);
   result.vendor_family = std::move(stored.vendor_family);
   result.vendor = std::move(stored.vendor);
   result.not_understood = std::move(stored.not_understood);

@@ -122,7 +122,7 @@ bool AddedTokens::add(const AddedToken& token, std::string_view text) {
 
 std::vector<Section> AddedTokens::cut(std::string_view text, bool special) const {
   std::vector<Section> sections;
-  size_t done = 0;
+  size_t done = 0, space_end = 0;  // where the white space ends that a token took last
   for (const TokenFinder::Found& found : finder_.find(text)) {
     const AddedToken& token = tokens_[size_t(found.value)];
     size_t begin = found.begin, end = begin + found.length;
@@ -131,9 +131,12 @@ std::vector<Section> AddedTokens::cut(std::string_view text, bool special) const
     if (token.lstrip)
       while (begin > done && is_white_space(character_before(text, begin).code))
         begin -= size_t(character_before(text, begin).length);
-    if (token.rstrip)
+    if (token.rstrip) {
+      end = std::max(end, space_end);  // before that all is white space
       while (end < text.size() && is_white_space(character_at(text, end).code))
         end += size_t(character_at(text, end).length);
+      space_end = end;
+    }
     // White space that the token before has taken can hold this one, which then counts too.
     if (begin > done) sections.push_back({done, begin, -1});
     sections.push_back({begin, end, token.id});

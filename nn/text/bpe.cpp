@@ -1,6 +1,6 @@
 #include <algorithm>
-#include <bit>
 
+#include <olm/engine/utf8.h>
 #include <olm/nn/text/pipeline_internal.h>
 
 namespace olm::nn {
@@ -20,7 +20,7 @@ class WordCache {
     for (uint64_t at = hash & mask_;; at = (at + 1) & mask_) {
       const Slot& slot = slots_[at];
       if (slot.size == 0) return nullptr;
-      if (slot.hash == uint32_t(hash >> 32) && slot.size == word.size() &&
+      if (slot.hash == hash && slot.size == word.size() &&
           std::string_view(texts_).substr(slot.text, slot.size) == word)
         return &slot.range;
     }
@@ -28,20 +28,19 @@ class WordCache {
   void add(std::string_view word, uint64_t hash, Range range) {
     if (count_ >= kMaxWords || word.size() > kMaxLength) return;
     if (++count_ * 2 > slots_.size()) grow();
-    put({uint32_t(hash >> 32), uint32_t(word.size()), texts_.size(), hash, range});
+    put({hash, word.size(), texts_.size(), range});
     texts_ += word;
   }
 
  private:
   static constexpr size_t kMaxWords = 1 << 20, kMaxLength = 128;
   struct Slot {
-    uint32_t hash = 0, size = 0;
-    size_t text = 0;
-    uint64_t whole = 0;
+    uint64_t hash = 0;
+    size_t size = 0, text = 0;
     Range range = {};
   };
   void put(const Slot& slot) {
-    uint64_t at = slot.whole & mask_;
+    uint64_t at = slot.hash & mask_;
     while (slots_[at].size != 0) at = (at + 1) & mask_;
     slots_[at] = slot;
   }
@@ -85,7 +84,7 @@ class Encoder {
   void section(std::string_view text, bool first, bool special) {
     Normalized normalized;
     size_t from_first = 0;
-    if (first) from_first = size_t(std::max(decode_length(text), 1));
+    if (first) from_first = size_t(std::max(decode_utf8(text, 0).length, 1));
     if (!pipeline_.normalizers.empty()) {
       normalized = {std::string(text), from_first};
       const size_t limit = max_grown(text.size());
@@ -105,12 +104,6 @@ class Encoder {
                     part.begin < from_first ? std::min(from_first, part.end) - part.begin : 0,
                     word);
     }
-  }
-
-  static int decode_length(std::string_view text) {
-    int length = 1;
-    while (size_t(length) < text.size() && (text[size_t(length)] & 0xc0) == 0x80) ++length;
-    return length;
   }
 
   void add_word(std::string_view word) {
@@ -180,10 +173,12 @@ BpeTokenizer BpeTokenizer::from_json(const Json& json) {
 BpeTokenizer BpeTokenizer::with_special(const SpecialTokens& special) const {
   for (const auto& id : {special.bos, special.eos, special.pad, special.unk})
     if (id) require_id(*id);
-  BpeTokenizer made(pipeline_);
-  made.special_ = special;
-  made.special_.adds_bos = special_.adds_bos;
-  made.special_.adds_eos = special_.adds_eos;
+  BpeTokenizer made = *this;
+  SpecialTokens& to = made.special_;
+  if (special.bos) to.bos = special.bos;
+  if (special.eos) to.eos = special.eos;
+  if (special.pad) to.pad = special.pad;
+  if (special.unk) to.unk = special.unk;
   return made;
 }
 

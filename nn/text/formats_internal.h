@@ -17,8 +17,8 @@ namespace olm::nn::formats {
 struct Vocabulary {
   Json tokenizer = {};
   SpecialTokens special = {};
-  std::vector<int32_t> stop = {};  ///< ids that end a text, eos among them
-  std::string chat_template = {};  ///< as it was; "" for none
+  std::vector<int32_t> stop = {};  ///< of GGUF alone: ids that end a text, eos among them
+  std::string chat_template = {};  ///< of GGUF alone, as it was; "" for none
 };
 
 /// The tokenizer of a vocabulary. Throws Error.
@@ -41,8 +41,8 @@ struct TiktokenScheme {
   bool adds_bos = false;
   bool composes = false;  ///< text is brought to NFC first
 };
-/// Schemes by name: cl100k_base, o200k_base, p50k_base, r50k_base, qwen, qwen3_6, llama3; throws
-/// naming them for any other.
+/// Schemes by name: r50k_base, cl100k_base, o200k_base, llama3, qwen, qwen3_6; throws naming them
+/// for any other.
 TiktokenScheme tiktoken_scheme(const std::string& name);
 /// The scheme whose name is in `path`, or whose number of ranks is `ranks`; throws where none is.
 TiktokenScheme tiktoken_scheme_of(const std::string& path, size_t ranks);
@@ -61,9 +61,9 @@ bool looks_like_sentencepiece(std::string_view bytes);
 // ---- tokenizer_config.json ----------------------------------------------------------------------
 
 /// Adds what tokenizer_config.json and special_tokens_map.json (null where missing) say: ids of
-/// bos, eos, unk and pad, added tokens that the vocabulary lacks, and the chat template. Whether
-/// bos and eos are added is taken from there where `sets_template` is set: for a tokenizer.json its
-/// post-processor alone decides.
+/// bos, eos, unk and pad, and added tokens that the vocabulary lacks. Whether bos and eos are
+/// added, and the flags of added tokens (rstrip, …), are taken from there where `sets_template` is
+/// set: a tokenizer.json says both itself.
 void apply_tokenizer_config(const Json& config, const Json& special_map, bool sets_template,
                             Vocabulary& vocabulary);
 /// tokenizer_config.json: `before` (null, or what the vendor wrote) with all that is known brought
@@ -140,7 +140,10 @@ Json merges_json(const std::vector<std::string>& texts,
 /// An expression of tiktoken as tokenizer.json says it: there {1,3}+ is a repetition, not
 /// possessive. At the end of an alternative the one without + gives the same; throws elsewhere.
 std::string without_possessive_counts(std::string pattern);
-bool decode_token_base64(std::string_view text, std::string& bytes);
+/// The bytes of base64, padding included; false for other text.
+bool decode_base64(std::string_view text, std::string& bytes);
+/// Takes the next line off `text`, without its end.
+std::string_view next_line(std::string_view& text);
 /// Tokens by rank as vocabulary, from `first_id` on, and as merges.
 void set_ranks(Parts& parts, const std::vector<std::string>& ranks, int32_t first_id);
 

@@ -2,7 +2,6 @@
 // gguf_vocabulary_write.cpp.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <unordered_set>
 
 #include <olm/engine/utf8.h>

@@ -6,9 +6,6 @@
 #include <olm/nn/text/bpe_internal.h>
 #include <olm/nn/text/gguf_vocabulary_internal.h>
 
-namespace olm::nn {
-Json hugging_face_json(const Tokenizer&);
-}
 namespace olm::nn::formats {
 
 namespace {

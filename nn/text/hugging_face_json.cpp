@@ -1,69 +1,37 @@
 // Vocabularies of this library in the format of Hugging Face's tokenizers.
+#include <algorithm>
+
+#include <olm/nn/text/formats_internal.h>
 #include <olm/nn/text/pipeline_internal.h>
 
 namespace olm::nn {
 
 namespace {
 
-Json of_type(const char* type) {
-  Json json;
-  json["type"] = type;
-  return json;
-}
-
-Json byte_level(bool use_regex, bool prefix) {
-  Json json = of_type("ByteLevel");
-  json["add_prefix_space"] = prefix;
-  json["trim_offsets"] = true;
-  json["use_regex"] = use_regex;
-  return json;
-}
-
-/// A special token that is looked for in the text as it is.
-Json special_token(std::string_view content, size_t id) {
-  Json item;
-  item["id"] = id;
-  item["content"] = content;
-  for (const char* key : {"single_word", "lstrip", "rstrip", "normalized"}) item[key] = false;
-  item["special"] = true;
-  return item;
-}
-
-Json bpe_model(Json vocabulary, Json merges) {
-  Json json = of_type("BPE");
-  for (const char* key :
-       {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"})
-    json[key] = nullptr;
-  for (const char* key : {"fuse_unk", "byte_fallback", "ignore_merges"}) json[key] = false;
-  json["vocab"] = std::move(vocabulary);
-  json["merges"] = std::move(merges);
-  return json;
-}
-
-Json whole(Json added, Json pre_tokenizer, Json decoder, Json model) {
-  Json json;
-  json["version"] = "1.0";
-  json["truncation"] = nullptr;
-  json["padding"] = nullptr;
-  json["added_tokens"] = std::move(added);
-  json["normalizer"] = nullptr;
-  json["pre_tokenizer"] = std::move(pre_tokenizer);
-  json["post_processor"] = nullptr;
-  json["decoder"] = std::move(decoder);
-  json["model"] = std::move(model);
-  return json;
+/// A vocabulary of `texts`, by id, without merges; the one at `end_of_text` is a special token.
+formats::Parts parts_of(std::vector<std::string> texts, std::optional<int32_t> end_of_text) {
+  formats::Parts parts;
+  for (size_t id = 0; id < texts.size(); ++id)
+    parts.vocabulary.push_back({.text = std::move(texts[id]), .id = int32_t(id)});
+  if (end_of_text)
+    parts.added.push_back({.text = std::string(kEndOfText), .id = *end_of_text, .special = true});
+  return parts;
 }
 
 }  // namespace
 
 Json bpe::byte_level_json(const std::vector<std::string>& tokens, Json merges, bool cuts_words) {
-  Json vocabulary = Json::object(), added = Json::array();
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    vocabulary.append(letters_of_bytes(tokens[id]), id);
-    if (tokens[id] == kEndOfText) added.push_back(special_token(kEndOfText, id));
-  }
-  return whole(std::move(added), byte_level(cuts_words, false), byte_level(true, true),
-               bpe_model(std::move(vocabulary), std::move(merges)));
+  std::vector<std::string> letters;
+  for (const std::string& token : tokens) letters.push_back(letters_of_bytes(token));
+  const auto end = std::find(tokens.begin(), tokens.end(), kEndOfText);
+  formats::Parts parts =
+      parts_of(std::move(letters),
+               end == tokens.end() ? std::nullopt : std::optional(int32_t(end - tokens.begin())));
+  parts.merges = std::move(merges);
+  parts.pre_tokenizer = formats::byte_level_json(cuts_words);
+  parts.decoder = formats::byte_level_json(true);
+  parts.decoder["add_prefix_space"] = true;  // as GPT-2's file has it
+  return formats::to_tokenizer_json(std::move(parts));
 }
 
 Json hugging_face_json(const Tokenizer& tokenizer) {
@@ -75,13 +43,9 @@ Json hugging_face_json(const Tokenizer& tokenizer) {
     return bpe::byte_level_json(tokens, Json::array(), false);
   require(dynamic_cast<const CharTokenizer*>(&tokenizer) != nullptr, "the ", tokenizer.name(),
           " tokenizer has no counterpart in Hugging Face's tokenizers");
-  Json vocabulary = Json::object(), added = Json::array();
-  for (size_t id = 0; id < tokens.size(); ++id) {
-    vocabulary.append(tokens[id], id);
-    if (tokenizer.eot_id() == int32_t(id)) added.push_back(special_token(tokens[id], id));
-  }
-  return whole(std::move(added), nullptr, of_type("Fuse"),
-               bpe_model(std::move(vocabulary), Json::array()));
+  formats::Parts parts = parts_of(std::move(tokens), tokenizer.eot_id());
+  parts.decoder["type"] = "Fuse";
+  return formats::to_tokenizer_json(std::move(parts));
 }
 
 }  // namespace olm::nn

@@ -1,9 +1,12 @@
-// SentencePiece's tokenizer.model: a message of protocol buffers. Of it little is needed, and what
-// a file of unknown origin may hold is checked here: a reader of the wire format is all there is.
+// SentencePiece's tokenizer.model: a message of protocol buffers, of which little is needed. It is
+// read here and not by libsentencepiece, which crashes on some damaged files, and tells neither the
+// normaliser nor its flags, without which no tokenizer.json can be made. Normalisers other than
+// identity are refused: their tables change between versions of SentencePiece and agree with no
+// normal form of Unicode (nmt_nfkc differs from Nmt and NFKC in 175 characters).
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <numeric>
+#include <unordered_set>
 
 #include <olm/nn/text/bpe_internal.h>
 #include <olm/nn/text/formats_internal.h>
@@ -165,15 +168,25 @@ void require_supported(const Model& model) {
 void set_merges(Parts& parts, const std::vector<Piece>& pieces) {
   std::vector<std::string> texts;
   std::vector<int32_t> order;
+  std::unordered_set<std::string_view> unused_pieces;
   for (size_t id = 0; id < pieces.size(); ++id) {
     texts.push_back(pieces[id].text);
     const uint64_t type = pieces[id].type;
+    if (type == unused) unused_pieces.insert(pieces[id].text);
     if (type == normal || type == user_defined || type == unused) order.push_back(int32_t(id));
   }
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
     return pieces[size_t(a)].score > pieces[size_t(b)].score;
   });
-  parts.merges = merges_json(texts, pairs_of(texts, order, true));
+  const auto pairs = pairs_of(texts, order, true);
+  // SentencePiece joins the parts of such a piece and takes it apart again at the end.
+  if (!unused_pieces.empty())
+    for (const auto& [left, right] : pairs) {
+      const std::string joined = texts[size_t(left)] + texts[size_t(right)];
+      require(!unused_pieces.contains(joined), "the piece \"", joined,
+              "\" of type unused, which merges give, is not supported");
+    }
+  parts.merges = merges_json(texts, pairs);
 }
 
 }  // namespace
@@ -216,7 +229,6 @@ Vocabulary read_sentencepiece(std::string_view bytes) {
   parts.byte_fallback = model.byte_fallback;
   parts.bos = special.bos;
   special.adds_bos = parts.bos.has_value();
-  if (special.eos) vocabulary.stop.push_back(*special.eos);
   vocabulary.tokenizer = to_tokenizer_json(parts);
   return vocabulary;
 }

@@ -61,7 +61,7 @@ Vocabulary read_tekken(const Json& json) {
     const Json& item = vocab.at(i);
     require(item.at("rank").as_int() == int64_t(i), "vocab[", i, "] has rank ",
             item.at("rank").as_int(), ", ", i, " was wanted");
-    require(decode_token_base64(item.at("token_bytes").as_string(), ranks[i]), "vocab[", i,
+    require(decode_base64(item.at("token_bytes").as_string(), ranks[i]), "vocab[", i,
             "].token_bytes \"", item.at("token_bytes").as_string(), "\" is not base64");
   }
   Parts parts;
@@ -77,7 +77,6 @@ Vocabulary read_tekken(const Json& json) {
   }
   parts.bos = vocabulary.special.bos;
   vocabulary.special.adds_bos = parts.bos.has_value();
-  if (vocabulary.special.eos) vocabulary.stop.push_back(*vocabulary.special.eos);
   parts.pre_tokenizer =
       pre_tokenizer_json({without_possessive_counts(config.at("pattern").as_string())});
   vocabulary.tokenizer = to_tokenizer_json(parts);

@@ -33,7 +33,7 @@ std::string o200k_pattern() {
 
 using Special = std::vector<std::pair<std::string, int32_t>>;
 
-/// Texts with ids from `first` on; {n} becomes a number that goes on through the list.
+/// Texts with ids from `first` on.
 Special numbered(int32_t first, const std::vector<std::string>& texts) {
   Special special;
   for (const std::string& text : texts) special.emplace_back(text, first++);
@@ -131,7 +131,24 @@ const std::vector<SchemeRow>& schemes() {
   return rows;
 }
 
-/// The bytes of base64, padding included; false for other text.
+std::string scheme_names() {
+  std::string names;
+  for (const SchemeRow& row : schemes())
+    names += (names.empty() ? "" : ", ") + std::string(row.name);
+  return names;
+}
+
+/// A line's token and rank, or false.
+bool read_line(std::string_view line, std::string& bytes, int64_t& rank) {
+  const size_t space = line.find(' ');
+  if (space == line.npos || !decode_base64(line.substr(0, space), bytes)) return false;
+  const char* end = line.data() + line.size();
+  const auto [stop, error] = std::from_chars(line.data() + space + 1, end, rank);
+  return error == std::errc() && stop == end && rank >= 0;
+}
+
+}  // namespace
+
 bool decode_base64(std::string_view text, std::string& bytes) {
   bytes.clear();
   if (text.empty() || text.size() % 4 != 0) return false;
@@ -156,16 +173,6 @@ bool decode_base64(std::string_view text, std::string& bytes) {
   return bytes.size() == text.size() / 4 * 3 - padding;
 }
 
-/// A line's token and rank, or false.
-bool read_line(std::string_view line, std::string& bytes, int64_t& rank) {
-  const size_t space = line.find(' ');
-  if (space == line.npos || !decode_base64(line.substr(0, space), bytes)) return false;
-  const char* end = line.data() + line.size();
-  const auto [stop, error] = std::from_chars(line.data() + space + 1, end, rank);
-  return error == std::errc() && stop == end && rank >= 0;
-}
-
-/// Takes the next line off `text`, without its end.
 std::string_view next_line(std::string_view& text) {
   const size_t end = std::min(text.find('\n'), text.size());
   std::string_view line = text.substr(0, end);
@@ -173,8 +180,6 @@ std::string_view next_line(std::string_view& text) {
   if (line.ends_with('\r')) line.remove_suffix(1);
   return line;
 }
-
-}  // namespace
 
 std::string without_possessive_counts(std::string pattern) {
   for (size_t at = pattern.find("}+"); at != pattern.npos; at = pattern.find("}+", at)) {
@@ -192,17 +197,10 @@ std::string without_possessive_counts(std::string pattern) {
   return pattern;
 }
 
-bool decode_token_base64(std::string_view text, std::string& bytes) {
-  return decode_base64(text, bytes);
-}
-
 TiktokenScheme tiktoken_scheme(const std::string& name) {
-  std::string known;
-  for (const SchemeRow& row : schemes()) {
+  for (const SchemeRow& row : schemes())
     if (row.name == name) return row.scheme;
-    known += (known.empty() ? "" : ", ") + std::string(row.name);
-  }
-  fail("the tiktoken encoding \"", name, "\" is not known; known are ", known);
+  fail("the tiktoken encoding \"", name, "\" is not known; known are ", scheme_names());
 }
 
 TiktokenScheme tiktoken_scheme_of(const std::string& path, size_t ranks) {
@@ -211,11 +209,9 @@ TiktokenScheme tiktoken_scheme_of(const std::string& path, size_t ranks) {
     if (file.starts_with(row.name)) return row.scheme;
   for (const SchemeRow& row : schemes())
     if (row.ranks == ranks) return row.scheme;
-  std::string known;
-  for (const SchemeRow& row : schemes())
-    known += (known.empty() ? "" : ", ") + std::string(row.name);
   fail("a tiktoken file of ", ranks,
-       " ranks whose name does not say which encoding it has: ", known, " was wanted at its begin");
+       " ranks whose name does not say which encoding it has: ", scheme_names(),
+       " was wanted at its begin");
 }
 
 bool looks_like_ranks(std::string_view text) {
@@ -260,9 +256,7 @@ Vocabulary read_tiktoken(const std::vector<std::string>& ranks, const TiktokenSc
     parts.added.push_back({.text = text, .id = id, .special = true});
     if (text == scheme.bos) vocabulary.special.bos = id;
     if (text == scheme.eos) vocabulary.special.eos = id;
-    if (text == "<|im_end|>" || text == "<|eot_id|>") vocabulary.stop.push_back(id);
   }
-  if (vocabulary.special.eos) vocabulary.stop.push_back(*vocabulary.special.eos);
   if (scheme.adds_bos) parts.bos = vocabulary.special.bos;
   vocabulary.special.adds_bos = parts.bos.has_value();
   if (scheme.composes) parts.normalizer["type"] = "NFC";

@@ -42,8 +42,9 @@ int32_t read_id(const std::string& text) {
 }
 
 /// The added tokens of `tokenizer` with those of the configuration: one of the same id takes the
-/// other's place, since names of tokens that a format does not name are guesses.
-void merge_added(const Json& decoder, Json& tokenizer) {
+/// other's place, since names of tokens that a format does not name are guesses. Where both have
+/// the same text only formats that know no flags take those of the configuration.
+void merge_added(const Json& decoder, bool takes_flags, Json& tokenizer) {
   Json::Array added = tokenizer.at("added_tokens").items();
   std::unordered_map<int64_t, size_t> places;
   for (size_t i = 0; i < added.size(); ++i) places.emplace(added[i].at("id").as_int(), i);
@@ -58,17 +59,20 @@ void merge_added(const Json& decoder, Json& tokenizer) {
     require(known == vocabulary.end() || known->second == text,
             "added_tokens_decoder says that id ", id, " is \"", text, "\", the vocabulary has \"",
             known == vocabulary.end() ? "" : known->second, "\"");
-    const Json item = added_json({.text = text,
-                                  .id = id,
-                                  .special = is_true(token, "special"),
-                                  .normalized = is_true(token, "normalized"),
-                                  .lstrip = is_true(token, "lstrip"),
-                                  .rstrip = is_true(token, "rstrip"),
-                                  .single_word = is_true(token, "single_word")});
     const auto at = places.find(id);
-    if (at == places.end())
+    const Json* before = at == places.end() ? nullptr : &added[at->second];
+    const bool same = before && text_of(before) == text;
+    const Json item =
+        added_json({.text = text,
+                    .id = id,
+                    .special = is_true(token, "special") || (same && is_true(*before, "special")),
+                    .normalized = is_true(token, "normalized"),
+                    .lstrip = is_true(token, "lstrip"),
+                    .rstrip = is_true(token, "rstrip"),
+                    .single_word = is_true(token, "single_word")});
+    if (!before)
       added.push_back(item);
-    else if (text_of(&added[at->second]) != text)
+    else if (!same || takes_flags)
       added[at->second] = item;
   }
   std::sort(added.begin(), added.end(),
@@ -82,15 +86,14 @@ void apply_tokenizer_config(const Json& config, const Json& special_map, bool se
                             Vocabulary& vocabulary) {
   Json& tokenizer = vocabulary.tokenizer;
   if (const Json* decoder = config.is_object() ? config.find("added_tokens_decoder") : nullptr)
-    if (decoder->is_object() && decoder->size() > 0) merge_added(*decoder, tokenizer);
+    if (decoder->is_object() && decoder->size() > 0)
+      merge_added(*decoder, sets_template, tokenizer);
   SpecialTokens& special = vocabulary.special;
-  std::unordered_map<std::string, std::string> texts;
   auto read = [&](const char* key, std::optional<int32_t>& id) {
     for (const Json* json : {&config, &special_map}) {
       if (!json->is_object() || !json->contains(key)) continue;
       const std::string text = text_of(json->find(key));
       if (text.empty()) continue;
-      texts[key] = text;
       id = id_in(tokenizer, text);
       return;
     }
@@ -99,13 +102,7 @@ void apply_tokenizer_config(const Json& config, const Json& special_map, bool se
   read("eos_token", special.eos);
   read("unk_token", special.unk);
   read("pad_token", special.pad);
-  if (special.eos && std::find(vocabulary.stop.begin(), vocabulary.stop.end(), *special.eos) ==
-                         vocabulary.stop.end())
-    vocabulary.stop.push_back(*special.eos);
-  if (!config.is_object()) return;
-  if (const Json* text = config.find("chat_template"); text && text->is_string())
-    vocabulary.chat_template = text->as_string();
-  if (!sets_template) return;
+  if (!config.is_object() || !sets_template) return;
   if (const Json* adds = config.find("add_bos_token"); adds && adds->is_bool())
     special.adds_bos = adds->as_bool();
   if (const Json* adds = config.find("add_eos_token"); adds && adds->is_bool())

@@ -9,10 +9,7 @@ namespace {
 Json read_merges(std::string_view text) {
   Json merges = Json::array();
   for (size_t number = 1; !text.empty(); ++number) {
-    const size_t end = std::min(text.find('\n'), text.size());
-    std::string_view line = text.substr(0, end);
-    text.remove_prefix(std::min(end + 1, text.size()));
-    if (line.ends_with('\r')) line.remove_suffix(1);
+    const std::string_view line = next_line(text);
     if (line.empty() || (number == 1 && line.starts_with("#version"))) continue;
     const size_t space = line.find(' ');
     require(space != line.npos && space > 0 && space + 1 < line.size() &&
@@ -38,7 +35,6 @@ Vocabulary read_vocab_and_merges(std::string_view vocab, std::string_view merges
     if (text != kEndOfText) continue;
     parts.added.push_back({.text = text, .id = int32_t(number), .special = true});
     vocabulary.special.bos = vocabulary.special.eos = int32_t(number);
-    vocabulary.stop = {int32_t(number)};
   }
   parts.merges = read_merges(merges);
   parts.pre_tokenizer = pre_tokenizer_json({kGpt2Step});

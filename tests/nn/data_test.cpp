@@ -205,6 +205,19 @@ TEST_SUITE("nn/data") {
     }
   }
 
+  TEST_CASE("characters that the vocabulary lacks are counted, in a shard too") {
+    const TempFolder folder;
+    folder.file("text/a", "h\u00e9llo");
+    folder.file("text/b", "zoe");
+    const auto tokenizer = BpeTokenizer::from_json(hugging_face_json(CharTokenizer(U"ehlo", true)));
+    const TokenDataset ids(folder / "text", tokenizer);
+    CHECK(ids.size() == 7);
+    CHECK(ids.dropped() == 2);
+    ids.write_shard(folder / "shard");
+    CHECK(TokenDataset::open_shard(folder / "shard").dropped() == 2);
+    CHECK(TokenDataset(folder / "text/a", ByteTokenizer()).dropped() == 0);
+  }
+
   TEST_CASE("what is no shard, or a damaged one, is refused") {
     const TempFolder folder;
     const std::string path = folder / "s";

@@ -158,6 +158,17 @@ TEST_SUITE("nn/hub/folder") {
     CHECK(load(folder / "run")->num_parameters() == run.model->num_parameters());
   }
 
+  TEST_CASE("the tokenizer's end of text is among the ids that end a text") {
+    const TempFolder folder;
+    std::filesystem::copy(vendor_case("qwen2"), folder / "m");
+    const std::vector<int32_t> before = load_pretrained(folder / "m").generation.stop;
+    folder.file("m/vocab.json", R"({"a": 0, "b": 1, "<|endoftext|>": 2})");
+    folder.file("m/merges.txt", "");
+    std::vector<int32_t> wanted = before;
+    wanted.push_back(2);
+    CHECK(load_pretrained(folder / "m").generation.stop == wanted);
+  }
+
   TEST_CASE("values given to a model may stay where they are") {
     const auto layer = Linear(3, 2, {.bias = false});
     const std::map<std::string, Tensor> values{{"weight", zeros({2, 3})}};

@@ -110,14 +110,39 @@ TEST_SUITE("nn/text/formats") {
     CHECK(tokenizer->encode("<s>").size() > 1);
 
     Vocabulary vocabulary = read_vocab_and_merges(read_file(kFolder + "gpt2/vocab.json"), "a b\n");
-    apply_tokenizer_config(config_of(R"({"chat_template": "{{ x }}"})"), {}, true, vocabulary);
-    CHECK(vocabulary.chat_template == "{{ x }}");
     CHECK(contains(message_of<Error>([&] {
                      apply_tokenizer_config(
                          config_of(R"({"added_tokens_decoder": {"3": {"content": "<s>"}}})"), {},
                          true, vocabulary);
                    }),
                    "id 3 is \"<s>\""));
+  }
+
+  TEST_CASE("a tokenizer.json alone names the ids that its parts name") {
+    const TempFolder folder;
+    load_tokenizer(kFolder + "bpe.model")->save(folder / "tokenizer.json");
+    SpecialTokens special = load_tokenizer(folder / "tokenizer.json")->special();
+    CHECK(special.bos == 1);
+    CHECK(special.unk == 0);
+    CHECK_FALSE(special.eos.has_value());
+    folder.file("tokenizer_config.json", R"({"eos_token": "</s>"})");
+    special = load_tokenizer(folder.path())->special();
+    CHECK(special.bos == 1);
+    CHECK(special.eos == 2);
+  }
+
+  TEST_CASE("flags of added tokens come from tokenizer_config.json where the vocabulary has none") {
+    const TempFolder folder;
+    folder.file("tokenizer.model", read_file(kFolder + "bpe.model"));
+    folder.file("tokenizer_config.json",
+                R"({"added_tokens_decoder": {"2": {"content": "</s>", "rstrip": true}}})");
+    const EncodeOptions special = {.parse_special_tokens = true};
+    const auto tokenizer = load_tokenizer(folder.path());
+    CHECK(tokenizer->encode("</s>  ", special) == Ids{2});
+    CHECK(tokenizer->encode("</s>").size() > 1);  // special as before
+    // A tokenizer.json says it itself.
+    load_tokenizer(kFolder + "bpe.model")->save(folder / "tokenizer.json");
+    CHECK(load_tokenizer(folder.path())->encode("</s>  ", special).size() > 1);
   }
 
   TEST_CASE("tokenizer_config.json as transformers wants it") {
@@ -174,6 +199,20 @@ TEST_SUITE("nn/text/formats") {
       CHECK(contains(message, wanted));
       CHECK_THROWS_AS(load_tokenizer(path), FileError);
     }
+  }
+
+  TEST_CASE("a SentencePiece model whose merges give a piece of type unused is refused") {
+    const auto field = [](char key, const std::string& bytes) {
+      return key + std::string(1, char(bytes.size())) + bytes;
+    };
+    const auto piece = [&](const std::string& text, char type) {
+      return field('\x0a', field('\x0a', text) + "\x18" + type);
+    };
+    const std::string head = field('\x12', "\x18\x02") + piece("<unk>", 2) + piece("a", 1);
+    CHECK(contains(message_of<Error>([&] { read_sentencepiece(head + piece("aa", 5)); }),
+                   "the piece \"aa\" of type unused"));
+    CHECK(read_sentencepiece(head + piece("aa", 1)).special.unk == 0);
+    CHECK(read_sentencepiece(head + piece("ab", 5)).special.unk == 0);
   }
 
   TEST_CASE("a damaged SentencePiece model is an error or a model, and nothing else") {

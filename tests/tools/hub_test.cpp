@@ -120,6 +120,28 @@ TEST_SUITE("tools/hub") {
     CHECK(one.at("loss").as_double() > 0);
   }
 
+  TEST_CASE("characters that a vocabulary lacks are left out, and a line says so") {
+    const TempFolder f;
+    write_file(f / "text", small_text());
+    write_file(f / "other", "mira \u4f60\u597d mira\n");
+    const std::string hf = f / "hf";
+    output(tiny_training(f / "text", f / "run", {"--model.family=llama", "--tokenizer=char"}));
+    output({"export", f / "run", "--to", "hf", hf});
+    const std::string note = "characters left out, for which the vocabulary has no token: 2\n";
+    CHECK(contains(output({"eval", hf, "--data", f / "other"}), note));
+    CHECK_FALSE(contains(output({"eval", hf, "--data", f / "text"}), "left out"));
+    const Json json = Json::parse(output({"eval", hf, "--data", f / "other", "--json"}));
+    CHECK(json.at("dropped") == Json(2));
+    const Result ids = run_program({"tokenizer", "encode", hf, "--text", "mira \u4f60\u597d"});
+    CHECK(ids.status == 0);
+    CHECK(ids.err == "olm tokenizer encode: " + note);
+    CHECK(ids.out == output({"tokenizer", "encode", hf, "--text", "mira "}));
+    const Result train = run_program(tiny_training(
+        f / "other", f / "again", {"--tokenizer=" + hf + "/tokenizer.json", "--context=4"}));
+    INFO(train.err);
+    CHECK(contains(train.out, "data: " + note));
+  }
+
   TEST_CASE("inspect says what a model is without reading it") {
     for (const std::string& path : {forms().hf, forms().gguf}) {
       const std::string text = output({"inspect", path});

@@ -50,7 +50,8 @@ std::vector<nn::TokenDataset> texts_of(const nn::Corpus& corpus, const nn::Token
 }
 
 /// What was measured, by the names of --json.
-Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, double bytes) {
+Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, double bytes,
+                int64_t dropped) {
   const double loss = report.nats / double(report.tokens);
   Json figures = Json::object();
   figures["loss"] = loss;
@@ -58,6 +59,7 @@ Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, 
   figures["bits_per_byte"] = report.nats / std::log(2.0) / bytes;
   figures["tokens"] = report.tokens;
   figures["bytes"] = int64_t(bytes);
+  figures["dropped"] = dropped;
   figures["context"] = options.context;
   figures["stride"] = options.stride;
   figures["seconds"] = report.seconds;
@@ -83,7 +85,9 @@ int eval(const EvalArgs& args) {
                     ", a finite number was wanted");
   double bytes = 0;
   for (const std::string_view text : corpus.texts()) bytes += double(text.size());
-  const Json figures = figures_of(report, options, bytes);
+  int64_t dropped = 0;
+  for (const nn::TokenDataset& text : texts) dropped += text.dropped();
+  const Json figures = figures_of(report, options, bytes, dropped);
   if (args.json) {
     fmt::print("{}\n", figures.dump());
     return 0;
@@ -95,6 +99,7 @@ int eval(const EvalArgs& args) {
              grouped(int64_t(bytes)));
   fmt::print("tokens          {} in windows of {}{}\n", grouped(report.tokens), options.context,
              options.stride < options.context ? fmt::format(" every {}", options.stride) : "");
+  if (dropped > 0) fmt::print("{}\n", dropped_text(dropped));
   fmt::print("time            {}\n", duration_text(report.seconds));
   return 0;
 }

@@ -161,4 +161,8 @@ std::string grouped(int64_t value) {
   return (value < 0 ? "-" : "") + digits;
 }
 
+std::string dropped_text(int64_t count) {
+  return "characters left out, for which the vocabulary has no token: " + grouped(count);
+}
+
 }  // namespace olm::tools

@@ -21,5 +21,7 @@ std::string bytes_text(double bytes);
 std::string duration_text(double seconds);
 /// "1,234,567".
 std::string grouped(int64_t value);
+/// What to say of so many characters that a tokenizer left out.
+std::string dropped_text(int64_t count);
 
 }  // namespace olm::tools

@@ -50,11 +50,15 @@ int tokenizer_train(const TokenizerArgs& args) {
 int tokenizer_encode(const TokenizerArgs& args) {
   const auto tokenizer = open_tokenizer(args.path);
   const std::string given = args.text ? *args.text : standard_input();
-  const std::vector<int32_t> ids = tokenizer->encode(
-      args.text ? std::string_view(given) : without_byte_order_mark(given),
-      {.add_special_tokens = args.add_special, .parse_special_tokens = args.special_tokens});
+  int64_t dropped = 0;
+  const std::vector<int32_t> ids =
+      tokenizer->encode(args.text ? std::string_view(given) : without_byte_order_mark(given),
+                        {.add_special_tokens = args.add_special,
+                         .parse_special_tokens = args.special_tokens,
+                         .dropped = &dropped});
   for (size_t i = 0; i < ids.size(); ++i) fmt::print("{}{}", i ? " " : "", ids[i]);
   fmt::print("\n");
+  if (dropped > 0) fmt::print(stderr, "olm tokenizer encode: {}\n", dropped_text(dropped));
   return 0;
 }
 

@@ -74,6 +74,7 @@ void introduce(const Run& run) {
   fmt::print("data: {}, {} training and {} validation tokens, {} tokenizer with {} ids\n",
              run.config.data.path, grouped(run.train.size()), grouped(run.validation.size()),
              run.tokenizer->name(), run.tokenizer->vocab_size());
+  if (run.tokens.dropped() > 0) fmt::print("data: {}\n", dropped_text(run.tokens.dropped()));
   if (!run.data_note.empty()) fmt::print("data: {}\n", run.data_note);
   fmt::print("device: {}\n", device_text(run.device));
   fmt::print("run folder: {}\n", run.folder);
