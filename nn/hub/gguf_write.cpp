@@ -223,6 +223,7 @@ std::vector<std::string> write_gguf(const StoredModel& model, const std::string&
   const Sentences more = differences(config, architecture);
   result.insert(result.end(), more.begin(), more.end());
   add_tensors(tensors, factors, model, options, to);
+  const FoldersAbove above(path);
   to.write(path);
   return result;
 }

@@ -154,8 +154,9 @@ void write_hugging_face_files(const StoredModel& model, const Family& family,
              generation_to_json(model.generation, model.tokenizer.get(),
                                 vendor_json(model, "generation_config.json")));
   write_tokenizer(folder, model);
-  write_vendor_files(folder / "", model.vendor,
+  write_vendor_files(folder.path(), model.vendor,
                      {"config.json", "generation_config.json", "gguf.json"});
+  write_vendor_files(folder.path(), options.beside, {});
   write_weights(folder, std::move(items), options.shard_bytes);
 }
 
@@ -221,7 +222,8 @@ void write_run(const StoredModel& model, const std::string& path, const SaveOpti
       same ? all_tensors(model) : plan(model, names_here(model.config.value()));
   folder.fill([&] {
     save_architecture(*module, folder / "model.json");
-    write_belongings(model, folder / "");
+    write_vendor_files(folder.path(), options.beside, {});
+    write_belongings(model, folder.path());
     write_safetensors(folder / "model.safetensors", items_of(planned, model, options),
                       weights_metadata(*module));
   });
