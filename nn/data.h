@@ -60,6 +60,9 @@ class OLM_API TokenDataset {
   void write_shard(const std::string& path) const;
   int64_t size() const { return end_ - begin_; }
   int64_t vocab_size() const { return vocab_size_; }
+  /// Characters of the text that encoding left out, as the vocabulary has no token for them; see
+  /// EncodeOptions. 0 for ids that were encoded elsewhere.
+  int64_t dropped() const { return dropped_; }
   /// Copies ids [begin, begin + n). Throws for ids outside the vocabulary, as a damaged shard has.
   void read(int64_t begin, int64_t n, int64_t* ids) const;
   /// The part [begin, end).
@@ -79,7 +82,7 @@ class OLM_API TokenDataset {
   std::shared_ptr<const void> owner_;  // keeps ids_ alive
   const void* ids_ = nullptr;
   int width_ = 4;  // bytes per id: 2 (unsigned) or 4
-  int64_t begin_ = 0, end_ = 0, vocab_size_ = 0;
+  int64_t begin_ = 0, end_ = 0, vocab_size_ = 0, dropped_ = 0;
 };
 
 /// The first int(fraction · size) ids, and the others.

@@ -10,24 +10,22 @@ namespace olm::nn {
 namespace {
 
 constexpr const char* kFormat = "olm token shard 1";
-/// A corpus is its owner's: <|endoftext|> in it ends a document.
-constexpr EncodeOptions kOwnText = {.parse_special_tokens = true};
-
 /// Calls take(ids) for a text, piece by piece where the tokenizer can: beside the ids as they are
 /// kept there are then never many more.
 template <class Take>
-void encode_text(std::string_view text, const Tokenizer& tokenizer, Take&& take) {
+void encode_text(std::string_view text, const Tokenizer& tokenizer, const EncodeOptions& options,
+                 Take&& take) {
   constexpr size_t kPiece = size_t(1) << 20;
-  if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text, kOwnText));
+  if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text, options));
   for (size_t at = 0, end; at < text.size(); at = end) {
     end = std::min(text.size(), at + kPiece);
     const auto inside = [&] { return end < text.size() && (uint8_t(text[end]) & 0xc0) == 0x80; };
     for (int i = 0; i < 3 && inside(); ++i) --end;  // to where a character of UTF-8 begins
     std::vector<int32_t> ids;
     try {
-      ids = tokenizer.encode(text.substr(at, end - at), kOwnText);
+      ids = tokenizer.encode(text.substr(at, end - at), options);
     } catch (const Error&) {
-      ids = tokenizer.encode(text.substr(0, end), kOwnText);  // throws with the offset in the whole
+      ids = tokenizer.encode(text.substr(0, end), options);  // throws with the offset in the whole
       throw;
     }
     take(ids);
@@ -35,7 +33,9 @@ void encode_text(std::string_view text, const Tokenizer& tokenizer, Take&& take)
 }
 
 template <class Take>
-void encode(const Corpus& corpus, const Tokenizer& tokenizer, Take&& take) {
+void encode(const Corpus& corpus, const Tokenizer& tokenizer, int64_t& dropped, Take&& take) {
+  // A corpus is its owner's: <|endoftext|> in it ends a document.
+  const EncodeOptions options{.parse_special_tokens = true, .dropped = &dropped};
   const std::vector<std::string_view> texts = corpus.texts();
   for (size_t i = 0; i < texts.size(); ++i) {
     if (i > 0) {
@@ -46,7 +46,7 @@ void encode(const Corpus& corpus, const Tokenizer& tokenizer, Take&& take) {
       take(std::vector<int32_t>{*tokenizer.eot_id()});
     }
     try {
-      encode_text(texts[i], tokenizer, take);
+      encode_text(texts[i], tokenizer, options, take);
     } catch (const FileError&) {
       throw;
     } catch (const Error& e) {
@@ -76,7 +76,7 @@ TokenDataset::TokenDataset(const Corpus& corpus, const Tokenizer& tokenizer)
       vocab_size_(tokenizer.vocab_size()) {
   size_t most = 0;  // ids, where there is one per character; what is not written takes no memory
   for (const auto& file : corpus.files) most += tokenizer.takes_pieces() ? file->size() + 1 : 0;
-  collect(most, [&](auto&& take) { encode(corpus, tokenizer, take); });
+  collect(most, [&](auto&& take) { encode(corpus, tokenizer, dropped_, take); });
 }
 
 TokenDataset TokenDataset::from_ids(std::span<const int32_t> ids, int64_t vocab_size) {

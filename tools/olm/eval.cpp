@@ -49,8 +49,16 @@ std::vector<nn::TokenDataset> texts_of(const nn::Corpus& corpus, const nn::Token
   return texts;
 }
 
+/// Characters that the tokenizer has no token for.
+int64_t dropped_in(const std::vector<nn::TokenDataset>& texts) {
+  int64_t dropped = 0;
+  for (const nn::TokenDataset& text : texts) dropped += text.dropped();
+  return dropped;
+}
+
 /// What was measured, by the names of --json.
-Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, double bytes) {
+Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, double bytes,
+                int64_t dropped) {
   const double loss = report.nats / double(report.tokens);
   Json figures = Json::object();
   figures["loss"] = loss;
@@ -58,10 +66,23 @@ Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, 
   figures["bits_per_byte"] = report.nats / std::log(2.0) / bytes;
   figures["tokens"] = report.tokens;
   figures["bytes"] = int64_t(bytes);
+  figures["dropped"] = dropped;
   figures["context"] = options.context;
   figures["stride"] = options.stride;
   figures["seconds"] = report.seconds;
   return figures;
+}
+
+void print_figures(const Json& figures) {
+  const auto number = [&](const char* name) { return figures.at(name).as_double(); };
+  const auto count = [&](const char* name) { return figures.at(name).as_int(); };
+  fmt::print("loss            {:.4f} nats per token\n", number("loss"));
+  fmt::print("perplexity      {:.4f}\n", number("perplexity"));
+  fmt::print("bits per byte   {:.4f} over {} bytes\n", number("bits_per_byte"),
+             grouped(count("bytes")));
+  fmt::print("tokens          {} in windows of {}{}\n", grouped(count("tokens")), count("context"),
+             count("stride") < count("context") ? fmt::format(" every {}", count("stride")) : "");
+  fmt::print("time            {}\n", duration_text(number("seconds")));
 }
 
 }  // namespace
@@ -83,19 +104,17 @@ int eval(const EvalArgs& args) {
                     ", a finite number was wanted");
   double bytes = 0;
   for (const std::string_view text : corpus.texts()) bytes += double(text.size());
-  const Json figures = figures_of(report, options, bytes);
-  if (args.json) {
+  const int64_t dropped = dropped_in(texts);
+  const Json figures = figures_of(report, options, bytes, dropped);
+  if (args.json)
     fmt::print("{}\n", figures.dump());
-    return 0;
-  }
-  const auto number = [&](const char* name) { return figures.at(name).as_double(); };
-  fmt::print("loss            {:.4f} nats per token\n", number("loss"));
-  fmt::print("perplexity      {:.4f}\n", number("perplexity"));
-  fmt::print("bits per byte   {:.4f} over {} bytes\n", number("bits_per_byte"),
-             grouped(int64_t(bytes)));
-  fmt::print("tokens          {} in windows of {}{}\n", grouped(report.tokens), options.context,
-             options.stride < options.context ? fmt::format(" every {}", options.stride) : "");
-  fmt::print("time            {}\n", duration_text(report.seconds));
+  else
+    print_figures(figures);
+  if (dropped > 0)
+    fmt::print(stderr,
+               "olm eval: the tokenizer has no token for {} characters, which it leaves out: the "
+               "bits per byte are not those of the whole text\n",
+               grouped(dropped));
   return 0;
 }
 

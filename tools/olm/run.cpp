@@ -121,6 +121,10 @@ void load_data(Run& run, const Run* same) {
     }
   if (!run.tokens_kept) run.tokens = nn::TokenDataset(corpus, *run.tokenizer);
   split_tokens(run);
+  if (run.tokens.dropped() > 0)
+    run.data_note +=
+        fmt::format("{}the tokenizer has no token for {} characters, which are left out",
+                    run.data_note.empty() ? "" : "; ", grouped(run.tokens.dropped()));
 }
 
 namespace {
