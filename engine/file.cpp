@@ -142,10 +142,20 @@ bool rename_to_free(const std::string& from, const std::string& to) {
 
 }  // namespace
 
+FoldersAbove::FoldersAbove(const std::string& path) {
+  const std::string folder = folder_of(path);
+  for (std::string at = folder; !path_exists(at); at = folder_of(at)) made_.push_back(at);
+  make_directories(folder);
+}
+
+FoldersAbove::~FoldersAbove() {
+  for (const std::string& folder : made_) ::rmdir(folder.c_str());
+}
+
 FolderWriter::FolderWriter(const std::string& path) : path_(path) {
   while (path_.size() > 1 && path_.back() == '/') path_.pop_back();
   if (path_exists(path_)) throw FileError(path_, kTaken);
-  make_directories(folder_of(path_));
+  above_ = std::make_unique<FoldersAbove>(path_);
   int made = -1;
   for (int attempt = 0; attempt < 100 && made != 0; ++attempt) {
     aside_ = name_beside(path_);

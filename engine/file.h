@@ -58,6 +58,19 @@ class OLM_API FileWriter {
   size_t written_ = 0;
 };
 
+/// Makes the folders that are missing above a path. In the end those that were made and still hold
+/// nothing are removed.
+class OLM_API FoldersAbove {
+ public:
+  explicit FoldersAbove(const std::string& path);
+  ~FoldersAbove();
+  FoldersAbove(const FoldersAbove&) = delete;
+  FoldersAbove& operator=(const FoldersAbove&) = delete;
+
+ private:
+  std::vector<std::string> made_;  // the outermost last
+};
+
 /// A folder in the making, under a new name beside `path`, where files are written. `commit`
 /// renames it to `path`, so that `path` is absent or whole. Without `commit` nothing stays behind.
 class OLM_API FolderWriter {
@@ -68,7 +81,8 @@ class OLM_API FolderWriter {
   FolderWriter(const FolderWriter&) = delete;
   FolderWriter& operator=(const FolderWriter&) = delete;
 
-  /// The path of a file in it.
+  /// Where it is before commit(), and the path of a file in it.
+  const std::string& path() const { return aside_; }
   std::string operator/(std::string_view name) const { return aside_ + "/" + std::string(name); }
   /// Does `write`; a FileError then names files by what they would have been called.
   void fill(const std::function<void()>& write) const;
@@ -77,6 +91,7 @@ class OLM_API FolderWriter {
 
  private:
   std::string path_, aside_;
+  std::unique_ptr<const FoldersAbove> above_;
 };
 
 /// Writes a whole file through FileWriter.

@@ -60,6 +60,9 @@ class OLM_API TokenDataset {
   void write_shard(const std::string& path) const;
   int64_t size() const { return end_ - begin_; }
   int64_t vocab_size() const { return vocab_size_; }
+  /// Characters of the text that encoding left out, as the vocabulary has no token for them; see
+  /// EncodeOptions. 0 for ids that were encoded elsewhere.
+  int64_t dropped() const { return dropped_; }
   /// Copies ids [begin, begin + n). Throws for ids outside the vocabulary, as a damaged shard has.
   void read(int64_t begin, int64_t n, int64_t* ids) const;
   /// The part [begin, end).
@@ -69,9 +72,6 @@ class OLM_API TokenDataset {
   /// Hashes of the text and of the tokenizer; empty for ids from memory.
   const std::string& source_hash() const { return source_hash_; }
   const std::string& tokenizer_hash() const { return tokenizer_hash_; }
-  /// How many characters of the whole text were left out, since the tokenizer has no token for them
-  /// (EncodeOptions::dropped); 0 for ids from memory.
-  int64_t dropped() const { return dropped_; }
 
  private:
   /// Keeps the ids that `source` hands to what it is called with; at most so many, or 0: unknown.

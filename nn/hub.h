@@ -1,6 +1,7 @@
 #pragma once
 // Models of other programs: folders of Hugging Face's transformers and GGUF files, both ways.
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -75,7 +76,7 @@ struct PretrainedFacts {
   std::vector<std::string> not_understood = {};
   std::vector<TensorFacts> tensors = {};  ///< in the order of their data
   /// The type that most of the numbers have.
-  std::string main_type() const;
+  OLM_API std::string main_type() const;
 };
 /// Throws where load_pretrained() does, but for damaged weights. Takes no longer for a large model.
 OLM_API PretrainedFacts inspect_pretrained(const std::string& path);

@@ -36,6 +36,11 @@ int64_t context_of(const Pretrained& model) {
   return model.config ? model.config->max_seq_len : 1024;
 }
 
+/// Tokens that a model has logits of, as far as is known before it runs.
+int64_t rows_of(const Pretrained& model) {
+  return model.config ? model.config->vocab_size : model.tokenizer->vocab_size();
+}
+
 void check_parameters(Module& model) {
   for (const auto& [name, tensor] : model.named_parameters())
     require(tensor.dtype() == f32, "compare: ", name, " is ", name_of(tensor.dtype()),
@@ -61,6 +66,7 @@ class Comparer {
   Comparer(const Pretrained& a, const Pretrained& b) : a_(a), b_(b) {
     ids_ = std::max(a.tokenizer->vocab_size(), b.tokenizer->vocab_size());
     window_ = size_t(std::min(context_of(a), context_of(b)));
+    check_widths(rows_of(a), rows_of(b));
   }
   void text(const std::string& text);
   Comparison result() const;
@@ -68,6 +74,11 @@ class Comparer {
  private:
   void window(std::span<const int32_t> ids);
   void place(const float* a, const float* b, int64_t width);
+  /// Rows behind the last id are padding, of which one model may have more.
+  void check_widths(int64_t a, int64_t b) const {
+    require(a == b || ids_ <= std::min(a, b), "compare: the models have logits of ", a, " and of ",
+            b, " tokens; equal numbers were wanted");
+  }
   const Pretrained& a_;
   const Pretrained& b_;
   int64_t ids_ = 0;    // of both tokenizers
@@ -91,10 +102,8 @@ void Comparer::text(const std::string& text) {
 void Comparer::window(std::span<const int32_t> ids) {
   int64_t a_width = 0, b_width = 0;
   const std::vector<float> a = logits_of(a_, ids, a_width), b = logits_of(b_, ids, b_width);
-  // Rows behind the last id are padding, of which one may have more.
+  check_widths(a_width, b_width);
   const int64_t width = std::min(a_width, b_width);
-  require(a_width == b_width || ids_ <= width, "compare: the models have logits of ", a_width,
-          " and of ", b_width, " tokens; equal numbers were wanted");
   for (size_t t = 0; t < ids.size(); ++t)
     place(&a[t * size_t(a_width)], &b[t * size_t(b_width)], width);
 }

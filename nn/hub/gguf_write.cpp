@@ -220,8 +220,7 @@ std::vector<std::string> write_gguf(const StoredModel& model, const std::string&
   const Sentences more = differences(config, architecture);
   result.insert(result.end(), more.begin(), more.end());
   add_tensors(tensors, factors, model, options, to);
-  if (const size_t slash = path.find_last_of('/'); slash != path.npos && slash > 0)
-    make_directories(path.substr(0, slash));
+  const FoldersAbove above(path);
   to.write(path);
   return result;
 }

@@ -157,14 +157,14 @@ void settle_head(StoredModel& m) {
   if (embed && head && !same_values(*m.tensors, *embed, *head)) m.config->tie_weights = false;
 }
 
-/// The configuration that `m.vendor` states, if that is what the module is.
+/// A configuration that was stated, complete, if it is what the module is.
 std::optional<DecoderConfig> stated_config(const std::optional<DecoderConfig>& config,
                                            Module& module) {
   if (!config) return {};
   const Ref<BlockModule> made = DecoderModel(*config);
   const bool same =
       describe(*made) == describe(module) && weights_metadata(*made) == weights_metadata(module);
-  return same ? config : std::nullopt;
+  return same ? std::optional(config->completed()) : std::nullopt;
 }
 
 std::vector<NamedTensor> distinct_tensors(Module& model) {

@@ -152,7 +152,7 @@ void write_hugging_face_files(const StoredModel& model, const Family& family,
              generation_to_json(model.generation, model.tokenizer.get(),
                                 vendor_json(model, "generation_config.json")));
   write_tokenizer(folder, model);
-  write_vendor_files(folder / "", model.vendor,
+  write_vendor_files(folder.path(), model.vendor,
                      {"config.json", "generation_config.json", "gguf.json"});
   write_weights(folder, std::move(items), options.shard_bytes);
 }

@@ -91,6 +91,7 @@ TEST_SUITE("engine/file") {
   TEST_CASE("a folder that is not finished leaves nothing, and its errors name the target") {
     const TempFolder folder;
     std::string message;
+    { FolderWriter writer(folder / "made/for/new"); }
     {
       FolderWriter writer(folder / "new");
       write_file(writer / "first", "bytes");

@@ -98,6 +98,9 @@ TEST_CASE("padding rows are not compared, and other sizes are refused") {
   const std::string error = message_of<Error>([&] { compare(a, narrow, {"one"}); });
   CHECK_MESSAGE(contains(error, "257"), error);
   CHECK_MESSAGE(contains(error, "256"), error);
+  // Also where one has no embedding of the other's ids.
+  const std::string far = message_of<Error>([&] { compare(a, drawn(1, 64), {"one"}); });
+  CHECK_MESSAGE(contains(far, "logits of 257 and of 64 tokens"), far);
 }
 
 TEST_CASE("windows reach as far as both contexts do") {

@@ -143,9 +143,9 @@ TEST_SUITE("tools/hub") {
   }
 
   TEST_CASE("inspect says what a model is without reading it") {
-    for (const std::string& path : {forms().hf, forms().gguf}) {
+    for (const std::string& path : forms().all()) {
       const std::string text = output({"inspect", path});
-      for (const char* part : {"model: ", "llama", "1 layers of width 16", "context: 16 tokens",
+      for (const char* part : {"model: ", ", llama\n", "1 layers of width 16", "context: 16 tokens",
                                "F32", "280 ids", "288 rows", "eos 256 <|endoftext|>", "q_proj"})
         CHECK_MESSAGE(text.find(part) != std::string::npos, part, " in ", text);
       CHECK(output({"inspect", path, "--tensors"}).find("[16,16]") != std::string::npos);
@@ -161,7 +161,9 @@ TEST_SUITE("tools/hub") {
     const TempFolder f;
     const std::string text = output({"import", forms().hf, "--out", f / "run"});
     CHECK(text.find("a_key_of_theirs") != std::string::npos);
-    output({"export", f / "run", "--to", "hf", f / "again"});
+    for (const char* part : {": run, llama, ", " tensors of F32, "})
+      CHECK(text.find(part) != std::string::npos);
+    output({"export", f / "run/", "--to", "hf", f / "again/"});
     CHECK(read_json(f / "again/config.json").at("a_key_of_theirs") == Json(7));
     for (const char* name : {"model.safetensors", "tokenizer.json"})
       CHECK(read_file(f / ("again/" + std::string(name))) == read_file(forms().hf + "/" + name));
@@ -272,7 +274,8 @@ TEST_SUITE("tools/hub") {
       CHECK_FALSE(fs::exists(f / "run"));
     };
     refuse({"--model.num_layers=2"}, {"model.num_layers", "1", "2"});
-    refuse({"--model.family=gpt2"}, {"family", "llama", "gpt2"});
+    refuse({"--model.family=gpt2"},
+           {"--init-from: model.family is llama in ", " and cannot become gpt2"});
     refuse({"--context=32"}, {"model.max_seq_len", "16", "32"});
     refuse({"--model.rope_theta=7.0"}, {"model.rope_theta"});
     refuse({"--tokenizer=byte"}, {"data.tokenizer", "byte"});
@@ -393,6 +396,10 @@ TEST_SUITE("tools/hub") {
                 fs::create_symlink("nowhere", hf + "/" + name);
               },
               {name, "cannot be opened"});
+    const std::string mute = copy_of(f, forms().hf, "mute");
+    fs::remove(mute + "/tokenizer.json");
+    check_refused({"import", mute, "--out", f / "out"}, {mute + ": holds no tokenizer"});
+    check_refused({"sample", mute, "--prompt=a"}, {mute, "without a tokenizer"});
     write_file(f / "short.gguf", read_file(forms().gguf).substr(0, 2000));
     check_refused({"sample", f / "short.gguf", "--prompt=a"}, {"short.gguf"});
     write_file(f / "text.gguf", "hello");
@@ -410,23 +417,30 @@ TEST_SUITE("tools/hub") {
     check_refused({"import", forms().hf, "--out", forms().run}, {"there already"});
     check_refused({"eval", forms().hf, "--data", forms().data, "--stride=17"}, {"--stride", "16"});
     check_refused({"eval", forms().hf, "--data", forms().data, "--context=17"}, {"--context"});
+    check_refused({"export", forms().hf, "--to", "hf", ""}, {"out", "empty"});
+    check_refused({"export", forms().hf, "--to", "gguf", f / "new/x", "--type", "q4"}, {"q4"});
+    check_refused({"export", forms().hf, "--to", "hf", f / "new/x", "--family", "bert"}, {"bert"});
     CHECK_FALSE(fs::exists(f / "x"));
+    CHECK_FALSE(fs::exists(f / "new"));
   }
 
   TEST_CASE("an export that is interrupted or has no room leaves the target absent or whole") {
     const TempFolder f;
     for (const char* form : {"hf", "gguf"}) {
       const std::string target = f / form;
-      check_refused({"export", forms().hf, "--to", form, target}, {target}, {.file_limit = 4096});
+      const std::string deep = f / ("made/for/" + std::string(form));
+      check_refused({"export", forms().hf, "--to", form, deep}, {deep}, {.file_limit = 4096});
       CHECK(fs::is_empty(f.path()));
       for (int wait = 0; wait < 8; ++wait) {
         int polls = 0;
         const Result r =
             run_program({"export", forms().hf, "--to", form, target}, {.watch = [&](pid_t child) {
-                          if (runs_program(child) && polls++ == wait) ::kill(child, SIGINT);
+                          if (runs_program(child) && polls++ == wait)
+                            ::kill(child, wait % 2 ? SIGTERM : SIGINT);
                         }});
         INFO(r.err);
         CHECK(fs::exists(target) == (r.status == 0));
+        if (!r.err.empty()) CHECK(r.err == "olm: interrupted, nothing was written\n");
         if (r.status == 0) output({"inspect", target});
         fs::remove_all(target);
         CHECK(fs::is_empty(f.path()));

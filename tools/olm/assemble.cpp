@@ -67,18 +67,18 @@ RunConfig assemble_resumed(const TrainArgs& args) {
   return config;
 }
 
-/// train.init_from alone, since what else is read depends on it.
-std::string early_init_from(const TrainArgs& args) {
-  std::string from;
+/// What file and flags say of a key, as train.init_from, on which depends how the others are read.
+std::string early_text(const TrainArgs& args, const std::string& section, const std::string& name) {
+  std::string text;
   if (!args.config.empty()) {
     const Json file = read_toml(args.config);
-    const Json* train = file.find("train");
-    const Json* key = train && train->is_object() ? train->find("init_from") : nullptr;
-    if (key && key->is_string()) from = key->as_string();
+    const Json* table = file.find(section);
+    const Json* key = table && table->is_object() ? table->find(name) : nullptr;
+    if (key && key->is_string()) text = key->as_string();
   }
-  for (const auto& [key, text] : args.flags)
-    if (key == "train.init_from") from = text;
-  return from;
+  for (const auto& [key, given] : args.flags)
+    if (key == section + "." + name) text = given;
+  return text;
 }
 
 /// True for a key that does not change what a model or its ids are.
@@ -105,6 +105,14 @@ void keep_model(const std::string& path, const RunConfig& origin, RunConfig& con
             " is ", text(keys[i]), " in ", path, " and cannot become ", text(now[i]));
 }
 
+/// Before other keys are read, which belong to a family.
+void keep_family(const std::string& path, const std::string& asked, const RunConfig& origin) {
+  if (asked.empty() || origin.model.is_described()) return;
+  const std::string family = origin.model.config.family();
+  require(asked == family, "--init-from: model.family is ", family, " in ", path,
+          " and cannot become ", asked);
+}
+
 /// The beginning of a run whose weights come from elsewhere.
 void read_origin(const std::string& path, RunConfig& config) {
   if (is_foreign(path)) return take_pretrained(path, nn::inspect_pretrained(path), config);
@@ -125,8 +133,9 @@ RunConfig assemble(const TrainArgs& args) {
     config = assemble_resumed(args);
   } else {
     if (!args.preset.empty()) config = find_preset(args.preset).config;
-    const std::string from = early_init_from(args);
+    const std::string from = early_text(args, "train", "init_from");
     if (!from.empty()) read_origin(from, config);
+    if (!from.empty()) keep_family(from, early_text(args, "model", "family"), config);
     const RunConfig origin = config;
     if (!args.config.empty()) read_config(args.config, config);
     if (!args.model.empty()) config.model = find_model(args.model, config.model);

@@ -1,12 +1,9 @@
 // olm import and olm export: models from one form to another.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <charconv>
 #include <filesystem>
 #include <map>
-
-#include <olm/engine/file.h>
 
 #include "tools/olm/command_line.h"
 #include "tools/olm/commands.h"
@@ -48,11 +45,18 @@ int64_t parse_bytes(const std::string& text, const std::string& where) {
   return number * unit->second;
 }
 
-void require_absent(const std::string& path) {
-  require(!path.empty(), "the name of what is to be written is empty");
+std::string without_slashes(std::string path) {
+  while (path.size() > 1 && (path.ends_with('/') || path.ends_with("/."))) path.pop_back();
+  return path;
+}
+
+void require_absent(const std::string& path, const char* where) {
+  require(!path.empty(), where, ": a path was wanted, the text is empty");
   if (path_exists(path))
     throw FileError(path, ": is there already; name another target, or remove it");
 }
+
+bool is_interrupted() { return stop_signal() != 0; }
 
 /// Runs a conversion; a signal ends it with nothing left behind, and with the signal's status.
 template <class Convert>
@@ -61,20 +65,28 @@ int interruptible(const Convert& convert) {
   try {
     return convert();
   } catch (const Error&) {
-    if (stop_signal() == 0) throw;
+    if (!is_interrupted()) throw;
     fmt::print(stderr, "olm: interrupted, nothing was written\n");
     return 128 + stop_signal();
   }
 }
 
 /// run.toml of a model from another program: training goes on with it.
-std::string run_toml(const ImportArgs& args, const std::string& out,
-                     const nn::PretrainedFacts& facts) {
+std::string run_toml(const ImportArgs& args, const nn::PretrainedFacts& facts) {
   RunConfig config;
   take_pretrained(args.from, facts, config);
-  config.train.init_from = fs::absolute(out).lexically_normal().string();
+  config.train.init_from = fs::absolute(without_slashes(args.out)).lexically_normal().string();
   config.data.tokenizer = config.train.init_from + "/tokenizer.json";
   return to_toml(config);
+}
+
+/// What lies at `path` now.
+void print_written(const std::string& path) {
+  const nn::PretrainedFacts facts = facts_of_written(path);
+  int64_t bytes = 0;
+  for (const auto& tensor : facts.tensors) bytes += tensor.bytes;
+  fmt::print("{}: {}, {} tensors of {}, {}\n", path, kind_text(facts), facts.tensors.size(),
+             facts.main_type(), bytes_text(double(bytes)));
 }
 
 void print_not_understood(const std::vector<std::string>& names) {
@@ -84,23 +96,17 @@ void print_not_understood(const std::vector<std::string>& names) {
   fmt::print("kept, but without a meaning here: {}\n", list);
 }
 
-std::string without_slashes(std::string path) {
-  while (path.size() > 1 && (path.ends_with('/') || path.ends_with("/."))) path.pop_back();
-  return path;
-}
-
 }  // namespace
 
 int import_model(const ImportArgs& args) {
   const std::string out = without_slashes(args.out);
-  require_absent(out);
+  require_absent(out, "--out");
   return interruptible([&] {
     const nn::PretrainedFacts facts = nn::inspect_pretrained(args.from);
-    const std::string toml = run_toml(args, out, facts);
-    nn::convert_to_run(args.from, out, {.files = {{"run.toml", toml}}, .should_stop = [] {
-                                          return stop_signal() != 0;
-                                        }});
-    fmt::print("{}: a run with {} tensors of {}\n", out, facts.tensors.size(), facts.main_type());
+    nn::convert_to_run(
+        args.from, out,
+        {.files = {{"run.toml", run_toml(args, facts)}}, .should_stop = is_interrupted});
+    print_written(out);
     print_not_understood(facts.not_understood);
     fmt::print("sample: olm sample {} --prompt '...'\n", shell_word(out));
     fmt::print("train:  olm train --init-from {} --data FILE\n", shell_word(out));
@@ -110,11 +116,11 @@ int import_model(const ImportArgs& args) {
 
 int export_model(const ExportArgs& args) {
   const std::string out = without_slashes(args.out);
-  require_absent(out);
+  require_absent(out, "out");
   nn::SaveOptions options{.shard_bytes = parse_bytes(args.shard_size, "--shard-size"),
                           .family = args.family,
                           .name = args.name,
-                          .should_stop = [] { return stop_signal() != 0; }};
+                          .should_stop = is_interrupted};
   if (!args.type.empty()) options.type = args.type;
   const bool gguf = args.form == "gguf";
   require(gguf || args.form == "hf", "--to: hf or gguf was wanted, got \"", args.form, "\"");
@@ -122,11 +128,7 @@ int export_model(const ExportArgs& args) {
     const std::vector<std::string> notes =
         gguf ? nn::convert_to_gguf(args.from, out, options)
              : nn::convert_to_hugging_face(args.from, out, options);
-    const nn::PretrainedFacts facts = facts_of_written(out);
-    int64_t bytes = 0;
-    for (const auto& tensor : facts.tensors) bytes += tensor.bytes;
-    fmt::print("{}: {}, {} tensors of {}, {}\n", out, facts.vendor_family, facts.tensors.size(),
-               facts.main_type(), bytes_text(double(bytes)));
+    print_written(out);
     for (const std::string& note : notes) fmt::print("note:   {}\n", note);
     fmt::print("check:  olm verify {} {}\n", shell_word(args.from), shell_word(out));
     return 0;

@@ -49,6 +49,13 @@ std::vector<nn::TokenDataset> texts_of(const nn::Corpus& corpus, const nn::Token
   return texts;
 }
 
+/// Characters that the tokenizer has no token for.
+int64_t dropped_in(const std::vector<nn::TokenDataset>& texts) {
+  int64_t dropped = 0;
+  for (const nn::TokenDataset& text : texts) dropped += text.dropped();
+  return dropped;
+}
+
 /// What was measured, by the names of --json.
 Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, double bytes,
                 int64_t dropped) {
@@ -64,6 +71,19 @@ Json figures_of(const nn::ScoreReport& report, const nn::ScoreOptions& options, 
   figures["stride"] = options.stride;
   figures["seconds"] = report.seconds;
   return figures;
+}
+
+void print_figures(const Json& figures) {
+  const auto number = [&](const char* name) { return figures.at(name).as_double(); };
+  const auto count = [&](const char* name) { return figures.at(name).as_int(); };
+  fmt::print("loss            {:.4f} nats per token\n", number("loss"));
+  fmt::print("perplexity      {:.4f}\n", number("perplexity"));
+  fmt::print("bits per byte   {:.4f} over {} bytes\n", number("bits_per_byte"),
+             grouped(count("bytes")));
+  fmt::print("tokens          {} in windows of {}{}\n", grouped(count("tokens")), count("context"),
+             count("stride") < count("context") ? fmt::format(" every {}", count("stride")) : "");
+  if (count("dropped") > 0) fmt::print("{}\n", dropped_text(count("dropped")));
+  fmt::print("time            {}\n", duration_text(number("seconds")));
 }
 
 }  // namespace
@@ -85,22 +105,12 @@ int eval(const EvalArgs& args) {
                     ", a finite number was wanted");
   double bytes = 0;
   for (const std::string_view text : corpus.texts()) bytes += double(text.size());
-  int64_t dropped = 0;
-  for (const nn::TokenDataset& text : texts) dropped += text.dropped();
+  const int64_t dropped = dropped_in(texts);
   const Json figures = figures_of(report, options, bytes, dropped);
-  if (args.json) {
+  if (args.json)
     fmt::print("{}\n", figures.dump());
-    return 0;
-  }
-  const auto number = [&](const char* name) { return figures.at(name).as_double(); };
-  fmt::print("loss            {:.4f} nats per token\n", number("loss"));
-  fmt::print("perplexity      {:.4f}\n", number("perplexity"));
-  fmt::print("bits per byte   {:.4f} over {} bytes\n", number("bits_per_byte"),
-             grouped(int64_t(bytes)));
-  fmt::print("tokens          {} in windows of {}{}\n", grouped(report.tokens), options.context,
-             options.stride < options.context ? fmt::format(" every {}", options.stride) : "");
-  if (dropped > 0) fmt::print("{}\n", dropped_text(dropped));
-  fmt::print("time            {}\n", duration_text(report.seconds));
+  else
+    print_figures(figures);
   return 0;
 }
 

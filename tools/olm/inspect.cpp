@@ -148,14 +148,13 @@ std::string sizes_text(const nn::DecoderConfig& c) {
   return text + fmt::format(", {} rows of embedding", c.vocab_size);
 }
 
-/// A model of another program: what its files say, then its layers, or, if asked for, its tensors.
+/// A model: what its files say, then its layers, or, if asked for, its tensors.
 void show_pretrained(const std::string& path, bool tensors) {
   const nn::PretrainedFacts facts = nn::inspect_pretrained(path);
   std::vector<Row> rows;
   for (const auto& t : facts.tensors)
     rows.push_back({t.name, t.type, detail::concat(t.shape), t.shape.numel(), t.bytes});
-  fmt::print("model: {}, {}\n", nn::name_of(facts.form),
-             facts.vendor_family.empty() ? "of no family of transformers" : facts.vendor_family);
+  fmt::print("model: {}\n", kind_text(facts));
   if (facts.config) {
     fmt::print("sizes: {}\ncontext: {} tokens\n", sizes_text(*facts.config),
                facts.config->max_seq_len);
@@ -168,6 +167,8 @@ void show_pretrained(const std::string& path, bool tensors) {
     fmt::print("not understood: {}\n", shown(name));
   if (tensors)
     show_rows(rows);
+  else if (facts.form == nn::ModelForm::run)
+    show_model(path + "/model.json");
   else if (facts.config)
     fmt::print("{}", nn::summary(*nn::DecoderModel(*facts.config)));
 }
@@ -182,32 +183,33 @@ void show_checkpoints(const std::string& folder) {
   }
 }
 
-void show_folder(const std::string& folder, bool tensors) {
-  if (file_exists(folder + "/config.json") && !file_exists(folder + "/model.json"))
-    return show_pretrained(folder, tensors);
-  bool any = false;
-  auto with = [&](const char* name, auto show) {
-    const std::string path = folder + "/" + name;
-    if (!file_exists(path)) return;
-    show(path);
-    any = true;
-  };
-  with("model.json", show_model);
-  if (const std::string path = folder + "/tokenizer.json"; file_exists(path)) {
-    show_tokenizer(*open_tokenizer(folder));
-    any = true;
-  }
+/// A folder that is no whole model: a run before its first checkpoint, a tokenizer, weights alone.
+bool show_parts(const std::string& folder, bool tensors) {
+  const auto has = [&](const char* name) { return file_exists(folder + "/" + name); };
+  if (has("model.json")) show_model(folder + "/model.json");
+  if (has("tokenizer.json")) show_tokenizer(*open_tokenizer(folder));
   // The tree above says what the weights are; without one the file has to.
-  with("model.safetensors", [&](const std::string& path) {
-    show_tensors(path, tensors || !file_exists(folder + "/model.json"));
-  });
+  if (has("model.safetensors"))
+    show_tensors(folder + "/model.safetensors", tensors || !has("model.json"));
+  return has("model.json") || has("tokenizer.json") || has("model.safetensors");
+}
+
+void show_folder(const std::string& folder, bool tensors) {
+  const auto has = [&](const char* name) { return file_exists(folder + "/" + name); };
+  const bool run = has("model.json") && has("model.safetensors");
+  const bool vendors = has("config.json") && !has("model.json");
+  bool any = run || vendors;
+  if (any)
+    show_pretrained(folder, tensors);
+  else
+    any = show_parts(folder, tensors);
   if (!nn::Checkpoints(folder).steps().empty()) {
     show_checkpoints(folder);
     any = true;
   }
   if (!any)
-    throw FileError(folder, ": holds no model.json, tokenizer.json, model.safetensors or ",
-                    "checkpoints");
+    throw FileError(folder, ": holds no model.json, config.json, tokenizer.json, ",
+                    "model.safetensors or checkpoints");
 }
 
 bool begins_as_gguf(const std::string& path) {

@@ -61,6 +61,12 @@ std::vector<int32_t> stop_ids(const nn::Pretrained& model) {
   return ids;
 }
 
+std::string kind_text(const nn::PretrainedFacts& facts) {
+  const std::string own = facts.config ? facts.config->family : "a model of one's own";
+  return std::string(nn::name_of(facts.form)) + ", " +
+         (facts.vendor_family.empty() ? own : facts.vendor_family);
+}
+
 bool is_foreign(const std::string& path) {
   return nn::form_of(path) != nn::ModelForm::run || folder_exists(path + "/pretrained");
 }

@@ -26,6 +26,8 @@ void take_generation(const nn::GenerationSettings& settings, SampleConfig& confi
 /// Every id that ends a text of the model.
 std::vector<int32_t> stop_ids(const nn::Pretrained& model);
 
+/// "GGUF file, llama".
+std::string kind_text(const nn::PretrainedFacts& facts);
 /// True where what lies at `path` came from another program: its configuration is fixed.
 bool is_foreign(const std::string& path);
 /// What a run that begins with such a model takes over from it: [model], data.tokenizer,

@@ -71,9 +71,7 @@ std::vector<std::string> texts_of(const VerifyArgs& args, const nn::Tokenizer& t
 }
 
 void describe(const std::string& path, const nn::PretrainedFacts& facts) {
-  const std::string& family = facts.config ? facts.config->family : "a model of one's own";
-  fmt::print("{}: {}, {}, weights in {}\n", path, nn::name_of(facts.form),
-             facts.vendor_family.empty() ? family : facts.vendor_family, facts.main_type());
+  fmt::print("{}: {}, weights in {}\n", path, kind_text(facts), facts.main_type());
 }
 
 /// What may differ, and why.
