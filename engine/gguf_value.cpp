@@ -84,10 +84,10 @@ size_t size_of(GgufKind kind) {
 }
 
 std::string quoted(std::string_view text) {
-  constexpr size_t kMost = 80;
-  if (text.size() <= kMost) return Json(text).dump();
-  size_t end = kMost;
-  while (end > kMost - 4 && (uint8_t(text[end]) & 0xc0) == 0x80) --end;  // whole characters
+  constexpr size_t kMaxShown = 80;
+  if (text.size() <= kMaxShown) return Json(text).dump();
+  size_t end = kMaxShown;
+  while (end > kMaxShown - 4 && (uint8_t(text[end]) & 0xc0) == 0x80) --end;  // whole characters
   std::string cut = Json(text.substr(0, end)).dump();
   cut.insert(cut.size() - 1, "…");
   return cut;
@@ -200,10 +200,10 @@ std::string GgufValue::item_text(size_t index) const {
 }
 
 std::string GgufValue::describe() const {
-  constexpr size_t kMost = 6;
+  constexpr size_t kMaxShown = 6;
   if (kind_ == GgufKind::string) return gguf::quoted(as_string());
   if (kind_ != GgufKind::array) return item_text(0);
-  const size_t shown = std::min(count_, kMost);
+  const size_t shown = std::min(count_, kMaxShown);
   std::vector<std::string_view> strings;
   if (item_ == GgufKind::string) strings = strings_in(bytes_, shown);
   std::string text = "[";

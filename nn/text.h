@@ -22,7 +22,7 @@ struct EncodeOptions {
   bool add_special_tokens = false;  ///< what the post-processor adds: bos, eos
   /// The text may contain special tokens, such as <|endoftext|>, which get their ids. Otherwise
   /// they are text like any other, as a user's must be. Added tokens that are not special are found
-  /// in any case. Byte and character tokenizers look for none.
+  /// in any case.
   bool parse_special_tokens = false;
   /// Where not null, grows by the number of characters (of letters that stand for bytes, in a
   /// byte-level vocabulary) that the vocabulary has no token for, and that are left out, as Hugging

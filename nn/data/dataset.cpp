@@ -16,8 +16,10 @@ constexpr const char* kFormat = "olm token shard 1";
 template <class Take>
 void encode_text(std::string_view text, const Tokenizer& tokenizer, int64_t& dropped, Take&& take) {
   constexpr size_t kPiece = size_t(1) << 20;
-  // A corpus is its owner's: <|endoftext|> in it ends a document.
-  const EncodeOptions own_text = {.parse_special_tokens = true, .dropped = &dropped};
+  // A corpus is its owner's: <|endoftext|> in it ends a document. Pieces could cut it in two: to
+  // tokenizers that take them it is text.
+  const EncodeOptions own_text = {.parse_special_tokens = !tokenizer.takes_pieces(),
+                                  .dropped = &dropped};
   if (!tokenizer.takes_pieces()) return take(tokenizer.encode(text, own_text));
   for (size_t at = 0, end; at < text.size(); at = end) {
     end = std::min(text.size(), at + kPiece);

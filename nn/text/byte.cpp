@@ -2,9 +2,19 @@
 
 namespace olm::nn {
 
-std::vector<int32_t> ByteTokenizer::encode(std::string_view text, const EncodeOptions&) const {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(text.data());
-  return std::vector<int32_t>(bytes, bytes + text.size());
+std::vector<int32_t> ByteTokenizer::encode(std::string_view text,
+                                           const EncodeOptions& options) const {
+  std::vector<int32_t> ids;
+  ids.reserve(text.size());
+  while (!text.empty()) {
+    const size_t end = options.parse_special_tokens ? text.find(kEndOfText) : text.npos;
+    const std::string_view plain = text.substr(0, end);
+    for (const char byte : plain) ids.push_back(uint8_t(byte));
+    if (end == text.npos) break;
+    ids.push_back(256);
+    text.remove_prefix(end + kEndOfText.size());
+  }
+  return ids;
 }
 
 std::string_view ByteTokenizer::token_bytes(int32_t id) const {

@@ -62,11 +62,18 @@ CharTokenizer::CharTokenizer(std::u32string characters, bool end_of_text)
   if (end_of_text_) tokens_.emplace_back(kEndOfText);
 }
 
-std::vector<int32_t> CharTokenizer::encode(std::string_view text, const EncodeOptions&) const {
+std::vector<int32_t> CharTokenizer::encode(std::string_view text,
+                                           const EncodeOptions& options) const {
   bpe::require_utf8("char tokenizer", text);
   std::vector<int32_t> ids;
   ids.reserve(text.size());
+  const bool parse = options.parse_special_tokens && end_of_text_;
   for (size_t at = 0; at < text.size();) {
+    if (parse && text.substr(at).starts_with(kEndOfText)) {
+      ids.push_back(*eot_id());
+      at += kEndOfText.size();
+      continue;
+    }
     const Utf8Char c = decode_utf8(text, at);
     int32_t id = -1;
     if (c.code < 128) {

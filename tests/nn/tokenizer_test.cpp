@@ -177,6 +177,22 @@ TEST_SUITE("nn/tokenizer") {
     CHECK(tokenizer->encode("") == Ids{});
   }
 
+  TEST_CASE("bytes and characters know <|endoftext|> where asked for") {
+    const std::string_view letters[] = {"ab<|>endofxt"};
+    const CharTokenizer chars = CharTokenizer::train(letters, true);
+    const ByteTokenizer bytes;
+    const std::string text = "a<|endoftext|><|endoftext|>b";
+    for (const Tokenizer* tokenizer :
+         {static_cast<const Tokenizer*>(&chars), static_cast<const Tokenizer*>(&bytes)}) {
+      const auto ids = tokenizer->encode(text, {.parse_special_tokens = true});
+      CHECK(ids.size() == 4);
+      CHECK(ids.at(1) == *tokenizer->eot_id());
+      CHECK(ids.at(2) == *tokenizer->eot_id());
+      CHECK(tokenizer->decode(ids) == text);
+      CHECK(tokenizer->encode(text).size() == text.size());
+    }
+  }
+
   TEST_CASE("added tokens are found as the tokenizers library finds them") {
     const Json base = read_json(OLM_FIXTURES "/bpe_tokenizer.json");
     const Json sets = read_json(OLM_FIXTURES "/bpe_added_cases.json");
