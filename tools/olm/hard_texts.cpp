@@ -3,6 +3,7 @@
 namespace olm::tools {
 
 const std::vector<std::string>& hard_texts() {
+  using namespace std::string_literals;
   static const std::vector<std::string> texts = {
       "",
       " ",
@@ -44,7 +45,7 @@ const std::vector<std::string>& hard_texts() {
       "c\xe2\x80\x8b"
       "d\xe3\x80\x80"
       "e \xe2\x96\x81under\xe2\x96\x81\xe2\x96\x81 \xef\xbb\xbfmark \xef\xbf\xbd \xee\x80\x80",
-      std::string("nul\0and \x01\x04\x1b control \x7f", 25),
+      "nul\0and \x01\x04\x1b control \x7f"s,
       "<|endoftext|> <s>bos</s> <unk> <pad> [INST] <|im_start|>user\n<0x0A> </s",
       "\xf0\x9d\x95\x92\xf0\x9d\x95\x93 \xf0\xa0\x80\x80 \xf0\x90\x8d\x88 \xf3\xa0\x80\xa1 "
       "\xea\x99\xae",
