@@ -68,6 +68,19 @@ class OLM_API SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+/// What is known of a tensor before its values are.
+struct TensorLayout {
+  std::string name;
+  DType dtype = f32;
+  Shape shape = {};
+};
+/// Elements from `begin` on of a tensor, taken as flat.
+struct TensorPiece {
+  std::string name;
+  int64_t begin = 0;
+  Tensor data = {};
+};
+
 /// Bytes to be written as a tensor of a type that Tensor lacks, such as "U16".
 struct SafetensorsBytes {
   std::string name;

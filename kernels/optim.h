@@ -75,19 +75,35 @@ struct NormTensor {
   int64_t n = 0;
 };
 
-/// *norm = sqrt(sum of x² over all tensors), summed in f64 by blocks in fixed order.
-///   dtype: f32, f64, bf16 or f16    norm: one double in device memory    tensors: host memory,
-///   read before run() returns, as in all updates below
-struct GlobalNorm {
-  static constexpr const char* name = "global_norm";
+/// Elements whose squares are summed together: the unit in which a norm is cut among ranks.
+inline constexpr int64_t kNormBlock = 32768;
+
+/// sums[b] = sum of x² over block b, in f64 and a fixed order; blocks of kNormBlock elements are
+/// counted through all tensors, each of which begins a new one.
+///   dtype: f32, f64, bf16 or f16    sums: device memory    tensors: host memory, read before run()
+///   returns, as in all updates below
+struct SquaredSums {
+  static constexpr const char* name = "squared_sums";
   DType dtype = f32;
   const NormTensor* tensors = nullptr;
   int64_t count = 0;
+  double* sums = nullptr;
+  Stream stream = {};
+};
+OLM_API void run(Cpu, const SquaredSums&);
+OLM_API void run(Cuda, const SquaredSums&);
+
+/// *norm = sqrt(sum of n sums), in a fixed order.
+///   sums, norm: device memory
+struct NormOfSums {
+  static constexpr const char* name = "norm";
+  const double* sums = nullptr;
+  int64_t n = 0;
   double* norm = nullptr;
   Stream stream = {};
 };
-OLM_API void run(Cpu, const GlobalNorm&);
-OLM_API void run(Cuda, const GlobalNorm&);
+OLM_API void run(Cpu, const NormOfSums&);
+OLM_API void run(Cuda, const NormOfSums&);
 
 /// Opens a step. Divides loss and aux by `targets`, or makes them 0 where that is 0, and norm, of
 /// the gradients as they arrived, becomes that of gradient_scale times them. The step is skipped

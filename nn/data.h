@@ -136,6 +136,8 @@ class OLM_API Loader {
   Json state() const;
   void set_state(const Json& state);
   bool done() const { return limit_ > 0 && position_ >= limit_; }
+  /// The batch at a position, whatever the loader's is. Throws where there is none.
+  Batch at(int64_t position) const;
   /// The batch at the position, which then advances by one. Throws if done().
   Batch next();
 

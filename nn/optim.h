@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <olm/engine/raw_optim.h>
+#include <olm/engine/safetensors.h>
 #include <olm/engine/tensor.h>
 
 namespace olm::nn {
@@ -37,6 +38,13 @@ struct StepInfo {
   int64_t first_bad = -1;  ///< first of parameters() whose gradient holds NaN or infinity
   double loss = 0;         ///< mean over the targets that add_loss() counted, without aux_loss
   double aux_loss = 0;     ///< likewise of auxiliary losses
+};
+
+/// Elements [begin, end) of one of an optimizer's parameters, taken as flat.
+struct ParameterRange {
+  int64_t parameter = 0;  ///< its number in parameters()
+  int64_t begin = 0, end = 0;
+  bool operator==(const ParameterRange&) const = default;
 };
 
 /// Holds parameters (handles: moving or converting a model keeps them) and their moments. A
@@ -68,8 +76,31 @@ class OLM_API Optimizer {
   /// Steps and moments by name (`step`, `missed`, `exp_avg.0`, …): aliases of what the next step
   /// changes. The learning rate is not part of it.
   std::map<std::string, Tensor> state_dict() const;
-  /// Throws, and changes nothing, where names or shapes do not fit the parameters.
+  /// Throws, and changes nothing, where names or shapes do not fit the parameters. Of whole
+  /// moments it takes what ranges() wants.
   void load_state_dict(const std::map<std::string, Tensor>& state);
+
+  // step() in parts, for whoever adds up gradients elsewhere and shares the work (DataParallel):
+  //   sums = squared_sums(gradients); begin_step(all sums, options);
+  //   update_ranges(gradients, 0); end_step(all sums, present);
+  /// Restricts updates and moments to these elements: in ascending order, disjoint, each beginning
+  /// at a multiple of kernels::kNormBlock. All of each parameter at first. Moments that are there
+  /// already are cut; throws for elements whose moments are not.
+  void set_ranges(std::vector<ParameterRange> ranges);
+  const std::vector<ParameterRange>& ranges() const;
+  /// Sums of squares of blocks of kernels::kNormBlock elements, f64, in the order of ranges():
+  /// gradients are flat, one for each range, undefined where there is none (zeros).
+  Tensor squared_sums(const Tensors& gradients) const;
+  /// Opens a step whose gradients have these sums of squares, over all blocks of all parameters.
+  void begin_step(const Tensor& squared_sums, const StepOptions& options);
+  /// Updates ranges first, first + 1, … by a gradient each; undefined ones leave theirs alone.
+  void update_ranges(const Tensors& gradients, size_t first);
+  /// Ends the step; `present[i]` where parameter i had a gradient on some rank.
+  StepInfo end_step(const Tensor& squared_sums, const std::vector<bool>& present);
+  /// The tensors of state_dict() when all ranks' parts are put together, and this rank's parts of
+  /// them: of "step" and "missed" every rank has the whole.
+  std::vector<TensorLayout> state_layout() const;
+  std::vector<TensorPiece> state_pieces() const;
 
  protected:
   /// What an optimizer is to this class.

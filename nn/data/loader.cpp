@@ -91,13 +91,14 @@ int64_t Loader::window_start(int64_t number) const {
   return permuted(seed_ + epoch * 0x9e3779b97f4a7c15u, in_epoch, windows_) * options_.context;
 }
 
-Batch Loader::next() {
-  require(!done(), "loader: all ", limit_, " batches were given");
-  const int64_t context = options_.context, first = position_ * options_.batch;
+Batch Loader::at(int64_t position) const {
+  require(position >= 0 && (limit_ == 0 || position < limit_), "loader: all ", limit_,
+          " batches were given, there is no number ", position);
+  const int64_t context = options_.context, first = position * options_.batch;
   int64_t rows = options_.batch;
   if (!options_.shuffle && options_.steps == 0) rows = std::min(rows, windows_ - first);
   Batch batch{empty({rows, context}, {.dtype = i64}), empty({rows, context}, {.dtype = i64}),
-              position_};
+              position};
   auto* inputs = batch.inputs.mutable_data<int64_t>();
   auto* targets = batch.targets.mutable_data<int64_t>();
   for (int64_t row = 0; row < rows; ++row) {
@@ -105,6 +106,11 @@ Batch Loader::next() {
     dataset_.read(start, context, inputs + row * context);
     dataset_.read(start + 1, context, targets + row * context);
   }
+  return batch;
+}
+
+Batch Loader::next() {
+  Batch batch = at(position_);
   ++position_;
   return batch;
 }
