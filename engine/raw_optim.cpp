@@ -4,24 +4,18 @@
 #include <cstring>
 
 #include <olm/engine/raw.h>
+#include <olm/kernels/base/math.h>
 #include <olm/kernels/base/run.h>
 
 namespace olm::raw {
 namespace {
 
-/// The norm of tensors of one dtype and device, left in that device's memory.
-void norm_into(double* norm, const Tensors& xs) {
-  Tensors held;  // contiguous copies live as long as the call
-  std::vector<kernels::NormTensor> list;
-  for (const Tensor& x : xs) {
-    held.push_back(contiguous(x));
-    list.push_back({.x = held.back().data(), .n = x.numel()});
-  }
-  kernels::run(xs[0].device().kind, kernels::GlobalNorm{.dtype = xs[0].dtype(),
-                                                        .tensors = list.data(),
-                                                        .count = int64_t(list.size()),
-                                                        .norm = norm,
-                                                        .stream = stream_of(xs[0])});
+/// The norm of what has these sums of squares, left in the memory of their device.
+void norm_into(double* norm, const Tensor& sums) {
+  kernels::run(
+      sums.device().kind,
+      kernels::NormOfSums{
+          .sums = sums.data<double>(), .n = sums.numel(), .norm = norm, .stream = stream_of(sums)});
 }
 
 void check_item(const char* op, const OptimItem& item, const OptimItem& first, Device device) {
@@ -85,6 +79,29 @@ void run_update(Update update, const std::vector<OptimItem>& items, const StepSt
 
 }  // namespace
 
+int64_t norm_blocks(int64_t n) { return kernels::ceil_div(n, kernels::kNormBlock); }
+
+Tensor squared_sums(const Tensors& xs) {
+  require(!xs.empty(), kernels::SquaredSums::name, ": there are no tensors");
+  Tensors held;  // contiguous copies live as long as the call
+  std::vector<kernels::NormTensor> list;
+  int64_t blocks = 0;
+  for (const Tensor& x : xs) {
+    require_same_dtype(kernels::SquaredSums::name, xs[0], x);
+    require_same_device(kernels::SquaredSums::name, xs[0], x);
+    held.push_back(contiguous(x));
+    list.push_back({.x = held.back().data(), .n = x.numel()});
+    blocks += norm_blocks(x.numel());
+  }
+  const Tensor sums = empty({blocks}, {.dtype = f64, .device = xs[0].device()});
+  kernels::run(xs[0].device().kind, kernels::SquaredSums{.dtype = xs[0].dtype(),
+                                                         .tensors = list.data(),
+                                                         .count = int64_t(list.size()),
+                                                         .sums = sums.mutable_data<double>(),
+                                                         .stream = stream_of(sums)});
+  return sums;
+}
+
 double global_norm(const Tensors& xs) {
   std::vector<Tensors> groups;  // by dtype and device, in order of appearance
   for (const Tensor& x : xs) {
@@ -98,7 +115,7 @@ double global_norm(const Tensors& xs) {
   double squares = 0;
   for (const Tensors& group : groups) {
     const StepState state(group[0].device());
-    norm_into(&state.scalars()->norm, group);
+    norm_into(&state.scalars()->norm, squared_sums(group));
     const double norm = state.read().norm;
     squares += norm * norm;
   }
@@ -155,24 +172,18 @@ void accumulate_loss(const StepState& state, const Tensor& loss, const Tensors& 
                                                             .stream = stream_of(loss)});
 }
 
-void begin_step(const StepState& state, const std::vector<OptimItem>& items,
-                BeginStepOptions options) {
-  require(!items.empty(), "optimizer step: there are no gradients");
-  Tensors gradients;
-  for (const OptimItem& item : items) {
-    require(item.gradient.defined(), "optimizer step: parameter ", item.parameter.shape(),
-            " has no gradient");
-    require_same_dtype("optimizer step", items[0].gradient, item.gradient);
-    require_same_device("optimizer step", items[0].gradient, item.gradient);
-    gradients.push_back(item.gradient);
-  }
-  norm_into(&state.scalars()->norm, gradients);
+void begin_step(const StepState& state, const Tensor& sums, BeginStepOptions options) {
+  const char* op = kernels::BeginStep::name;
+  require(sums.dtype() == f64 && sums.is_contiguous() && sums.device() == state.device(), op,
+          ": wanted contiguous sums of squares in f64 on ", state.device(), ", got ", sums.dtype(),
+          " ", sums.shape(), " on ", sums.device());
+  norm_into(&state.scalars()->norm, sums);
   kernels::run(state.device().kind, kernels::BeginStep{.scalars = state.scalars(),
                                                        .targets = options.targets,
                                                        .clip_norm = options.clip_norm,
                                                        .skip_above = options.skip_above,
                                                        .skip_loss_above = options.skip_loss_above,
-                                                       .stream = stream_of(gradients[0])});
+                                                       .stream = stream_of(sums)});
 }
 
 void adamw_(const std::vector<OptimItem>& items, const StepState& state, double beta1, double beta2,

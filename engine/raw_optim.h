@@ -11,6 +11,12 @@ namespace olm::raw {
 /// in f64 in an order that depends on the shapes alone.
 OLM_API double global_norm(const Tensors& xs);
 
+/// Blocks of kernels::kNormBlock elements in n elements.
+OLM_API int64_t norm_blocks(int64_t n);
+/// The sums of squares of all blocks, f64, tensor after tensor (see kernels::SquaredSums): float
+/// tensors of one dtype and device.
+OLM_API Tensor squared_sums(const Tensors& xs);
+
 /// The numbers of a step in device memory (see kernels::StepScalars), at one address for life.
 class OLM_API StepState {
  public:
@@ -45,9 +51,9 @@ struct BeginStepOptions {
   double skip_above = std::numeric_limits<double>::infinity();
   double skip_loss_above = std::numeric_limits<double>::infinity();
 };
-/// Opens a step over `items`: norm of all gradients, clip factor, and whether the step is skipped.
-OLM_API void begin_step(const StepState& state, const std::vector<OptimItem>& items,
-                        BeginStepOptions options);
+/// Opens a step whose gradients have these sums of squares (f64, on state's device): norm, clip
+/// factor, and whether the step is skipped.
+OLM_API void begin_step(const StepState& state, const Tensor& sums, BeginStepOptions options);
 
 /// The updates of kernels/optim.h. Throw unless parameters are contiguous, of one dtype, f32 (or
 /// f64), and on state's device.

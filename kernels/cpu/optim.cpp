@@ -1,4 +1,4 @@
-// All tensors of a call are cut into blocks of kBlock elements and the blocks handed out together,
+// All tensors of a call are cut into blocks of equal size and the blocks handed out together,
 // so that many small tensors cost as much as one large one. Memory bound: one pass.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "olm/kernels/cpu/optim.cpp"
@@ -19,10 +19,10 @@
 #define OLM_KERNELS_CPU_OPTIM_ONCE
 namespace olm::kernels {
 
-constexpr int64_t kBlock = 16384;
+constexpr int64_t kUpdateBlock = 16384;
 
 /// Calls body(block number, tensor, begin, end) for the blocks of all tensors.
-template <class T, class Body>
+template <int64_t kBlock, class T, class Body>
 void for_blocks(const T* tensors, int64_t count, Body&& body) {
   std::vector<int64_t> starts(size_t(count) + 1, 0);  // number of each tensor's first block
   for (int64_t i = 0; i < count; ++i)
@@ -67,11 +67,12 @@ double sum_squares(const T* x, int64_t n) {
   }
 }
 
-void block_squares(const GlobalNorm& k, std::vector<double>& sums) {
+void block_squares(const SquaredSums& k) {
   visit_float(k.dtype, [&]<class T>() {
-    for_blocks(k.tensors, k.count, [&](int64_t b, const NormTensor& t, int64_t begin, int64_t end) {
-      sums[size_t(b)] = sum_squares(in<T>(t.x) + begin, end - begin);
-    });
+    for_blocks<kNormBlock>(k.tensors, k.count,
+                           [&](int64_t b, const NormTensor& t, int64_t begin, int64_t end) {
+                             k.sums[b] = sum_squares(in<T>(t.x) + begin, end - begin);
+                           });
   });
 }
 
@@ -148,25 +149,28 @@ void lion_block(const LionUpdate& k, const OptimTensor& t, int64_t begin, int64_
 
 void adamw(const AdamWUpdate& k) {
   visit_update(k.name, k.dtype, [&]<class A>() {
-    for_blocks(k.tensors, k.count, [&](int64_t, const OptimTensor& t, int64_t begin, int64_t end) {
-      adamw_block<A>(k, t, begin, end - begin);
-    });
+    for_blocks<kUpdateBlock>(k.tensors, k.count,
+                             [&](int64_t, const OptimTensor& t, int64_t begin, int64_t end) {
+                               adamw_block<A>(k, t, begin, end - begin);
+                             });
   });
 }
 
 void sgd(const SGDUpdate& k) {
   visit_update(k.name, k.dtype, [&]<class A>() {
-    for_blocks(k.tensors, k.count, [&](int64_t, const OptimTensor& t, int64_t begin, int64_t end) {
-      sgd_block<A>(k, t, begin, end - begin);
-    });
+    for_blocks<kUpdateBlock>(k.tensors, k.count,
+                             [&](int64_t, const OptimTensor& t, int64_t begin, int64_t end) {
+                               sgd_block<A>(k, t, begin, end - begin);
+                             });
   });
 }
 
 void lion(const LionUpdate& k) {
   visit_update(k.name, k.dtype, [&]<class A>() {
-    for_blocks(k.tensors, k.count, [&](int64_t, const OptimTensor& t, int64_t begin, int64_t end) {
-      lion_block<A>(k, t, begin, end - begin);
-    });
+    for_blocks<kUpdateBlock>(k.tensors, k.count,
+                             [&](int64_t, const OptimTensor& t, int64_t begin, int64_t end) {
+                               lion_block<A>(k, t, begin, end - begin);
+                             });
   });
 }
 
@@ -184,13 +188,11 @@ HWY_EXPORT(lion);
 
 }  // namespace
 
-void run(Cpu, const GlobalNorm& k) {
-  int64_t blocks = 0;
-  for (int64_t i = 0; i < k.count; ++i) blocks += ceil_div(k.tensors[i].n, kBlock);
-  std::vector<double> sums(size_t(blocks), 0.0);
-  HWY_DYNAMIC_DISPATCH(block_squares)(k, sums);
+void run(Cpu, const SquaredSums& k) { HWY_DYNAMIC_DISPATCH(block_squares)(k); }
+
+void run(Cpu, const NormOfSums& k) {
   double sum = 0;
-  for (const double part : sums) sum += part;
+  for (int64_t i = 0; i < k.n; ++i) sum += k.sums[i];
   *k.norm = std::sqrt(sum);
 }
 

@@ -10,7 +10,7 @@ namespace olm::kernels {
 namespace {
 
 constexpr int kBlock = 256;
-constexpr int64_t kPiece = 32768;
+constexpr int64_t kPiece = kNormBlock;
 constexpr size_t kMaxParameterBytes = 3840;  // of 4096, the rest for other parameters
 
 /// A batch of a list of tensors; piece b of the grid is in the last tensor that starts at or
@@ -256,20 +256,20 @@ Launch single(const Stream& stream) { return {.grid = 1, .block = 1, .stream = s
 
 }  // namespace
 
-void run(Cuda, const GlobalNorm& k) {
-  int64_t all = 0;
-  for (int64_t i = 0; i < k.count; ++i) all += ceil_div(k.tensors[i].n, kPiece);
-  const auto sums = k.stream.scratch<double>(size_t(all));
+void run(Cuda, const SquaredSums& k) {
   visit_cuda_float(k.dtype, [&]<class T>() {
     int64_t done = 0;
     for_tables(k.tensors, k.count, [&](const Table<NormTensor>& table, int64_t pieces) {
       launch(sum_squares<T>, {.grid = pieces, .block = kBlock, .stream = k.stream}, table,
-             sums.get() + done);
+             k.sums + done);
       done += pieces;
     });
   });
-  launch(finish_norm, {.grid = 1, .block = row_block(all), .stream = k.stream}, k.norm, sums.get(),
-         all);
+}
+
+void run(Cuda, const NormOfSums& k) {
+  launch(finish_norm, {.grid = 1, .block = row_block(k.n), .stream = k.stream}, k.norm, k.sums,
+         k.n);
 }
 
 void run(Cuda, const WriteStep& k) { launch(write_step, single(k.stream), k.scalars, k.inputs); }

@@ -93,7 +93,9 @@ std::vector<raw::OptimItem> Optimizer::collect() {
 void Optimizer::open_step(const std::vector<raw::OptimItem>& items, const StepOptions& options) {
   place_state(items[0].parameter.device());
   state_.write({.lr = lr_, .gradient_scale = options.gradient_scale, .step = steps_});
-  raw::begin_step(state_, items,
+  Tensors gradients;
+  for (const raw::OptimItem& item : items) gradients.push_back(item.gradient);
+  raw::begin_step(state_, raw::squared_sums(gradients),
                   {.targets = targets_ ? double(std::max<int64_t>(1, *targets_)) : 0,
                    .clip_norm = kind_.clip_norm,
                    .skip_above = options.skip_above,

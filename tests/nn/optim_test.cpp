@@ -387,6 +387,6 @@ TEST_SUITE("nn/optim") {
     check_error([&] { raw::sgd_({{.parameter = p, .gradient = g}}, state, 0.9, false); },
                 {"sgd", "no first moment"});
     raw::sgd_({{.parameter = p, .gradient = g}}, state, 0, false);
-    check_error([&] { raw::begin_step(state, {{.parameter = p}}, {}); }, {"[3]", "no gradient"});
+    check_error([&] { raw::begin_step(state, p, {}); }, {"[3]", "f64"});
   }
 }
