@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <olm/engine/comm.h>
 #include <olm/nn/data.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/module.h>
@@ -75,7 +76,9 @@ struct CheckpointState {
 };
 
 /// Checkpoints of a run: folders `checkpoints/000500` with model.safetensors, optimizer.safetensors
-/// and state.json. Each appears whole or not at all, and holds hashes that reveal damage.
+/// and state.json. Each appears whole or not at all, and holds hashes that reveal damage. Where
+/// ranks share the work, all call save() and load(), and all throw where one fails; the files are
+/// the same for any number of them, and belong to none.
 class OLM_API Checkpoints {
  public:
   /// The `keep` newest are kept, and the one of lowest validation loss.
@@ -83,17 +86,22 @@ class OLM_API Checkpoints {
   /// Steps of the checkpoints there are, in ascending order.
   std::vector<int64_t> steps() const;
   std::string path(int64_t step) const;
-  /// Writes a temporary folder, syncs it, renames it into place, and removes older ones.
-  void save(const CheckpointState& state, Module& model, const Optimizer& optimizer);
+  /// Writes a temporary folder, syncs it, renames it into place, and removes older ones. Each rank
+  /// writes a part of what it holds: of the model all but what is on `meta`, of the optimizer its
+  /// state_pieces(). Throws Error naming what no rank holds.
+  void save(const CheckpointState& state, Module& model, const Optimizer& optimizer,
+            const dist::Comm& comm = {});
   /// Reads state.json; throws FileError for what is not a checkpoint.
   CheckpointState state(int64_t step) const;
-  /// Fills model and optimizer; throws, and changes neither, where a file is damaged or does not
-  /// fit.
-  void load(int64_t step, Module& model, Optimizer& optimizer) const;
+  /// Fills model, but for what is on `meta`, and optimizer; throws, and changes neither, where a
+  /// file is damaged or does not fit.
+  void load(int64_t step, Module& model, Optimizer& optimizer, const dist::Comm& comm = {}) const;
 
  private:
+  void write(const std::string& folder, const CheckpointState& state, Module& model,
+             const Optimizer& optimizer, const dist::Comm& comm) const;
   void prune(int64_t saved) const;
-  void check_hash(int64_t step, const std::string& file) const;
+  void check_hashes(int64_t step, const dist::Comm& comm) const;
   std::string folder_;
   int64_t keep_;
 };
