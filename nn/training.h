@@ -1,6 +1,8 @@
 #pragma once
-// Training: a loop with callbacks, checkpoints from which it resumes bit for bit, and its log.
+// Training: a loop with callbacks, checkpoints from which it resumes bit for bit, and its log; on
+// one process or on many, with the same bits.
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -13,6 +15,7 @@
 #include <olm/nn/module.h>
 #include <olm/nn/moe.h>
 #include <olm/nn/optim.h>
+#include <olm/nn/parallel.h>
 
 namespace olm::nn {
 
@@ -106,11 +109,44 @@ class OLM_API Checkpoints {
   int64_t keep_;
 };
 
+/// How training is spread over ranks: the section [dist] of a configuration. See
+/// DataParallelOptions.
+struct DistributedOptions {
+  int64_t zero = 1;
+  int64_t experts = 1;  ///< ranks that share the experts of a layer; see ExpertParallel
+  double buckets = 25;  ///< MiB
+  bool deterministic = true;
+  DType wire = f32;
+  double timeout = 60;  ///< dist::Options::timeout, which the program sets
+  void fields(auto& v) {
+    v("zero", zero,
+      {.min = 0, .max = 1, .help = "1 shares the moments out among ranks, 0 keeps all on each"});
+    v("experts", experts,
+      {.min = 1, .max = 1000000, .help = "ranks that the experts of a layer are spread over"});
+    v("buckets", buckets,
+      {.min = 0.001, .max = 1e6, .help = "MiB of gradients that travel together"});
+    v("deterministic", deterministic, {.help = "bits do not depend on the number of ranks"});
+    v("wire", wire, {.one_of = {"f32", "bf16"}, .help = "what gradients travel in"});
+    v("timeout", timeout,
+      {.min = 1, .max = 1e6, .help = "seconds of silence after which a rank is taken for dead"});
+  }
+};
+
+/// Throws on all ranks where they do not have the same values, naming the first key that differs
+/// and which ranks have what. Collective. flat_members() gives the keys of a configuration.
+OLM_API void require_same_on_all_ranks(const std::map<std::string, std::string>& values,
+                                       const dist::Comm& comm = dist::world());
+/// The members of an object, and theirs, under dotted paths: {"optim": {"lr": 1}} is "optim.lr": 1.
+OLM_API std::map<std::string, std::string> flat_members(const Json& json);
+
 struct TrainerOptions {
   /// Where metrics.jsonl, samples.jsonl and checkpoints go; empty: nothing is written.
   std::string folder = {};
   int64_t total_steps = 1000;
-  int64_t accumulation = 1;      ///< batches per step
+  /// Batches per step, the micro-batches of all ranks. Their gradients are added pairwise (see
+  /// DataParallelOptions::deterministic): of m on a rank there are up to log2(m) + 1 gradients at a
+  /// time.
+  int64_t accumulation = 1;
   DType dtype = f32;             ///< of activations: f32 or bf16
   uint64_t seed = 0;             ///< of dropout
   Schedule schedule = {};        ///< total_steps and decay_steps follow total_steps here
@@ -129,8 +165,10 @@ struct TrainerOptions {
   /// The id that documents end with; in training and evaluation tokens attend only within their
   /// document. Empty: across documents.
   std::optional<int64_t> end_of_text = {};
+  DistributedOptions dist = {};
 };
 
+/// Of all ranks, but for times, which are this one's.
 struct StepReport {
   int64_t step = 0, total_steps = 0;  ///< the first step is 1
   double loss = 0;      ///< cross-entropy alone, comparable with that of an evaluation
@@ -141,7 +179,8 @@ struct StepReport {
   /// Why the parameters were left alone, naming step, batch and first bad parameter; empty where
   /// they were not.
   std::string skipped = {};
-  std::map<std::string, double> metrics = {};  ///< Metrics::values and routing_totals()
+  /// Metrics::values, of several micro-batches the mean over their targets, and routing_totals().
+  std::map<std::string, double> metrics = {};
   /// Of all routers, in the order of the model; see TrainerOptions::loads_every.
   std::vector<ExpertLoad> loads = {};
 };
@@ -157,14 +196,16 @@ struct SampleReport {
   std::string prompt, text;
 };
 
+/// Those that report are called on rank 0 alone, should_stop on every rank. What one throws ends
+/// the run on all.
 struct TrainerCallbacks {
   std::function<void(const StepReport&)> on_step = {};
   std::function<void(const EvalReport&)> on_eval = {};
   std::function<void(const SampleReport&)> on_sample = {};
   std::function<void(int64_t step, const std::string& path)> on_checkpoint = {};
   /// Called between steps, batches of an evaluation and tokens of a sample, also in measure(); true
-  /// ends the run with a checkpoint. An evaluation or sample that was cut off is repeated when the
-  /// run resumes.
+  /// on any rank, or dist::ask_all_to_stop(), ends the run on all with a checkpoint. An evaluation
+  /// or sample that was cut off is repeated when the run resumes.
   std::function<bool()> should_stop = {};
 };
 
@@ -177,10 +218,12 @@ struct Timing {
 /// Mean loss of a model over a whole dataset in windows of `context`, nats per token; the last
 /// window may be shorter, so that each id but the first is a target once. Deterministic: no
 /// dropout. `should_stop` is asked before each batch. With `end_of_text`, tokens attend within the
-/// documents that end with it.
+/// documents that end with it. Ranks of `comm` share the batches, and get the loss of one alone, to
+/// the bit; where one is asked to stop all do.
 OLM_API EvalReport evaluate(Module& model, const TokenDataset& data, int64_t context,
                             DType dtype = f32, const std::function<bool()>& should_stop = {},
-                            bool with_rest = true, std::optional<int64_t> end_of_text = {});
+                            bool with_rest = true, std::optional<int64_t> end_of_text = {},
+                            const dist::Comm& comm = {});
 
 struct ScoreOptions {
   int64_t context = 0;  ///< most tokens that are seen at once
@@ -209,21 +252,30 @@ OLM_API ScoreReport score(Module& model, std::span<const TokenDataset> texts,
 /// checkpoints, on the device of the model. It prints nothing and reports to its callbacks. After a
 /// step that was not skipped it updates expert biases by the loads of the step's micro-batches; see
 /// update_expert_biases().
+///
+/// Where several ranks make the same calls they train together, each on its part of the
+/// micro-batches (see DataParallel): weights, losses and checkpoints have the bits of one process.
+/// Rank 0 alone writes logs and samples, and decides what is measured or read. An error on one ends
+/// all: see dist::fail().
 class OLM_API Trainer {
  public:
   /// Without ids in `validation` nothing is evaluated. `tokenizer` is used for samples only.
+  /// `experts` has spread those of the model over ranks. Throws where ranks disagree on data,
+  /// model, options or the version of this library, naming what differs, and for a folder that not
+  /// all of them see.
   Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDataset validation,
           TrainerOptions options, TrainerCallbacks callbacks = {},
-          std::shared_ptr<const Tokenizer> tokenizer = nullptr);
+          std::shared_ptr<const Tokenizer> tokenizer = nullptr, dist::Comm comm = dist::world(),
+          std::shared_ptr<ExpertParallel> experts = nullptr);
 
   /// Times some steps, and parts of an evaluation and a sample where the options ask for them,
   /// without changing parameters, position or random streams. If should_stop returns true it ends
-  /// after the first step, and what it did not time is 0.
+  /// after the first step, and what it did not time is 0. All ranks get the numbers of rank 0.
   Timing measure(double seconds = 2);
   /// Seconds to write the weights as a checkpoint does, to a file that is removed; 0 without a
   /// folder.
   double time_weights();
-  /// Replaces the total number of steps, and with it the schedule.
+  /// Replaces the total number of steps, and with it the schedule, on all ranks by that of rank 0.
   void set_total_steps(int64_t total);
   int64_t total_steps() const { return options_.total_steps; }
   int64_t step() const { return step_; }
