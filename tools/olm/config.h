@@ -7,6 +7,7 @@
 
 #include <olm/nn/generate.h>
 #include <olm/nn/models.h>
+#include <olm/nn/training.h>
 
 namespace olm::tools {
 
@@ -159,33 +160,6 @@ struct TrainConfig {
   }
 };
 
-/// How ranks share the work. None of it changes what a run is, nor, where it is deterministic and
-/// gradients travel in f32, its bits.
-struct DistConfig {
-  int64_t zero = 1;
-  int64_t experts = 1;
-  double buckets = 25;
-  bool deterministic = true;
-  DType wire = f32;
-  double timeout = 60;
-  void fields(auto& v) {
-    v("zero", zero,
-      {.min = 0,
-       .max = 1,
-       .help = "1: each rank keeps the moments of its part of the parameters (ZeRO-1); 0: of all"});
-    v("experts", experts,
-      {.min = 1, .max = 1e6, .help = "ranks that the experts of a mixture are spread over"});
-    v("buckets", buckets, {.above = 0, .max = 1e6, .help = "MB of gradients that travel together"});
-    v("deterministic", deterministic,
-      {.help = "the same bits on any number of ranks; false adds in whatever order is fast"});
-    v("wire", wire, {.one_of = {"f32", "bf16"}, .help = "what gradients travel in"});
-    v("timeout", timeout,
-      {.above = 0,
-       .max = 1e6,
-       .help = "seconds without a sign of life after which a rank is taken for dead"});
-  }
-};
-
 struct SampleConfig {
   std::string prompt = "\n";
   nn::GenerateOptions options = {.temperature = 0.8};
@@ -210,7 +184,7 @@ struct RunConfig {
   DataConfig data = {};
   OptimConfig optim = {};
   TrainConfig train = {};
-  DistConfig dist = {};
+  nn::DistributedOptions dist = {};  // none of it changes what a run is
   SampleConfig sample = {};
   void fields(auto& v) {
     v("model", model);

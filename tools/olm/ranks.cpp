@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include <olm/engine/comm.h>
@@ -38,33 +39,6 @@ int number_in_environment(const char* name) {
 
 /// Seconds for which ranks wait for one that encodes a text or makes a vocabulary.
 constexpr double kPreparing = 1e6;
-
-/// What must be the same on all ranks, a line for each: of keys "train.seed = 1".
-std::vector<std::string> lines_to_compare(RunConfig config) {
-  config.train.threads = 0;
-  config.data.path.clear();
-  std::vector<std::string> lines = {std::string("version = ") + version()};
-  for (const KeyInfo& key : list_keys(config))
-    lines.push_back(key.path + (key.value.empty() ? " left out" : " = " + key.value));
-  return lines;
-}
-
-/// The first line of `mine` that is another in `theirs`, or a line that they have more.
-size_t first_difference(const std::vector<std::string>& mine,
-                        const std::vector<std::string>& theirs) {
-  const auto [at, other] = std::mismatch(mine.begin(), mine.end(), theirs.begin(), theirs.end());
-  return size_t(at - mine.begin());
-}
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\0', begin), text.size());
-    lines.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return lines;
-}
 
 /// The cores on which the scheduler lets this process run, as bytes.
 std::string allowed_cores() {
@@ -110,24 +84,14 @@ void join_ranks() { dist::init({.patience = kPreparing}); }
 
 void limit_waiting(const RunConfig& config) { dist::init({.timeout = config.dist.timeout}); }
 
-void require_same_config(const RunConfig& config) {
-  const std::vector<std::string> mine = lines_to_compare(config);
-  std::string text;
-  for (const std::string& line : mine) text += line + '\0';
-  const std::vector<std::string> all = dist::world().all_gather(text);
-  dist::together(dist::world(), [&] {
-    const std::vector<std::string> first = lines_of(all.front());
-    for (size_t rank = 1; rank < all.size(); ++rank) {
-      const std::vector<std::string> other = lines_of(all[rank]);
-      const size_t at = first_difference(first, other);
-      if (at == first.size() && at == other.size()) continue;
-      const auto line = [at](const auto& lines) {
-        return at < lines.size() ? lines[at] : std::string("no further key");
-      };
-      fail("ranks want to train different runs: rank 0 has ", line(first), ", rank ", rank, " has ",
-           line(other));
-    }
-  });
+void require_same_config(RunConfig config) {
+  config.train.threads = 0;
+  config.data.path.clear();
+  std::map<std::string, std::string> values = {{"version", version()}};
+  for (const KeyInfo& key : list_keys(config))
+    values[key.path] = key.value.empty() ? "left out" : key.value;
+  // All find the same: together() lets one of them say it.
+  dist::together(dist::world(), [&] { nn::require_same_on_all_ranks(values); });
 }
 
 void share_cores(const TrainConfig& config) {

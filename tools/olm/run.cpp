@@ -232,7 +232,8 @@ nn::TrainerOptions trainer_options(const Run& run) {
           .spike_factor = c.train.spike_factor,
           .sample = c.sample.for_model(run.context, c.train.dtype),
           .prompt = prompt_ids(*run.tokenizer, c.sample.prompt),
-          .end_of_text = end_of_text(run)};
+          .end_of_text = end_of_text(run),
+          .dist = c.dist};
 }
 
 void resume(Run& run, nn::Trainer& trainer) {
@@ -253,8 +254,7 @@ Plan plan(Run& run, nn::Trainer& trainer) {
   if (timed) {
     const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin;
     const double left = c.train.minutes * 60 - passed.count() - cost.once;
-    const int64_t steps = std::max<int64_t>(1, int64_t(left / cost.step));
-    trainer.set_total_steps(std::stoll(from_first_rank(std::to_string(steps))));
+    trainer.set_total_steps(std::max<int64_t>(1, int64_t(left / cost.step)));
   }
   const int64_t parameters = run.model->num_parameters();
   const int64_t active = nn::active_parameters(*run.model);

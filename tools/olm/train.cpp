@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <optional>
 
 #include <olm/engine/comm.h>
 
@@ -41,7 +42,7 @@ std::function<bool()> asks_to_stop() {
   };
 }
 
-/// Of the first rank: the others have nothing to say. `last` is kept at the newest step.
+/// `last` is kept at the newest step.
 nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::StepReport& last) {
   double pace = 0;  // seconds per step, averaged
   double before = 0;
@@ -126,24 +127,25 @@ int train_run(Run& run) {
   Progress progress;
   nn::StepReport last;
   const bool first = is_first_rank();
-  const nn::TrainerCallbacks said =
-      first ? callbacks(run, progress, last) : nn::TrainerCallbacks{.should_stop = asks_to_stop()};
-  nn::Trainer trainer(run.model, *run.optimizer, loader_of(run), run.validation,
-                      trainer_options(run), said, run.tokenizer);
-  if (run.resumed) go_on(run, trainer);
-  if (first) write_folder(run);
+  std::optional<nn::Trainer> trainer;
+  dist::together(dist::world(), [&] {
+    trainer.emplace(run.model, *run.optimizer, loader_of(run), run.validation, trainer_options(run),
+                    callbacks(run, progress, last), run.tokenizer);
+    if (run.resumed) go_on(run, *trainer);
+    if (first) write_folder(run);
+  });
   if (first) introduce(run);
   catch_signals();
-  const Plan expected = plan(run, trainer);
+  const Plan expected = plan(run, *trainer);
   if (first) print(expected, run.device);
-  const bool done = trainer.run();
+  const bool done = trainer->run();
   progress.clear();
   if (first) write_results(run);
   const int signal = signal_of_any_rank();
-  if (first && done) conclude(run, trainer, last);
+  if (first && done) conclude(run, *trainer, last);
   if (first && !done)
-    fmt::print("stopped at step {} of {}; go on with: {}\n", trainer.step(), trainer.total_steps(),
-               launched("olm train --resume " + shell_word(run.folder)));
+    fmt::print("stopped at step {} of {}; go on with: {}\n", trainer->step(),
+               trainer->total_steps(), launched("olm train --resume " + shell_word(run.folder)));
   return done ? 0 : 128 + signal;
 }
 
