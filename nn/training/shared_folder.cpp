@@ -19,7 +19,7 @@ std::string place_of(const dist::Comm& comm) {
 class Probe {
  public:
   explicit Probe(const std::string& folder)
-      : path_(folder + "/.shared.tmp-" + std::to_string(::getpid())) {
+      : path_(folder + "/.shared.tmp-" + std::to_string(::getpid()) + "-0") {
     std::random_device random;
     for (int i = 0; i < 4; ++i) content_ += std::to_string(random()) + " ";
     write_file(path_, content_);
