@@ -109,6 +109,10 @@ class OLM_API Checkpoints {
   int64_t keep_;
 };
 
+/// Throws FileError, on all ranks and naming rank and machine, unless all can write to the same
+/// folder under this name; made where it is missing.
+OLM_API void require_shared_folder(const std::string& folder, const dist::Comm& comm);
+
 /// How training is spread over ranks: the section [dist] of a configuration. See
 /// DataParallelOptions.
 struct DistributedOptions {

@@ -86,15 +86,22 @@ void Trainer::time_sample(Timing& timing) {
 
 double Trainer::time_weights() {
   if (options_.folder.empty()) return 0;
-  // A name under which the next checkpoint removes what is left of an ended process.
-  const std::string folder = options_.folder + "/checkpoints";
-  const std::string path = folder + "/timing.tmp-" + std::to_string(::getpid());
-  make_directories(folder);
-  const auto start = Clock::now();
-  save_weights(*model_, path);
-  const double seconds = seconds_since(start);
-  remove_all(path);
-  return seconds;
+  return ranks::or_fail(comm_, [&] {
+    // A name under which the next checkpoint removes what is left of an ended process.
+    const std::string folder = options_.folder + "/checkpoints";
+    const auto process = ranks::of_first_rank(comm_, [&] {
+      make_directories(folder);
+      return ::getpid();
+    });
+    const std::string path = folder + "/timing.tmp-" + std::to_string(process);
+    const auto start = Clock::now();
+    save_weights(*model_, path, comm_);
+    return ranks::of_first_rank(comm_, [&] {
+      const double seconds = seconds_since(start);
+      remove_all(path);
+      return seconds;
+    });
+  });
 }
 
 }  // namespace olm::nn

@@ -26,6 +26,7 @@ Trainer::Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDa
     dist::set_place("the start");
     check_options();
     require_same_ranks();
+    if (comm_.size() > 1 && !options_.folder.empty()) require_shared_folder(options_.folder, comm_);
     take_total_steps(options_.total_steps);
     const DistributedOptions& d = options_.dist;
     parallel_ = std::make_unique<DataParallel>(optimizer_,
