@@ -109,6 +109,10 @@ class OLM_API Checkpoints {
   int64_t keep_;
 };
 
+/// Throws FileError, on all ranks and naming rank and machine, unless all can write to the same
+/// folder under this name; made where it is missing.
+OLM_API void require_shared_folder(const std::string& folder, const dist::Comm& comm);
+
 /// How training is spread over ranks: the section [dist] of a configuration. See
 /// DataParallelOptions.
 struct DistributedOptions {
@@ -131,6 +135,8 @@ struct DistributedOptions {
       {.min = 1, .max = 1e6, .help = "seconds of silence after which a rank is taken for dead"});
   }
 };
+
+struct MicroBatchMetrics;  // see training/step_metrics_internal.h
 
 /// Throws on all ranks where they do not have the same values, naming the first key that differs
 /// and which ranks have what. Collective. flat_members() gives the keys of a configuration.
@@ -290,23 +296,37 @@ class OLM_API Trainer {
 
  private:
   StepReport train_step();
-  int64_t loss_and_backward(const Batch& batch, Generator& rng, Metrics& metrics);
+  std::vector<MicroBatchMetrics> run_micro_batches();
+  bool wants_routing() const;
   void report_routing(StepReport& report, const Metrics& metrics) const;
   std::string count_skipped_step(const StepReport& report, int64_t first_batch, bool spike,
                                  const StepInfo& info);
   void after_step(const StepReport& report);
+  void log_step(const StepReport& report);
   void evaluate_now();
   void sample_now();
   void checkpoint_now();
+  bool train();
+  void resume_newest();
+  Timing time_all(double seconds);
+  double time_micro_batches();
   void time_evaluation(Timing& timing);
   void time_sample(Timing& timing);
+  std::optional<std::vector<int32_t>> draw_sample(const GenerateOptions& options);
+  void check_options() const;
+  void require_same_ranks() const;
   void check_same(const CheckpointState& state) const;
+  void take_total_steps(int64_t total);
+  Tensors order_of_parameters() const;
   bool is_due(int64_t every) const;
   bool is_asked_to_stop() const;
+  bool all_are_asked_to_stop() const;
   bool owes_evaluation() const;
   bool owes_sample() const;
   void catch_up();
   std::string key_of(const Tensor& parameter);
+  /// For errors: what it does at its step.
+  void set_place(const char* doing) const;
 
   Ref<Module> model_;
   Optimizer& optimizer_;
@@ -315,9 +335,12 @@ class OLM_API Trainer {
   TrainerOptions options_;
   TrainerCallbacks callbacks_;
   std::shared_ptr<const Tokenizer> tokenizer_;
-  Generator rng_;
+  dist::Comm comm_;
+  std::shared_ptr<ExpertParallel> experts_;
+  std::unique_ptr<DataParallel> parallel_;
+  uint64_t dropout_seed_ = 0;  // of the streams of micro-batches
   SpikeStatistics spikes_;
-  std::unique_ptr<JsonLines> metrics_, samples_;
+  std::unique_ptr<JsonLines> metrics_, samples_;  // of rank 0
   int64_t step_ = 0, saved_step_ = -1, evaluated_step_ = -1, sampled_step_ = -1;
   double train_seconds_ = 0;
   std::optional<double> val_loss_;

@@ -2,8 +2,10 @@
 #include <algorithm>
 
 #include <olm/engine/file.h>
+#include <olm/nn/description.h>
 #include <olm/nn/training.h>
 #include <olm/nn/training/ranks_internal.h>
+#include <olm/nn/version.h>
 
 namespace olm::nn {
 
@@ -131,6 +133,64 @@ void require_same_on_all_ranks(const std::map<std::string, std::string>& values,
   const std::vector<std::string> all =
       comm.all_gather(found == values.end() ? std::string("0") : "1" + found->second);
   throw Error("ranks disagree on ", key, ": ", who_has_what(all));
+}
+
+namespace {
+
+/// Names the ids: by the text and tokenizer that they are of, else by themselves.
+Json identity_of(const TokenDataset& data) {
+  Json json;
+  json["tokens"] = data.size();
+  json["tokenizer hash"] = data.tokenizer_hash();
+  json["corpus hash"] = data.source_hash();
+  if (!data.source_hash().empty()) return json;
+  constexpr int64_t kIdsAtOnce = 1 << 16;
+  std::vector<int64_t> ids;
+  std::string hash;
+  for (int64_t begin = 0; begin < data.size(); begin += kIdsAtOnce) {
+    ids.resize(size_t(std::min(kIdsAtOnce, data.size() - begin)));
+    data.read(begin, int64_t(ids.size()), ids.data());
+    hash = hash_hex(hash + std::string(reinterpret_cast<const char*>(ids.data()),
+                                       ids.size() * sizeof(int64_t)));
+  }
+  json["corpus hash"] = hash;
+  return json;
+}
+
+Json to_json(const TrainerOptions& o) {
+  Json json;
+  json["total_steps"] = o.total_steps;
+  json["accumulation"] = o.accumulation;
+  json["dtype"] = std::string(name_of(o.dtype));
+  json["seed"] = o.seed;
+  json["schedule"] = to_json(o.schedule);
+  json["decay_fraction"] = o.decay_fraction;
+  json["eval_every"] = o.eval_every;
+  json["sample_every"] = o.sample_every;
+  json["checkpoint_every"] = o.checkpoint_every;
+  json["loads_every"] = o.loads_every;
+  json["keep"] = o.keep;
+  json["spike_factor"] = o.spike_factor;
+  json["sample"] = to_json(o.sample);
+  json["sample"]["seed"] = o.sample.seed;
+  json["prompt"] = Json(o.prompt);
+  json["end_of_text"] = o.end_of_text ? Json(*o.end_of_text) : Json();
+  json["dist"] = to_json(o.dist);
+  return json;
+}
+
+}  // namespace
+
+void Trainer::require_same_ranks() const {
+  if (comm_.size() == 1) return;
+  Json all = to_json(options_);
+  all["library version"] = version();
+  all["device"] = std::string(device_of(*model_) == cpu ? "a CPU" : "a card");
+  all["training data"] = identity_of(loader_.dataset());
+  all["validation data"] = identity_of(validation_);
+  all["loader"] = loader_.state();
+  all["model"] = describe(*model_);
+  require_same_on_all_ranks(flat_members(all), comm_);
 }
 
 }  // namespace olm::nn
