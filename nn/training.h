@@ -117,7 +117,7 @@ OLM_API void require_shared_folder(const std::string& folder, const dist::Comm& 
 /// DataParallelOptions.
 struct DistributedOptions {
   int64_t zero = 1;
-  int64_t experts = 1;  ///< ranks that share the experts of a layer; see ExpertParallel
+  int64_t experts = 1;  ///< neighbouring ranks that share experts; see spread_experts()
   double buckets = 25;  ///< MiB
   bool deterministic = true;
   DType wire = f32;
@@ -319,6 +319,7 @@ class OLM_API Trainer {
   void take_total_steps(int64_t total);
   Tensors order_of_parameters() const;
   bool is_due(int64_t every) const;
+  bool spreads_experts() const;
   bool is_asked_to_stop() const;
   bool all_are_asked_to_stop() const;
   bool owes_evaluation() const;

@@ -52,8 +52,11 @@ StepReport Trainer::train_step() {
   loader_.set_position(first_batch + options_.accumulation);
   optimizer_.set_lr(report.lr);
   const double limit = spikes_.limit(options_.spike_factor);
-  const StepInfo info = parallel_->step({.skip_loss_above = limit});
-  const Metrics metrics = gather_metrics(*model_, std::move(reported), wants_routing(), comm_);
+  const bool alone = comm_.size() == 1;
+  const StepInfo info = parallel_->step(
+      {.skip_loss_above = limit}, alone ? "" : write_metrics(*model_, reported, wants_routing()));
+  const Metrics metrics =
+      alone ? merge_metrics(std::move(reported)) : merge_metrics(*model_, parallel_->notes());
   report.loss = info.loss;
   report.aux_loss = info.aux_loss;
   report.grad_norm = info.grad_norm;

@@ -47,12 +47,29 @@ RoutingRecord read_record(ByteReader& in, const std::vector<const Module*>& modu
   return record;
 }
 
-std::string encode(Module& model, const std::vector<MicroBatchMetrics>& all, bool with_routing) {
+void decode(const std::string& bytes, const std::vector<const Module*>& modules,
+            std::vector<MicroBatchMetrics>& all) {
+  for (ByteReader in(bytes); !in.done();) {
+    MicroBatchMetrics& one = all.emplace_back();
+    one.targets = in.get<int64_t>();
+    for (auto values = in.get<uint64_t>(); values > 0; --values) {
+      const std::string name = in.get_text();
+      one.metrics.values[name] = in.get<double>();
+    }
+    for (auto records = in.get<uint64_t>(); records > 0; --records)
+      one.metrics.routing.push_back(read_record(in, modules));
+  }
+}
+
+}  // namespace
+
+std::string write_metrics(Module& model, const std::vector<MicroBatchMetrics>& mine,
+                          bool with_routing) {
   std::unordered_map<const Module*, uint32_t> numbers;
   const std::vector<const Module*> modules = modules_of(model);
   for (size_t i = 0; i < modules.size(); ++i) numbers.try_emplace(modules[i], uint32_t(i));
   ByteWriter out;
-  for (const MicroBatchMetrics& one : all) {
+  for (const MicroBatchMetrics& one : mine) {
     out.put(one.targets);
     out.put(uint64_t(one.metrics.values.size()));
     for (const auto& [name, value] : one.metrics.values) {
@@ -68,21 +85,7 @@ std::string encode(Module& model, const std::vector<MicroBatchMetrics>& all, boo
   return out.take();
 }
 
-void decode(const std::string& bytes, const std::vector<const Module*>& modules,
-            std::vector<MicroBatchMetrics>& all) {
-  for (ByteReader in(bytes); !in.done();) {
-    MicroBatchMetrics& one = all.emplace_back();
-    one.targets = in.get<int64_t>();
-    for (auto values = in.get<uint64_t>(); values > 0; --values) {
-      const std::string name = in.get_text();
-      one.metrics.values[name] = in.get<double>();
-    }
-    for (auto records = in.get<uint64_t>(); records > 0; --records)
-      one.metrics.routing.push_back(read_record(in, modules));
-  }
-}
-
-Metrics merge(std::vector<MicroBatchMetrics> all) {
+Metrics merge_metrics(std::vector<MicroBatchMetrics> all) {
   struct Sum {
     double first = 0, weighted = 0, targets = 0;
     int64_t reports = 0;
@@ -104,16 +107,11 @@ Metrics merge(std::vector<MicroBatchMetrics> all) {
   return result;
 }
 
-}  // namespace
-
-Metrics gather_metrics(Module& model, std::vector<MicroBatchMetrics> mine, bool with_routing,
-                       const dist::Comm& comm) {
-  if (comm.size() == 1) return merge(std::move(mine));
-  const std::vector<std::string> all = comm.all_gather(encode(model, mine, with_routing));
+Metrics merge_metrics(Module& model, const std::vector<std::string>& notes) {
   const std::vector<const Module*> modules = modules_of(model);
-  std::vector<MicroBatchMetrics> gathered;
-  for (const std::string& bytes : all) decode(bytes, modules, gathered);
-  return merge(std::move(gathered));
+  std::vector<MicroBatchMetrics> all;
+  for (const std::string& bytes : notes) decode(bytes, modules, all);
+  return merge_metrics(std::move(all));
 }
 
 }  // namespace olm::nn

@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include <olm/engine/comm.h>
 #include <olm/nn/module.h>
 
 namespace olm::nn {
@@ -14,11 +13,14 @@ struct MicroBatchMetrics {
   Metrics metrics = {};
 };
 
-/// The metrics of a step from those of this rank's micro-batches: records of routers in the order
-/// of micro-batches over all ranks, and values, where several report one their mean over targets.
-/// Collective. Without `with_routing` records of other ranks are left out, and nothing is read from
-/// the device.
-Metrics gather_metrics(Module& model, std::vector<MicroBatchMetrics> mine, bool with_routing,
-                       const dist::Comm& comm);
+/// Those of this rank's micro-batches as bytes; without `with_routing` without records of routers,
+/// and nothing is read from the device.
+std::string write_metrics(Module& model, const std::vector<MicroBatchMetrics>& mine,
+                          bool with_routing);
+/// The metrics of a step from those of its micro-batches, in order: all records of routers, and
+/// values, where several report one their mean over targets.
+Metrics merge_metrics(std::vector<MicroBatchMetrics> all);
+/// Likewise from what write_metrics() gave on each rank.
+Metrics merge_metrics(Module& model, const std::vector<std::string>& notes);
 
 }  // namespace olm::nn

@@ -50,6 +50,9 @@ void Trainer::check_options() const {
   require(options_.sample_every == 0 || (tokenizer_ && !options_.prompt.empty()),
           "trainer: samples want a tokenizer and a prompt");
   require(options_.sample.stop_strings.empty(), "trainer: samples take no stop_strings");
+  const int64_t wanted = options_.dist.experts, given = experts_ ? experts_->group().size() : 1;
+  require(wanted == 1 || wanted == given, "trainer: experts are spread over ", given,
+          " ranks, dist.experts wants ", wanted);
 }
 
 void Trainer::take_total_steps(int64_t total) {
@@ -85,6 +88,8 @@ bool Trainer::is_due(int64_t every) const {
   return every > 0 && (step_ % every == 0 || step_ == options_.total_steps);
 }
 
+bool Trainer::spreads_experts() const { return experts_ && experts_->group().size() > 1; }
+
 bool Trainer::is_asked_to_stop() const {
   return (callbacks_.should_stop && callbacks_.should_stop()) || dist::asked_to_stop();
 }
@@ -112,7 +117,7 @@ std::optional<std::vector<int32_t>> Trainer::draw_sample(const GenerateOptions& 
   bool finished = true;
   const auto goes_on = [&](int32_t id) {
     const bool asked = is_asked_to_stop();
-    if (!experts_) return finished = !asked;
+    if (!spreads_experts()) return finished = !asked;
     const std::vector<std::string> all = comm_.all_gather(detail::concat(asked ? "-" : "+", id));
     for (const std::string& other : all) {
       require(other.substr(1) == all[0].substr(1), "sample: ranks draw different tokens, ",
@@ -122,7 +127,8 @@ std::optional<std::vector<int32_t>> Trainer::draw_sample(const GenerateOptions& 
     return finished;
   };
   std::vector<int32_t> ids;
-  if (experts_ || comm_.rank() == 0) ids = generate(*model_, options_.prompt, options, goes_on);
+  if (spreads_experts() || comm_.rank() == 0)
+    ids = generate(*model_, options_.prompt, options, goes_on);
   if (!ranks::of_first_rank(comm_, [&] { return finished; })) return {};
   return ids;
 }
