@@ -159,6 +159,26 @@ struct TrainConfig {
   }
 };
 
+/// How a training that is spread over processes is done; one that is not has no use for it.
+struct DistConfig {
+  int64_t zero = 1;
+  int64_t experts = 1;
+  double buckets = 25;
+  bool deterministic = true;
+  DType wire = f32;
+  void fields(auto& v) {
+    v("zero", zero,
+      {.min = 0, .max = 1, .help = "1: each rank keeps a part of the moments; 0: all of them"});
+    v("experts", experts,
+      {.min = 1, .max = 100000, .help = "neighbouring ranks over which experts are spread"});
+    v("buckets", buckets,
+      {.min = 0.001, .max = 1e6, .help = "MiB of gradients that travel together"});
+    v("deterministic", deterministic,
+      {.help = "gradients are added in one order, whatever the number of ranks"});
+    v("wire", wire, {.one_of = {"f32", "bf16"}, .help = "what gradients travel in"});
+  }
+};
+
 struct SampleConfig {
   std::string prompt = "\n";
   nn::GenerateOptions options = {.temperature = 0.8};
@@ -183,12 +203,14 @@ struct RunConfig {
   DataConfig data = {};
   OptimConfig optim = {};
   TrainConfig train = {};
+  DistConfig dist = {};
   SampleConfig sample = {};
   void fields(auto& v) {
     v("model", model);
     v("data", data);
     v("optim", optim);
     v("train", train);
+    v("dist", dist);
     v("sample", sample);
   }
 };
