@@ -53,9 +53,9 @@ struct Cost {
   int64_t trained = 0;                  ///< of them, those that are not frozen
   double forward_flops_per_token = 0;   ///< with `context` tokens
   double training_flops_per_token = 0;  ///< forward and backward: three times that
-  /// Bytes. `activations` is what the peak of forward and backward of one batch is above weights and
-  /// gradients, and at least the peak of forward; `kv_cache` is the cache of `batch` full contexts,
-  /// 0 for models without one.
+  /// Bytes. `activations` is what the peak of forward and backward of one batch is above weights
+  /// and gradients, and at least the peak of forward; `kv_cache` is the cache of `batch` full
+  /// contexts, 0 for models without one.
   double weights = 0, gradients = 0, moments = 0, activations = 0, kv_cache = 0;
   double training_bytes() const { return weights + gradients + moments + activations; }
   double generating_bytes() const { return weights + kv_cache; }
