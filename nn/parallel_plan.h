@@ -48,14 +48,13 @@ struct RankTraffic {
 
 /// Of the rank with the most micro-batches.
 struct ParallelPlan {
-  int64_t ranks = 1;
-  int64_t parameters = 0;          ///< of the whole model
-  int64_t rank_parameters = 0;     ///< that it holds
-  int64_t updated_parameters = 0;  ///< of them, those that it updates
-  int64_t micro_batches = 0;       ///< that it computes in a step
-  int64_t tokens = 0;              ///< of a step, over all ranks
-  int64_t buckets = 0;             ///< in which gradients travel
-  int64_t expert_ranks = 1;        ///< as asked for
+  int64_t ranks = 1, expert_ranks = 1;  ///< as asked for
+  int64_t parameters = 0;               ///< of the whole model
+  int64_t rank_parameters = 0;          ///< that it holds
+  int64_t updated_parameters = 0;       ///< of them, those that it updates
+  int64_t micro_batches = 0;            ///< that it computes in a step
+  int64_t tokens = 0;                   ///< of a step, over all ranks
+  int64_t buckets = 0;                  ///< in which gradients travel
   RankMemory memory = {};
   RankTraffic sent = {};
   double model_flops = 0;   ///< forward and backward of its micro-batches
