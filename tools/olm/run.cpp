@@ -169,6 +169,11 @@ void load_model(Run& run) {
     if (begins_elsewhere) nn::load_weights(*run.model, c.train.init_from + "/model.safetensors");
   }
   run.model->to(run.device);
+}
+
+void finish_model(Run& run) {
+  const RunConfig& c = run.config;
+  if (c.dist.experts > 1) run.experts = nn::spread_experts(*run.model, c.dist.experts);
   run.optimizer = make_optimizer(c.optim, *run.model);
 }
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include <olm/nn/expert_parallel.h>
 #include <olm/nn/hub.h>
 #include <olm/nn/training.h>
 
@@ -26,16 +27,19 @@ struct Run {
   std::string data_note = {};
   nn::Ref<nn::Module> model = {};
   nn::Pretrained origin = {};  // what it began with, where that is another program's; no weights
+  std::shared_ptr<nn::ExpertParallel> experts = {};
   std::unique_ptr<nn::Optimizer> optimizer = {};
   RunLock lock = {};
   Facts about = {};
 };
 
 /// Fills in tokenizer, tokens and context from the configuration, or takes tokenizer and tokens of
-/// another run; then model, on the run's device, and optimizer. Ranks but the first take what that
+/// another run; then the model, on the run's device. Ranks but the first take what that
 /// one has made from the folder.
 void load_data(Run& run, const Run* same = nullptr);
 void load_model(Run& run);
+/// Spreads experts as the configuration says, and makes the optimizer. All ranks together.
+void finish_model(Run& run);
 /// Makes the folder of a new run, for this process alone.
 void take_folder(Run& run);
 /// Keeps the tokens in the folder where encoding the text takes long.

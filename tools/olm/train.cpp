@@ -130,7 +130,7 @@ int train_run(Run& run) {
   std::optional<nn::Trainer> trainer;
   dist::together(dist::world(), [&] {
     trainer.emplace(run.model, *run.optimizer, loader_of(run), run.validation, trainer_options(run),
-                    callbacks(run, progress, last), run.tokenizer);
+                    callbacks(run, progress, last), run.tokenizer, dist::world(), run.experts);
     if (run.resumed) go_on(run, *trainer);
     if (first) write_folder(run);
   });
@@ -182,6 +182,7 @@ void load(Run& run) {
             ": holds another text than on rank 0");
     load_model(run);
   });
+  dist::together(world, [&] { finish_model(run); });
 }
 
 }  // namespace
