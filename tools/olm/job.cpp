@@ -28,7 +28,7 @@ std::string printable(const std::string& message) {
 int report(const Job& job, const std::exception& error, const std::string& sentence) {
   const dist::Comm world = dist::world();
   const bool joined = world.size() > 1;
-  if (joined) dist::fail(sentence);
+  if (joined && !dynamic_cast<const dist::PeerError*>(&error)) dist::fail(sentence);
   if (joined ? !dist::speaks_for(error) : launch().rank > 0) return 1;
   const std::string rank = joined ? "rank " + std::to_string(world.rank()) + ": " : "";
   std::fprintf(stderr, "%s: %s%s\n", job.name.c_str(), rank.c_str(), printable(sentence).c_str());

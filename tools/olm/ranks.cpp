@@ -90,8 +90,7 @@ void require_same_config(RunConfig config) {
   std::map<std::string, std::string> values = {{"version", version()}};
   for (const KeyInfo& key : list_keys(config))
     values[key.path] = key.value.empty() ? "left out" : key.value;
-  // All find the same: together() lets one of them say it.
-  dist::together(dist::world(), [&] { nn::require_same_on_all_ranks(values); });
+  nn::require_same_on_all_ranks(values);
 }
 
 void share_cores(const TrainConfig& config) {

@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <optional>
 
 #include <olm/engine/comm.h>
 
@@ -127,25 +126,23 @@ int train_run(Run& run) {
   Progress progress;
   nn::StepReport last;
   const bool first = is_first_rank();
-  std::optional<nn::Trainer> trainer;
-  dist::together(dist::world(), [&] {
-    trainer.emplace(run.model, *run.optimizer, loader_of(run), run.validation, trainer_options(run),
-                    callbacks(run, progress, last), run.tokenizer, dist::world(), run.experts);
-    if (run.resumed) go_on(run, *trainer);
-    if (first) write_folder(run);
-  });
+  nn::Trainer trainer(run.model, *run.optimizer, loader_of(run), run.validation,
+                      trainer_options(run), callbacks(run, progress, last), run.tokenizer,
+                      dist::world(), run.experts);
+  if (run.resumed) go_on(run, trainer);
+  if (first) write_folder(run);
   if (first) introduce(run);
   catch_signals();
-  const Plan expected = plan(run, *trainer);
+  const Plan expected = plan(run, trainer);
   if (first) print(expected, run.device);
-  const bool done = trainer->run();
+  const bool done = trainer.run();
   progress.clear();
   if (first) write_results(run);
   const int signal = signal_of_any_rank();
-  if (first && done) conclude(run, *trainer, last);
+  if (first && done) conclude(run, trainer, last);
   if (first && !done)
-    fmt::print("stopped at step {} of {}; go on with: {}\n", trainer->step(),
-               trainer->total_steps(), launched("olm train --resume " + shell_word(run.folder)));
+    fmt::print("stopped at step {} of {}; go on with: {}\n", trainer.step(), trainer.total_steps(),
+               launched("olm train --resume " + shell_word(run.folder)));
   return done ? 0 : 128 + signal;
 }
 
@@ -182,7 +179,7 @@ void load(Run& run) {
             ": holds another text than on rank 0");
     load_model(run);
   });
-  dist::together(world, [&] { finish_model(run); });
+  finish_model(run);
 }
 
 }  // namespace
