@@ -1,5 +1,4 @@
 // olm train on several ranks: the same bits on any number of them, whatever happens to one.
-#include <sys/stat.h>
 #include <tests/tools/mpirun.h>
 #include <tests/tools/runs.h>
 
@@ -232,7 +231,7 @@ TEST_SUITE("tools/dist") {
 
   TEST_CASE("one process needs no MPI") {
     const Corpus c;
-    const Environment none({{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"}});
+    const Environment none(Variables{{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"}});
     CHECK(run_program(training(c.data, c.folder / "run")).status == 0);
   }
 }

@@ -1,9 +1,9 @@
 #pragma once
 // The built program on several ranks of this machine.
+#include <sys/stat.h>
+
 #include <cstdlib>
-#include <cstring>
 #include <map>
-#include <memory>
 #include <sstream>
 #include <string>
 
@@ -30,10 +30,12 @@ inline bool can_launch() {
   return !why;
 }
 
+using Variables = std::map<std::string, std::string>;
+
 /// Sets variables of the environment as long as it lives.
 class Environment {
  public:
-  explicit Environment(const std::map<std::string, std::string>& values) {
+  explicit Environment(const Variables& values) {
     for (const auto& [name, value] : values) {
       if (const char* before = std::getenv(name.c_str())) before_[name] = before;
       ::setenv(name.c_str(), value.c_str(), 1);
@@ -51,7 +53,7 @@ class Environment {
   Environment& operator=(const Environment&) = delete;
 
  private:
-  std::map<std::string, std::string> before_;
+  Variables before_;
   std::vector<std::string> names_;
 };
 
@@ -61,7 +63,7 @@ struct Ranks {
   std::map<int, Args> more = {};
   /// A rank that ends at once, before it joins the others; -1 is none.
   int dies = -1;
-  std::map<std::string, std::string> environment = {};
+  Variables environment = {};
 };
 
 /// What `olm ARGS` came to on several ranks, and where their process ids were.
@@ -82,7 +84,7 @@ class OnRanks {
 
   /// Of mpirun, whose own words on what ended are left out: its status is that of a rank.
   Result run(const Args& args, RunOptions options = {}) {
-    std::map<std::string, std::string> variables = {
+    Variables variables = {
         {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
         {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
         {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // needs rights that a sandbox lacks
