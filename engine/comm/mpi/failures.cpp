@@ -131,7 +131,8 @@ void MpiThread::send_wishes() {
     std::lock_guard lock(mutex_);
     if (!told_failure_) failure = failure_;
     stop = wants_stop_ && !told_stop_;
-    leaving = leaving_ != Leaving::no && !told_leaving_ && active_.empty() && submitted_.empty();
+    const bool ready = failure_.from >= 0 || (active_.empty() && submitted_.empty());
+    leaving = leaving_ != Leaving::no && !told_leaving_ && ready;
   }
   if (failure.from >= 0) {
     told_failure_ = true;
@@ -156,9 +157,27 @@ void MpiThread::send_wishes() {
 }
 
 void MpiThread::throw_failure(const MpiOperation& operation) {
-  const bool own = failure_.from == rank_ || !failure_.absent.empty();
-  if (!own) throw PeerError("rank ", failure_.from, ": ", failure_.text);
-  throw CommError(operation.name(), place_.empty() ? "" : ", ", place_, ": ", failure_.text);
+  if (!failure_.absent.empty()) throw CommError(at_place(operation), failure_.text);
+  if (failure_.from == rank_) throw CommError(failure_.text);
+  throw PeerError("rank ", failure_.from, ": ", failure_.text);
+}
+
+std::string MpiThread::at_place(const MpiOperation& operation) const {
+  return operation.name() + std::string(place_.empty() ? "" : ", ") + place_ + ": ";
+}
+
+/// The rank that says why all stop.
+int MpiThread::speaker() const {
+  int first = 0;
+  if (failure_.absent.empty()) {
+    // What several ranks find wrong at once the first of them says.
+    for (const auto& [rank, sentence] : sentences_)
+      if (sentence == failure_.text) return std::min(rank, failure_.from);
+    return failure_.from;
+  }
+  const std::vector<int>& absent = failure_.absent;
+  while (std::find(absent.begin(), absent.end(), first) != absent.end()) ++first;
+  return first;
 }
 
 std::string MpiThread::with_hosts(const std::vector<int>& ranks) {
@@ -183,18 +202,10 @@ void MpiThread::fail(const std::string& sentence) {
 bool MpiThread::speaks_for(const std::exception& error) {
   if (dynamic_cast<const PeerError*>(&error)) return false;
   std::unique_lock lock(mutex_);
-  if (dynamic_cast<const CommError*>(&error) && !failure_.absent.empty()) {
-    const std::vector<int>& absent = failure_.absent;
-    int first = 0;
-    while (std::find(absent.begin(), absent.end(), first) != absent.end()) ++first;
-    return first == rank_;
-  }
-  // What all ranks find wrong at once the first of them says.
-  const auto said = [&] {
-    return std::any_of(sentences_.begin(), sentences_.end(),
-                       [&](const auto& s) { return s.first < rank_ && s.second == error.what(); });
-  };
-  return rank_ == 0 || !changed_.wait_for(lock, kSameSentence, said);
+  if (failure_.from < 0) return true;
+  changed_.wait_for(lock, failure_.absent.empty() ? kSameSentence : Seconds(0),
+                    [&] { return speaker() < rank_; });
+  return speaker() == rank_;
 }
 
 void MpiThread::set_options(const Options& options) {

@@ -107,6 +107,13 @@ void MpiOperation::require_whole(const Mpi& mpi, size_t piece, const MPI_Status&
     throw CommError("wanted ", p.bytes, " bytes from rank ", p.peer, ", got ", bytes);
 }
 
+void MpiOperation::check(const Mpi& mpi, size_t piece, int error) const {
+  const Piece& p = pieces_[piece];
+  if (error == MPI_ERR_TRUNCATE)
+    throw CommError("wanted ", p.bytes, " bytes from rank ", p.peer, ", got more");
+  mpi.check(error, "MPI");
+}
+
 bool MpiOperation::poll(const Mpi& mpi, MPI_Comm comm) {
   if (open_ > 0) {
     indices_.resize(requests_.size());
@@ -115,7 +122,8 @@ bool MpiOperation::poll(const Mpi& mpi, MPI_Comm comm) {
     const int error = mpi.Testsome(int(requests_.size()), requests_.data(), &count, indices_.data(),
                                    statuses_.data());
     if (error == MPI_ERR_IN_STATUS)
-      for (int i = 0; i < count; ++i) mpi.check(statuses_[size_t(i)].MPI_ERROR, "MPI");
+      for (int i = 0; i < count; ++i)
+        check(mpi, size_t(indices_[size_t(i)]), statuses_[size_t(i)].MPI_ERROR);
     mpi.check(error, "MPI");
     if (count == 0 || count == MPI_UNDEFINED) return false;
     for (int i = 0; i < count; ++i) {

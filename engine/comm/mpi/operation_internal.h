@@ -45,6 +45,7 @@ class MpiOperation final : public Progress, public std::enable_shared_from_this<
   void begin_stage(const Mpi& mpi, MPI_Comm comm);
   void post(const Mpi& mpi, MPI_Comm comm, const Message& m, bool arrives);
   void begin_sum(const Mpi& mpi, MPI_Comm comm);
+  void check(const Mpi& mpi, size_t piece, int error) const;
   void require_whole(const Mpi& mpi, size_t piece, const MPI_Status& status) const;
   void end_stage(const Mpi& mpi, MPI_Comm comm);
 

@@ -125,8 +125,14 @@ bool MpiThread::move_on() {
     if (failure_.from >= 0) return false;  // kept: the library may still write into them
   }
   bool moved = false, finished = false;
-  for (const auto& operation : active_)
-    while (!operation->finished() && operation->poll(*mpi_, comm_)) moved = true;
+  for (const auto& operation : active_) try {
+      while (!operation->finished() && operation->poll(*mpi_, comm_)) moved = true;
+    } catch (const std::exception& e) {
+      std::unique_lock lock(mutex_);
+      const std::string place = at_place(*operation);
+      lock.unlock();
+      throw CommError(place, e.what());
+    }
   if (!moved) return false;
   std::vector<std::shared_ptr<MpiOperation>> ended;
   std::erase_if(active_, [&](const auto& operation) {
@@ -186,7 +192,12 @@ void MpiThread::wait(MpiOperation& operation) {
 bool MpiThread::may_end() {
   std::unique_lock lock(mutex_);
   if (leaving_ == Leaving::no) return false;
-  if (failure_.from >= 0) return told_failure_ && signs_->all_sent();
+  if (failure_.from >= 0) {
+    // Launchers kill all ranks when the first has ended: that is to be the one that says why.
+    const int first = speaker();
+    return told_leaving_ && told_failure_ && signs_->all_sent() &&
+           (first == rank_ || signs_->has_left(first));
+  }
   if (!told_leaving_ || !active_.empty() || !submitted_.empty()) return false;
   for (int r = 0; r < size_; ++r)
     if (r != rank_ && !signs_->has_left(r)) return false;

@@ -49,7 +49,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   struct Failure {
     int from = -1;            // the rank that failed; -1: none has
     std::string text = {};    // its sentence, or what became of the absent ranks
-    std::vector<int> absent;  // ranks that gave no sign, left or did not come
+    std::vector<int> absent;  // ranks that gave no sign, left or did not come; `from` found it
   };
   enum class Leaving { no, asked, finalizing, ended };
 
@@ -70,6 +70,8 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   void end();
   void nap(bool moved);
   [[noreturn]] void throw_failure(const MpiOperation& operation);
+  std::string at_place(const MpiOperation& operation) const;
+  int speaker() const;
   std::string with_hosts(const std::vector<int>& ranks);
 
   // Of the communication thread alone, once it runs.
