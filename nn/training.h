@@ -162,7 +162,7 @@ struct TrainerOptions {
   int64_t checkpoint_every = 0;  ///< steps; 0: only at the end
   /// Steps between lines with the load of every expert; 0: none. Where the model is not on the CPU,
   /// what experts did (StepReport::loads and routing_totals()) is read and reported then alone: of
-  /// other steps nothing but 64 bytes comes to the host.
+  /// other steps, on one rank, nothing but 64 bytes comes to the host.
   int64_t loads_every = 10;
   int64_t keep = 3;         ///< newest checkpoints kept, beside the best
   double spike_factor = 0;  ///< see SpikeStatistics::is_spike(); such steps are skipped
