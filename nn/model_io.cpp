@@ -51,6 +51,10 @@ void save_weights(Module& model, const std::string& path, const dist::Comm& comm
   std::vector<TensorLayout> layout;
   std::vector<TensorPiece> held;
   std::set<const TensorImpl*> seen;
+  model.for_each_parameter([&](const std::string& key, Parameter& p) {
+    require(comm.size() > 1 || !p.is_elsewhere(), "save_weights: the values of ", key,
+            " are on another rank");
+  });
   for (const auto& [key, tensor] : model.state_dict()) {
     if (!seen.insert(&tensor.impl()).second) continue;
     layout.push_back({.name = key, .dtype = tensor.dtype(), .shape = tensor.shape()});
