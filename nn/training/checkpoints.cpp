@@ -244,7 +244,7 @@ void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer,
   const std::string weights = path(step) + "/" + kWeights;
   std::map<std::string, Tensor> moments;
   dist::together(comm, [&] {
-    load_weights(model, weights, {.skip_meta = true, .check_only = true});
+    load_weights(model, weights, {.check_only = true});
     const SafetensorsFile file = SafetensorsFile::open(path(step) + "/" + kOptimizer);
     for (const std::string& name : file.names()) moments[name] = file.tensor(name);
   });
@@ -254,7 +254,7 @@ void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer,
     } catch (const Error& e) {
       throw FileError(path(step), "/", kOptimizer, ": ", e.what());
     }
-    load_weights(model, weights, {.skip_meta = true});
+    load_weights(model, weights);
   });
 }
 
