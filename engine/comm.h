@@ -128,6 +128,13 @@ class OLM_API Comm {
   std::shared_ptr<detail::Backend> backend_;
 };
 
+/// Does `make` on every rank and returns what each gave, in the order of ranks. Where one throws,
+/// all do: the first of them its own error, the others PeerError with its sentence.
+OLM_API std::vector<std::string> all_gather_of(const Comm& comm,
+                                               const std::function<std::string()>& make);
+/// Likewise of what gives nothing: returns when all have done it.
+OLM_API void together(const Comm& comm, const std::function<void()>& act);
+
 /// Joins the ranks that this process was started with, by Open MPI's mpirun or another launcher
 /// that it knows (srun); a process started alone is a world of one, and needs no MPI. Throws
 /// CommError where Open MPI is missing or is not the one this library was built for, and Error

@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 
 namespace olm {
 
@@ -86,41 +87,77 @@ FileWriter::FileWriter(const std::string& path) : path_(path) {
   if (file_ < 0) throw FileError(path, ": cannot be created: ", text_of(errno));
 }
 
-FileWriter::~FileWriter() {
+FileWriter::FileWriter(const std::string& path, const std::string& aside)
+    : path_(path), aside_(aside), owner_(false) {
+  file_ = ::open(aside.c_str(), O_WRONLY | O_CLOEXEC);
+  if (file_ < 0) throw FileError(path, ": cannot be opened as ", aside, ": ", text_of(errno));
+}
+
+FileWriter::~FileWriter() { close(); }
+
+void FileWriter::close() {
   if (file_ < 0) return;
   ::close(file_);
-  ::unlink(aside_.c_str());
+  file_ = -1;
+  if (owner_) ::unlink(aside_.c_str());
 }
 
 void FileWriter::fail_with(const char* doing, int error) {
-  if (file_ >= 0) ::close(file_);
-  file_ = -1;
-  ::unlink(aside_.c_str());
+  close();
   throw FileError(path_, ": ", doing, " failed after ", written_, " bytes: ", text_of(error),
                   " (what was there before is unchanged)");
 }
 
+void FileWriter::reserve(size_t bytes) {
+  require(file_ >= 0, path_, ": written to after the file was closed");
+  if (bytes == 0) return;
+  int done = 0;
+  do done = ::fallocate(file_, 0, 0, off_t(bytes));
+  while (done != 0 && errno == EINTR);
+  if (done != 0 && (errno == EOPNOTSUPP || errno == ENOSYS))
+    done = ::ftruncate(file_, off_t(bytes));
+  if (done != 0) fail_with(detail::concat("taking ", bytes, " bytes").c_str(), errno);
+}
+
 void FileWriter::write(const void* bytes, size_t n) {
+  write_at(at_, bytes, n);
+  at_ += n;
+}
+
+void FileWriter::write_at(size_t offset, const void* bytes, size_t n) {
   require(file_ >= 0, path_, ": written to after the file was closed");
   const char* at = static_cast<const char*>(bytes);
   while (n > 0) {
-    const ssize_t done = ::write(file_, at, std::min(n, size_t(1) << 30));
+    const ssize_t done = ::pwrite(file_, at, std::min(n, size_t(1) << 30), off_t(offset));
     if (done < 0 && errno == EINTR) continue;
     if (done < 0) fail_with("writing", errno);
     if (done == 0) fail_with("writing", ENOSPC);
     at += done;
     n -= size_t(done);
+    offset += size_t(done);
     written_ += size_t(done);
   }
 }
 
-void FileWriter::commit() {
-  require(file_ >= 0, path_, ": committed after the file was closed");
+void FileWriter::sync() {
+  require(file_ >= 0, path_, ": synced after the file was closed");
   if (::fsync(file_) != 0) fail_with("syncing", errno);
-  const int file = file_;
-  file_ = -1;
-  if (::close(file) != 0) fail_with("closing", errno);
-  if (::rename(aside_.c_str(), path_.c_str()) != 0) fail_with("renaming", errno);
+}
+
+void FileWriter::commit() {
+  require(owner_, path_, ": committed by a process that did not make it");
+  sync();
+  const char* doing = "closing";
+  bool done = ::close(std::exchange(file_, -1)) == 0;
+  if (done) {
+    doing = "renaming";
+    done = ::rename(aside_.c_str(), path_.c_str()) == 0;
+  }
+  if (!done) {
+    const int error = errno;
+    ::unlink(aside_.c_str());
+    fail_with(doing, error);
+  }
   sync_folder(folder_of(path_));
 }
 

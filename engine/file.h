@@ -43,19 +43,32 @@ class OLM_API MappedFile {
 class OLM_API FileWriter {
  public:
   explicit FileWriter(const std::string& path);
+  /// Another process's, which made it under the name `aside` and commits it: this one writes parts
+  /// of it, and syncs them.
+  FileWriter(const std::string& path, const std::string& aside);
   ~FileWriter();
   FileWriter(const FileWriter&) = delete;
   FileWriter& operator=(const FileWriter&) = delete;
 
+  /// Where it is before commit().
+  const std::string& aside() const { return aside_; }
+  /// Makes it this long, of zeros; the space is taken now where the file system can.
+  void reserve(size_t bytes);
   void write(const void* bytes, size_t n);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// Writes from byte `offset` on, wherever write() is.
+  void write_at(size_t offset, const void* bytes, size_t n);
+  void sync();
   void commit();
 
  private:
   [[noreturn]] void fail_with(const char* doing, int error);
+  void close();
   std::string path_, aside_;
+  bool owner_ = true;
   int file_ = -1;
-  size_t written_ = 0;
+  size_t at_ = 0;       // of write()
+  size_t written_ = 0;  // in all
 };
 
 /// Makes the folders that are missing above a path. In the end those that were made and still hold

@@ -1,34 +1,25 @@
-#include <olm/engine/safetensors.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <optional>
-#include <tuple>
 
 #include <olm/engine/file.h>
 #include <olm/engine/json.h>
-#include <olm/engine/raw.h>
+#include <olm/engine/safetensors_internal.h>
 
 namespace olm {
 
 static_assert(std::endian::native == std::endian::little, "safetensors are little-endian");
 
+namespace safetensors {
 namespace {
 
-/// The format's own limit: no model has a header near it.
-constexpr uint64_t kMaxHeader = 100'000'000;
-
-struct FormatType {
-  const char* name;
-  size_t size;
-  std::optional<DType> dtype;
-};
 constexpr FormatType kTypes[] = {
     {"F32", 4, f32}, {"BF16", 2, bf16},    {"F16", 2, f16}, {"F64", 8, f64},    {"I32", 4, i32},
     {"I64", 8, i64}, {"BOOL", 1, boolean}, {"U8", 1, {}},   {"I8", 1, {}},      {"U16", 2, {}},
     {"I16", 2, {}},  {"U32", 4, {}},       {"U64", 8, {}},  {"F8_E4M3", 1, {}}, {"F8_E5M2", 1, {}},
 };
+
+}  // namespace
 
 const FormatType* find_type(std::string_view name) {
   for (const FormatType& type : kTypes)
@@ -48,7 +39,6 @@ std::string text_of(std::span<const int64_t> shape) {
   return text + "]";
 }
 
-/// `element` times all sizes, or FileError where that does not fit in 62 bits.
 size_t byte_size(const std::string& where, std::span<const int64_t> shape, size_t element) {
   uint64_t bytes = element;
   for (const int64_t size : shape)
@@ -56,6 +46,15 @@ size_t byte_size(const std::string& where, std::span<const int64_t> shape, size_
       throw FileError(where, " has the impossible shape ", text_of(shape));
   return bytes;
 }
+
+}  // namespace safetensors
+
+using namespace safetensors;
+
+namespace {
+
+/// The format's own limit: no model has a header near it.
+constexpr uint64_t kMaxHeader = 100'000'000;
 
 /// A type that is not in the table may have elements of any size from one bit up.
 void check_size(const std::string& where, const SafetensorsEntry& e, uint64_t end) {
@@ -80,51 +79,6 @@ SafetensorsEntry read_entry(const std::string& file, const std::string& name, co
   entry.bytes = end - entry.begin;
   check_size(where, entry, end);
   return entry;
-}
-
-/// A tensor to be written.
-struct Described {
-  std::string_view name, dtype;
-  const Shape& shape;
-  size_t bytes;
-};
-
-std::string make_header(const std::vector<Described>& tensors,
-                        const std::map<std::string, std::string>& metadata) {
-  Json header = Json::object();
-  if (!metadata.empty()) {
-    Json& texts = header["__metadata__"];
-    for (const auto& [key, value] : metadata) texts.append(key, value);
-  }
-  uint64_t at = 0;
-  for (const Described& t : tensors) {
-    Json entry;
-    entry["dtype"] = t.dtype;
-    entry["shape"] = Json(std::vector<int64_t>(t.shape.begin(), t.shape.end()));
-    entry["data_offsets"] = Json(std::vector<uint64_t>{at, at + t.bytes});
-    header.append(std::string(t.name), std::move(entry));
-    at += t.bytes;
-  }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  return text;
-}
-
-/// The file with all but the tensors' data.
-void write_header(FileWriter& file, const std::vector<Described>& tensors,
-                  const std::map<std::string, std::string>& metadata) {
-  std::map<std::string_view, int> seen;
-  for (const Described& t : tensors)
-    require(t.name != "__metadata__" && ++seen[t.name] == 1, "write_safetensors: the name \"",
-            t.name, "\" comes twice or is reserved");
-  const std::string header = make_header(tensors, metadata);
-  const uint64_t length = header.size();
-  file.write(&length, sizeof length);
-  file.write(header);
-}
-
-size_t bytes_of(const SafetensorsItem& item) {
-  return byte_size(item.name, item.shape.span(), size_of(item.dtype));
 }
 
 }  // namespace
@@ -246,70 +200,6 @@ Tensor SafetensorsFile::tensor(const std::string& name) const {
   impl->strides = contiguous_strides(shape);
   impl->dtype = *type->dtype;
   return Tensor(std::move(impl));
-}
-
-void write_safetensors(const std::string& path,
-                       const std::vector<std::pair<std::string, Tensor>>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  std::vector<Tensor> kept;  // contiguous copies live until the file is written
-  std::vector<SafetensorsBytes> items;
-  for (const auto& [name, tensor] : tensors) {
-    require(tensor.device() != meta, "write_safetensors: \"", name, "\" is on meta, without data");
-    kept.push_back(raw::contiguous(raw::to(tensor, cpu)));
-    const Tensor& t = kept.back();
-    const size_t bytes = size_t(t.numel()) * size_of(t.dtype());
-    items.push_back({name,
-                     format_name(t.dtype()),
-                     t.shape(),
-                     {static_cast<const std::byte*>(t.data()), bytes}});
-  }
-  write_safetensors(path, std::move(items), metadata);
-}
-
-void write_safetensors(const std::string& path, std::vector<SafetensorsBytes> tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  for (const SafetensorsBytes& t : tensors) {
-    const FormatType* type = find_type(t.dtype);
-    require(type != nullptr, "write_safetensors: unknown dtype ", t.dtype, " of \"", t.name, "\"");
-    require(t.bytes.size() == byte_size(t.name, t.shape.span(), type->size),
-            "write_safetensors: \"", t.name, "\" of shape ", t.shape, " and dtype ", t.dtype,
-            " came with ", t.bytes.size(), " bytes");
-  }
-  std::stable_sort(tensors.begin(), tensors.end(), [](const auto& a, const auto& b) {
-    return find_type(a.dtype)->size > find_type(b.dtype)->size;
-  });
-  std::vector<Described> described;
-  for (const SafetensorsBytes& t : tensors)
-    described.push_back({t.name, t.dtype, t.shape, t.bytes.size()});
-  FileWriter file(path);
-  write_header(file, described, metadata);
-  for (const SafetensorsBytes& t : tensors) file.write(t.bytes.data(), t.bytes.size());
-  file.commit();
-}
-
-void write_safetensors(const std::string& path, std::vector<SafetensorsItem> items,
-                       const std::map<std::string, std::string>& metadata) {
-  std::sort(items.begin(), items.end(), [](const auto& a, const auto& b) {
-    const auto rank = [](const SafetensorsItem& t) {  // BF16 before F16
-      return std::tuple(-int(size_of(t.dtype)), std::string_view(format_name(t.dtype)),
-                        std::string_view(t.name));
-    };
-    return rank(a) < rank(b);
-  });
-  std::vector<Described> described;
-  for (const SafetensorsItem& item : items)
-    described.push_back({item.name, format_name(item.dtype), item.shape, bytes_of(item)});
-  FileWriter file(path);
-  write_header(file, described, metadata);
-  for (const SafetensorsItem& item : items) {
-    const Tensor made = raw::contiguous(raw::to(item.make(), cpu));
-    require(made.shape() == item.shape && made.dtype() == item.dtype, "write_safetensors: \"",
-            item.name, "\" was to be ", item.dtype, " ", item.shape, ", got ", made.dtype(), " ",
-            made.shape());
-    file.write(made.data(), bytes_of(item));
-    if (item.done) item.done();
-  }
-  file.commit();
 }
 
 }  // namespace olm

@@ -15,6 +15,9 @@
 namespace olm {
 
 class MappedFile;
+namespace dist {
+class Comm;
+}
 
 /// What the header says of one tensor. `dtype` is the format's own name, such as "BF16"; it may be
 /// one that is not known here, and `shape` may have more dimensions than a Tensor can.
@@ -108,5 +111,14 @@ OLM_API void write_safetensors(const std::string& path,
                                const std::map<std::string, std::string>& metadata = {});
 OLM_API void write_safetensors(const std::string& path, std::vector<SafetensorsBytes> tensors,
                                const std::map<std::string, std::string>& metadata = {});
+/// The same file, written by all ranks of `comm` at once, each with the pieces that it holds of the
+/// tensors of `layout`; what several hold is shared out among them, and must be the same.
+/// Collective, `layout` and `metadata` being equal on all. Takes the space on the disk first. Where
+/// a rank fails all throw and nothing stays behind. Throws Error naming elements that no rank
+/// holds.
+OLM_API void write_safetensors(const std::string& path, std::vector<TensorLayout> layout,
+                               const std::vector<TensorPiece>& held,
+                               const std::map<std::string, std::string>& metadata,
+                               const dist::Comm& comm);
 
 }  // namespace olm

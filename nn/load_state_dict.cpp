@@ -85,10 +85,12 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     used.insert(key);
     if (!misfits.fits(key, p.shape(), found->second))
       return given.try_emplace(&p.handle().impl(), key, Tensor()), void();
-    if (p.is_elsewhere()) return given.try_emplace(&p.handle().impl(), key, Tensor()), void();
-    if (p.filled()) check_place(key, p.handle(), found->second);
+    const bool skipped =
+        p.is_elsewhere() || (options.skip_meta && p.filled() && p.handle().device() == meta);
+    if (p.filled() && !skipped) check_place(key, p.handle(), found->second);
     const auto [first, fresh] = given.try_emplace(&p.handle().impl(), key, found->second);
-    if (fresh) return fill.emplace_back(&p, raw::alias(found->second)), void();
+    if (fresh && !skipped) fill.emplace_back(&p, raw::alias(found->second));
+    if (fresh || skipped) return;
     const auto& [first_key, values] = first->second;
     require(!values.defined() ||
                 same_values(values, found->second, (p.filled() ? p.handle() : values).dtype()),
@@ -103,6 +105,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     const Tensor &held = b.tensor(), &got = found->second;
     used.insert(key);
     if (!misfits.fits(key, options_of(held), held.shape(), got)) return;
+    if (options.skip_meta && held.device() == meta) return;
     check_place(key, held, got);
     buffers.emplace_back(&b, found->second);
   });
@@ -113,6 +116,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
       if (!used.count(key)) misfits.add("key ", key, " belongs to no parameter");
   }
   misfits.throw_if_any();
+  if (options.check_only) return;
   for (const auto& [p, tensor] : fill) {
     const Tensor& like = p->filled() ? p->handle() : tensor;
     const Tensor values = raw::to(raw::cast(tensor, like.dtype()), like.device());

@@ -47,15 +47,20 @@ std::map<std::string, std::string> weights_metadata(Module& model) {
   return metadata;
 }
 
-void save_weights(Module& model, const std::string& path) {
-  std::vector<NamedTensor> stored;
+void save_weights(Module& model, const std::string& path, const dist::Comm& comm) {
+  std::vector<TensorLayout> layout;
+  std::vector<TensorPiece> held;
   std::set<const TensorImpl*> seen;
   model.for_each_parameter([&](const std::string& key, Parameter& p) {
-    require(!p.is_elsewhere(), "save_weights: the values of ", key, " are on another rank");
+    require(comm.size() > 1 || !p.is_elsewhere(), "save_weights: the values of ", key,
+            " are on another rank");
   });
-  for (const auto& [key, tensor] : model.state_dict())
-    if (seen.insert(&tensor.impl()).second) stored.emplace_back(key, tensor);
-  write_safetensors(path, stored, weights_metadata(model));
+  for (const auto& [key, tensor] : model.state_dict()) {
+    if (!seen.insert(&tensor.impl()).second) continue;
+    layout.push_back({.name = key, .dtype = tensor.dtype(), .shape = tensor.shape()});
+    if (tensor.device() != meta) held.push_back({.name = key, .data = tensor});
+  }
+  write_safetensors(path, std::move(layout), held, weights_metadata(model), comm);
 }
 
 namespace {

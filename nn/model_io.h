@@ -3,6 +3,7 @@
 #include <map>
 #include <string>
 
+#include <olm/engine/comm.h>
 #include <olm/nn/description.h>
 #include <olm/nn/module.h>
 
@@ -29,8 +30,9 @@ OLM_API Ref<Module> unfilled_copy(Module& model);
 /// Weights alone. Tied parameters are stored once, their other keys in the metadata. Loading fills
 /// by key and leaves the model's own ties as they are: parameters that are tied in the file alone
 /// get a copy each, those that are tied in the model alone want the same values in the file. See
-/// Module::load_state_dict.
-OLM_API void save_weights(Module& model, const std::string& path);
+/// Module::load_state_dict. Where ranks save they do it together, each a part of what it holds:
+/// of their models all but what is on `meta`. See write_safetensors.
+OLM_API void save_weights(Module& model, const std::string& path, const dist::Comm& comm = {});
 OLM_API void load_weights(Module& model, const std::string& path, LoadOptions options = {});
 
 /// What such a file says of the model beside its tensors.

@@ -274,6 +274,8 @@ struct OLM_API ExpertLoad {
   double imbalance() const;
 };
 
+/// The records with their tensors on the host, which two copies bring however many they are.
+OLM_API std::vector<RoutingRecord> on_host(std::vector<RoutingRecord> records);
 /// The loads of those routers that reported, in the order of the model.
 OLM_API std::vector<ExpertLoad> expert_loads(Module& model, const Metrics& metrics);
 /// Over all routers, by name: the mean `expert_entropy`, the largest `expert_imbalance`, the sum of

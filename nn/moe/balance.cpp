@@ -13,26 +13,6 @@ namespace olm::nn {
 
 namespace {
 
-/// The records with their tensors on the host, which two copies bring however many they are.
-std::vector<RoutingRecord> on_host(std::vector<RoutingRecord> records) {
-  if (records.empty() || records[0].offsets.device() == cpu) return records;
-  NoGrad guard;
-  Tensors offsets, losses;
-  for (const RoutingRecord& record : records) {
-    offsets.push_back(record.offsets);
-    for (const auto& [name, loss] : record.aux_losses) losses.push_back(raw::view(loss, {1}));
-  }
-  const Tensor all_offsets = raw::to(cat(offsets), cpu);
-  const Tensor all_losses = losses.empty() ? Tensor() : raw::to(cat(losses), cpu);
-  int64_t offset = 0, next_loss = 0;
-  for (RoutingRecord& record : records) {
-    const int64_t begin = std::exchange(offset, offset + record.offsets.numel());
-    record.offsets = raw::slice(all_offsets, 0, begin, offset);
-    for (auto& [name, loss] : record.aux_losses) loss = raw::select(all_losses, 0, next_loss++);
-  }
-  return records;
-}
-
 /// What one router did in all passes, of which `records` are on the host.
 ExpertLoad load_of(const MoERouterModule& router, const std::vector<RoutingRecord>& records) {
   ExpertLoad load;
@@ -85,6 +65,25 @@ double ExpertLoad::imbalance() const {
   if (total == 0) return 1;
   return double(*std::max_element(tokens.begin(), tokens.end())) * double(tokens.size()) /
          double(total);
+}
+
+std::vector<RoutingRecord> on_host(std::vector<RoutingRecord> records) {
+  if (records.empty() || records[0].offsets.device() == cpu) return records;
+  NoGrad guard;
+  Tensors offsets, losses;
+  for (const RoutingRecord& record : records) {
+    offsets.push_back(record.offsets);
+    for (const auto& [name, loss] : record.aux_losses) losses.push_back(raw::view(loss, {1}));
+  }
+  const Tensor all_offsets = raw::to(cat(offsets), cpu);
+  const Tensor all_losses = losses.empty() ? Tensor() : raw::to(cat(losses), cpu);
+  int64_t offset = 0, next_loss = 0;
+  for (RoutingRecord& record : records) {
+    const int64_t begin = std::exchange(offset, offset + record.offsets.numel());
+    record.offsets = raw::slice(all_offsets, 0, begin, offset);
+    for (auto& [name, loss] : record.aux_losses) loss = raw::select(all_losses, 0, next_loss++);
+  }
+  return records;
 }
 
 std::vector<ExpertLoad> expert_loads(Module& model, const Metrics& metrics) {

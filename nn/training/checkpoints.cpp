@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <numeric>
 
 #include <olm/engine/file.h>
 #include <olm/engine/safetensors.h>
@@ -16,6 +17,8 @@ namespace {
 
 constexpr const char* kWeights = "model.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kFiles[] = {kWeights, kOptimizer};
+constexpr int64_t kVersion = 2;
 
 /// The step that a folder's name means; -1 where it is none.
 int64_t step_of(const std::string& name) {
@@ -24,12 +27,53 @@ int64_t step_of(const std::string& name) {
   return digits && !name.empty() && name.size() < 18 ? std::stoll(name) : -1;
 }
 
-std::string hash_of(const std::string& path) { return hash_hex(MappedFile::open(path)->text()); }
+/// Bytes of a file that are hashed as one, so that ranks can share the work.
+constexpr int64_t kHashBlock = 16 << 20;
 
-Json to_json(const CheckpointState& s, const std::string& folder) {
+/// The hash of the hashes of a file's blocks, of which each rank makes some.
+std::string hash_of_blocks(const std::string& path, int64_t block, const dist::Comm& comm) {
+  const std::vector<std::string> parts = dist::all_gather_of(comm, [&] {
+    const auto file = MappedFile::open(path);
+    const int64_t size = int64_t(file->size()), blocks = (size + block - 1) / block;
+    const dist::Counts counts = dist::even_counts(blocks, comm.size());
+    const auto mine = counts.begin() + comm.rank();
+    const int64_t first = std::accumulate(counts.begin(), mine, int64_t(0));
+    std::string hashes;
+    for (int64_t at = first * block; at < std::min(size, (first + *mine) * block); at += block) {
+      hashes += hash_hex(file->text().substr(size_t(at), size_t(block)));
+      file->release(size_t(at), size_t(block));
+    }
+    return hashes;
+  });
+  return hash_hex(std::accumulate(parts.begin(), parts.end(), std::string()));
+}
+
+Json file_json(const std::string& path, const dist::Comm& comm) {
+  Json json;
+  json["block"] = kHashBlock;
+  json["hash"] = hash_of_blocks(path, kHashBlock, comm);
+  return json;
+}
+
+/// True where `said`, the entry of a file in state.json, is the file's hash. Version 1 has that of
+/// the whole, which rank 0 makes.
+bool is_hash(const Json& said, const std::string& path, const dist::Comm& comm) {
+  if (!said.is_string()) {
+    if (!said.is_object() || !said.contains("block") || !said.contains("hash")) return false;
+    const int64_t block = said.at("block").as_int();
+    return block > 0 && said.at("hash").as_string() == hash_of_blocks(path, block, comm);
+  }
+  const auto whole = dist::all_gather_of(comm, [&] {
+    return comm.rank() == 0 ? hash_hex(MappedFile::open(path)->text()) : std::string();
+  });
+  return said.as_string() == whole[0];
+}
+
+/// `files`: the entry of each of kFiles.
+Json to_json(const CheckpointState& s, const std::vector<Json>& files) {
   Json json;
   json["format"] = "olm checkpoint";
-  json["version"] = 1;
+  json["version"] = kVersion;
   json["step"] = s.step;
   json["total_steps"] = s.total_steps;
   json["rng"]["seed"] = s.rng_seed;
@@ -41,8 +85,7 @@ Json to_json(const CheckpointState& s, const std::string& folder) {
   json["train_seconds"] = s.train_seconds;
   json["val_loss"] = s.val_loss ? Json(*s.val_loss) : Json();
   json["evaluates_rest"] = s.evaluates_rest;
-  for (const char* file : {kWeights, kOptimizer})
-    json["files"][file] = hash_of(folder + "/" + file);
+  for (size_t i = 0; i < files.size(); ++i) json["files"][kFiles[i]] = files[i];
   json["model"] = s.model;
   json["hash"] = hash_hex(json.dump());
   return json;
@@ -65,8 +108,9 @@ std::string way_on(const std::string& file) {
 
 CheckpointState from_json(const Json& json, const std::string& path) {
   require(json.is_object() && json.contains("format") &&
-              json.at("format") == Json("olm checkpoint") && json.at("version") == Json(1),
-          path, ": is not the state of an olm checkpoint of version 1");
+              json.at("format") == Json("olm checkpoint") &&
+              (json.at("version") == Json(1) || json.at("version") == Json(kVersion)),
+          path, ": is not the state of an olm checkpoint of version 1 or ", kVersion);
   require(is_intact(json), path, ": is damaged or was edited, its hash is not that of its content",
           way_on(path));
   CheckpointState s;
@@ -108,30 +152,51 @@ std::string Checkpoints::path(int64_t step) const {
   return folder_ + "/" + digits;
 }
 
-void Checkpoints::save(const CheckpointState& state, Module& model, const Optimizer& optimizer) {
-  make_directories(folder_);
+void Checkpoints::write(const std::string& folder, const CheckpointState& state, Module& model,
+                        const Optimizer& optimizer, const dist::Comm& comm) const {
+  save_weights(model, folder + "/" + kWeights, comm);
+  write_safetensors(folder + "/" + kOptimizer, optimizer.state_layout(), optimizer.state_pieces(),
+                    {}, comm);
+  std::vector<Json> files;
+  for (const char* file : kFiles) files.push_back(file_json(folder + "/" + file, comm));
+  dist::together(comm, [&] {
+    if (comm.rank() != 0) return;
+    write_json(folder + "/state.json", to_json(state, files));
+    sync_folder(folder);
+  });
+}
+
+void Checkpoints::save(const CheckpointState& state, Module& model, const Optimizer& optimizer,
+                       const dist::Comm& comm) {
+  const bool leads = comm.rank() == 0;  // makes folders, renames and removes
   const std::string final_path = path(state.step);
-  const std::string aside = final_path + ".tmp-" + std::to_string(::getpid());
+  std::string aside = final_path + ".tmp-" + std::to_string(::getpid());
   const std::string old = final_path + ".old-" + std::to_string(::getpid());
   try {
-    remove_all(aside);
-    make_directories(aside);
-    save_weights(model, aside + "/" + kWeights);
-    const std::map<std::string, Tensor> moments = optimizer.state_dict();
-    write_safetensors(aside + "/" + kOptimizer,
-                      std::vector<std::pair<std::string, Tensor>>(moments.begin(), moments.end()));
-    write_json(aside + "/state.json", to_json(state, aside));
-    sync_folder(aside);
-    if (folder_exists(final_path)) move_into_place(final_path, old);
-    move_into_place(aside, final_path);
+    aside = dist::all_gather_of(comm, [&] {
+              if (!leads) return std::string();
+              make_directories(folder_);
+              remove_all(aside);
+              make_directories(aside);
+              return aside;
+            }).front();
+    write(aside, state, model, optimizer, comm);
+    dist::together(comm, [&] {
+      if (!leads) return;
+      if (folder_exists(final_path)) move_into_place(final_path, old);
+      move_into_place(aside, final_path);
+    });
   } catch (...) {
+    if (!leads) throw;
     std::error_code ignored;
     if (fs::exists(old, ignored) && !fs::exists(final_path, ignored))
       fs::rename(old, final_path, ignored);
     fs::remove_all(aside, ignored);
     throw;
   }
-  prune(state.step);
+  dist::together(comm, [&] {
+    if (leads) prune(state.step);
+  });
 }
 
 namespace {
@@ -158,32 +223,39 @@ CheckpointState Checkpoints::state(int64_t step) const {
   }
 }
 
-void Checkpoints::check_hash(int64_t step, const std::string& file) const {
-  const Json json = read_state(path(step) + "/state.json");
-  const Json* files = json.find("files");
-  const Json* hash = files && files->is_object() ? files->find(file) : nullptr;
-  if (!hash || !hash->is_string() || hash->as_string() != hash_of(path(step) + "/" + file))
-    throw FileError(path(step), "/", file, ": is damaged, its hash is not the one in state.json",
-                    way_on(path(step) + "/" + file));
+void Checkpoints::check_hashes(int64_t step, const dist::Comm& comm) const {
+  const std::string state = path(step) + "/state.json";
+  Json files;
+  dist::together(comm, [&] {
+    const Json json = read_state(state);
+    if (json.contains("files")) files = json.at("files");
+  });
+  for (const char* name : kFiles) {
+    const std::string file = path(step) + "/" + name;
+    const Json* hash = files.is_object() ? files.find(name) : nullptr;
+    if (!hash || !is_hash(*hash, file, comm))
+      throw FileError(file, ": is damaged, its hash is not the one in state.json", way_on(file));
+  }
 }
 
-void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer) const {
-  for (const char* file : {kWeights, kOptimizer}) check_hash(step, file);
-  const std::map<std::string, Tensor> before = optimizer.state_dict();
-  const SafetensorsFile file = SafetensorsFile::open(path(step) + "/" + kOptimizer);
+void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer,
+                       const dist::Comm& comm) const {
+  check_hashes(step, comm);
+  const std::string weights = path(step) + "/" + kWeights;
   std::map<std::string, Tensor> moments;
-  for (const std::string& name : file.names()) moments[name] = file.tensor(name);
-  try {
-    optimizer.load_state_dict(moments);
-  } catch (const Error& e) {
-    throw FileError(file.path(), ": ", e.what());
-  }
-  try {
-    load_weights(model, path(step) + "/" + kWeights);
-  } catch (...) {
-    optimizer.load_state_dict(before);
-    throw;
-  }
+  dist::together(comm, [&] {
+    load_weights(model, weights, {.skip_meta = true, .check_only = true});
+    const SafetensorsFile file = SafetensorsFile::open(path(step) + "/" + kOptimizer);
+    for (const std::string& name : file.names()) moments[name] = file.tensor(name);
+  });
+  dist::together(comm, [&] {
+    try {
+      optimizer.load_state_dict(moments);
+    } catch (const Error& e) {
+      throw FileError(path(step), "/", kOptimizer, ": ", e.what());
+    }
+    load_weights(model, weights, {.skip_meta = true});
+  });
 }
 
 void Checkpoints::prune(int64_t saved) const {

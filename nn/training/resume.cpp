@@ -3,6 +3,7 @@
 #include <olm/engine/file.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/training.h>
+#include <olm/nn/training/ranks_internal.h>
 
 namespace olm::nn {
 
@@ -17,29 +18,42 @@ void Trainer::check_same(const CheckpointState& state) const {
           "; give the text back that it was trained on, or begin a new run");
 }
 
-void Trainer::resume() {
+/// All ranks go on from the step that rank 0 finds, which alone cuts the logs.
+void Trainer::resume_newest() {
   const Checkpoints checkpoints(options_.folder, options_.keep);
-  const std::vector<int64_t> steps = checkpoints.steps();
-  if (steps.empty()) throw FileError(options_.folder, ": holds no checkpoint to resume from");
-  const CheckpointState state = checkpoints.state(steps.back());
+  const int64_t newest = ranks::of_first_rank(comm_, [&] {
+    const std::vector<int64_t> steps = checkpoints.steps();
+    if (steps.empty()) throw FileError(options_.folder, ": holds no checkpoint to resume from");
+    return steps.back();
+  });
+  dist::set_place(detail::concat("reading the checkpoint of step ", newest));
+  const CheckpointState state = checkpoints.state(newest);
   check_same(state);
   Loader moved = loader_;
   moved.set_state(state.loader);
-  checkpoints.load(steps.back(), *model_, optimizer_);
+  checkpoints.load(newest, *model_, optimizer_, comm_);
   loader_ = moved;
-  rng_.set_state(state.rng_seed, state.rng_offset);
+  dropout_seed_ = state.rng_seed;
   spikes_ = state.spikes;
   step_ = saved_step_ = state.step;
   train_seconds_ = state.train_seconds;
   val_loss_ = state.val_loss;
   evaluates_rest_ = state.evaluates_rest;
   if (state.val_loss) evaluated_step_ = step_;
-  set_total_steps(std::max<int64_t>(1, state.total_steps));
-  for (const char* log : {"/metrics.jsonl", "/samples.jsonl"})
-    JsonLines::cut(options_.folder + log, step_);
-  const std::string samples = options_.folder + "/samples.jsonl";
-  if (!file_exists(samples)) return;
-  for (const Json& line : JsonLines::read(samples)) sampled_step_ = line.at("step").as_int();
+  take_total_steps(std::max<int64_t>(1, state.total_steps));
+  sampled_step_ = ranks::of_first_rank(comm_, [&] {
+    for (const char* log : {"/metrics.jsonl", "/samples.jsonl"})
+      JsonLines::cut(options_.folder + log, step_);
+    const std::string samples = options_.folder + "/samples.jsonl";
+    int64_t last = -1;
+    if (file_exists(samples))
+      for (const Json& line : JsonLines::read(samples)) last = line.at("step").as_int();
+    return last;
+  });
+}
+
+void Trainer::resume() {
+  ranks::or_fail(comm_, [&] { resume_newest(); });
 }
 
 }  // namespace olm::nn
