@@ -1,5 +1,5 @@
 #pragma once
-// The configuration of a training run: five sections whose keys are those of run.toml and, written
+// The configuration of a training run: six sections whose keys are those of run.toml and, written
 // --section.key, the flags of `olm train`.
 #include <string>
 #include <utility>
@@ -7,6 +7,7 @@
 
 #include <olm/nn/generate.h>
 #include <olm/nn/models.h>
+#include <olm/nn/training.h>
 
 namespace olm::tools {
 
@@ -159,26 +160,6 @@ struct TrainConfig {
   }
 };
 
-/// How a training that is spread over processes is done; one that is not has no use for it.
-struct DistConfig {
-  int64_t zero = 1;
-  int64_t experts = 1;
-  double buckets = 25;
-  bool deterministic = true;
-  DType wire = f32;
-  void fields(auto& v) {
-    v("zero", zero,
-      {.min = 0, .max = 1, .help = "1: each rank keeps a part of the moments; 0: all of them"});
-    v("experts", experts,
-      {.min = 1, .max = 100000, .help = "neighbouring ranks over which experts are spread"});
-    v("buckets", buckets,
-      {.min = 0.001, .max = 1e6, .help = "MiB of gradients that travel together"});
-    v("deterministic", deterministic,
-      {.help = "gradients are added in one order, whatever the number of ranks"});
-    v("wire", wire, {.one_of = {"f32", "bf16"}, .help = "what gradients travel in"});
-  }
-};
-
 struct SampleConfig {
   std::string prompt = "\n";
   nn::GenerateOptions options = {.temperature = 0.8};
@@ -203,7 +184,7 @@ struct RunConfig {
   DataConfig data = {};
   OptimConfig optim = {};
   TrainConfig train = {};
-  DistConfig dist = {};
+  nn::DistributedOptions dist = {};  // none of it changes what a run is
   SampleConfig sample = {};
   void fields(auto& v) {
     v("model", model);

@@ -89,7 +89,7 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
   train_app->add_flag("--print-presets", args.print_presets, "print a table of presets and stop");
   train_app->footer("The value behind = holds where no file, preset or flag says otherwise.");
   add_config_flags(*train_app, args.flags);
-  train_app->callback([&] { job = {"olm train", [&] { return train(args); }}; });
+  train_app->callback([&] { job = {"olm train", [&] { return train(args); }, true}; });
 }
 
 void add_plan(CLI::App& app, Job& job, PlanArgs& args) {
@@ -115,7 +115,7 @@ void add_plan(CLI::App& app, Job& job, PlanArgs& args) {
   plan_app->add_flag("--json", args.json, "print the figures as JSON");
   plan_app->footer("Nothing is trained or written. The other flags are those of olm train.");
   add_config_flags(*plan_app, args.train.flags);
-  plan_app->callback([&] { job = {"olm plan", [&] { return plan(args); }}; });
+  plan_app->callback([&] { job = {"olm plan", [&] { return plan(args); }, true}; });
 }
 
 void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
@@ -394,8 +394,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);
-    std::fprintf(stderr, "olm: %s (olm --help says what there is)\n", e.what());
-    return 2;
+    return refuse_command_line(e.what());
   }
   return run_job(job);
 }
