@@ -93,8 +93,9 @@ class PassObserver {
   /// Gradients stay with their leaves, and are taken off here.
   void note(const std::string& key, const Tensor& gradient) {
     const double bytes = double(gradient.numel()) * double(size_of(gradient.dtype()));
-    memory_.arrivals.push_back({key, bytes, peak() - before_ - arrived_});
+    const double most = peak() - before_ - arrived_;
     arrived_ += bytes;
+    memory_.arrivals.push_back({key, bytes, most, in_use() - before_ - arrived_});
     reset_peak_memory(meta);
   }
 

@@ -35,6 +35,7 @@ struct OLM_API PassMemory {
     std::string key = {};
     double bytes = 0;  ///< of the gradient
     double peak = 0;   ///< the most that was held since the arrival before it, itself included
+    double held = 0;   ///< at its arrival, without it
   };
   std::vector<Arrival> arrivals = {};  ///< in the order in which backward delivers them
   double rest = 0;                     ///< the most that was held after the last of them

@@ -1,14 +1,18 @@
 #include <olm/nn/parallel_plan.h>
 
 #include <algorithm>
-#include <cmath>
-#include <set>
+#include <map>
 
-#include <olm/engine/sum_tree.h>
+#include <olm/engine/raw_optim.h>
 #include <olm/nn/moe.h>
+#include <olm/nn/parallel/plan_memory_internal.h>
+#include <olm/nn/parallel/step_exchange_internal.h>
 #include <olm/nn/structure.h>
 
 namespace olm::nn {
+
+using namespace parallel;
+
 namespace {
 
 constexpr double kF32 = 4;  // bytes of a parameter, of a gradient, of a moment
@@ -16,26 +20,30 @@ constexpr double kF32 = 4;  // bytes of a parameter, of a gradient, of a moment
 /// What a plan asks of the layers of a model.
 class Layers {
  public:
-  explicit Layers(Module& model, int64_t context) {
+  Layers(Module& model, const ParallelPlanOptions& o) {
     model.for_each_module([&](const std::string& path, Module& module) {
       const auto* repeat = dynamic_cast<const RepeatModule*>(&module);
       const bool again = (repeat && repeat->recompute) || dynamic_cast<RecomputeModule*>(&module);
       if (again && !is_recomputed(path)) {
         recomputed_.push_back(path);
-        recomputed_flops += forward_flops_per_token(module, context);
+        recomputed_flops += forward_flops_per_token(module, o.context);
       }
-      if (auto* mixture = dynamic_cast<MoEFeedForwardBase*>(&module)) add(path, *mixture);
+      auto* mixture = dynamic_cast<MoEFeedForwardBase*>(&module);
+      if (mixture && o.expert_ranks > 1) add(path, *mixture, o.expert_ranks);
     });
-    for (const Tensor& p : model.parameters()) {
-      if (!requires_grad(p)) continue;
-      (experts_.count(&p.impl()) ? experts : dense) += double(p.numel());
-    }
+    require(o.expert_ranks == 1 || !stand_in_.empty(),
+            "plan: a model without experts cannot spread them over ", o.expert_ranks, " ranks");
   }
 
-  double dense = 0, experts = 0;  ///< trained parameters
-  double recomputed_flops = 0;    ///< of forward of a token, that backward repeats
+  double recomputed_flops = 0;  ///< of forward of a token, that backward repeats
   /// Of rows that one token sends to experts and gets back, over all mixtures and both passes.
   double row_elements = 0;
+  /// The parameter of the first rank's experts that stands for one of any expert; null for those
+  /// that are not spread.
+  const TensorImpl* stand_in(const Tensor& parameter) const {
+    const auto found = stand_in_.find(&parameter.impl());
+    return found == stand_in_.end() ? nullptr : found->second;
+  }
 
  private:
   bool is_recomputed(const std::string& path) const {
@@ -43,19 +51,27 @@ class Layers {
       return outer.empty() || path.starts_with(outer + ".");
     });
   }
-  void add(const std::string& path, MoEFeedForwardBase& mixture) {
+  void add(const std::string& path, MoEFeedForwardBase& mixture, int64_t ranks) {
+    const auto experts = int64_t(mixture.experts.size());
+    require(experts % ranks == 0, "plan: ", ranks, " ranks do not divide the ", experts,
+            " experts of ", path);
     const double passes = is_recomputed(path) ? 3 : 2;
     row_elements += passes * 2 * double(mixture.mixture.top_k * mixture.mixture.embed_dim);
-    for (size_t i = 0; i < mixture.experts.size(); ++i)
-      for (const Tensor& p : mixture.experts.at(i)->parameters()) experts_.insert(&p.impl());
+    for (int64_t i = 0; i < experts; ++i) {
+      const Tensors own = mixture.experts.at(size_t(i))->parameters();
+      const Tensors first = mixture.experts.at(size_t(i % (experts / ranks)))->parameters();
+      for (size_t p = 0; p < own.size(); ++p) stand_in_[&own[p].impl()] = &first[p].impl();
+    }
   }
 
-  std::set<const TensorImpl*> experts_;
+  std::map<const TensorImpl*, const TensorImpl*> stand_in_;
   std::vector<std::string> recomputed_;
 };
 
 void check(const ParallelPlanOptions& o) {
   require(o.ranks >= 1, "plan: wants at least one rank, got ", o.ranks);
+  require(!o.rank || (*o.rank >= 0 && *o.rank < o.ranks), "plan: wants one of ", o.ranks,
+          " ranks, got ", o.rank.value_or(0));
   require(o.parallel.micro_batches >= o.ranks, "plan: ", o.ranks,
           " ranks want at least as many micro-batches in a step, got ", o.parallel.micro_batches);
   require(o.expert_ranks >= 1 && o.ranks % o.expert_ranks == 0, "plan: experts spread over ",
@@ -64,106 +80,100 @@ void check(const ParallelPlanOptions& o) {
           o.parallel.zero);
   require(o.parallel.bucket_mb > 0, "plan: bucket_mb wants more than 0, got ",
           o.parallel.bucket_mb);
+  require(o.under_way >= 1, "plan: under_way wants at least 1, got ", o.under_way);
 }
 
-/// Micro-batches of the rank with the most of them.
-int64_t most_micro_batches(const ParallelPlanOptions& o) {
-  int64_t most = 0;
-  for (const SumTree::Node& node : SumTree(o.parallel.micro_batches).cut(o.ranks))
-    most = std::max(most, node.size());
-  return most;
-}
-
-/// Gradients of one micro-batch that lie there before and after each of a rank's micro-batches.
-struct Kept {
-  double before = 0, after = 0;
+/// All of a step but the memory of its passes.
+struct Outline {
+  PlannedStep step = {};
+  double parameters = 0, held = 0, trained = 0;  // of the model; of the rank; of it not frozen
 };
-std::vector<Kept> kept_gradients(int64_t micro_batches, bool deterministic) {
-  if (!deterministic)
-    return micro_batches == 1 ? std::vector<Kept>{{0, 1}} : std::vector<Kept>{{0, 1}, {1, 1}};
-  std::vector<Kept> kept;
-  double depth = 0;
-  for (int64_t i = 0; i < micro_batches; ++i) {
-    const double after = depth + 1 - double(SumTree::additions_after(i, micro_batches));
-    kept.push_back({depth, after});
-    depth = after;
+
+Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOptions& o) {
+  const std::vector<SumTree::Node> parts = SumTree(o.parallel.micro_batches).cut(o.ranks);
+  const auto most = std::max_element(parts.begin(), parts.end(),
+                                     [](auto& a, auto& b) { return a.size() < b.size(); });
+  const int64_t rank = o.rank.value_or(most - parts.begin());
+  Outline out{.step = {.micro_batches = parts[size_t(rank)].size(),
+                       .under_way = o.under_way,
+                       .rank = int(rank),
+                       .ranks = int(o.ranks),
+                       .replica = int(rank / o.expert_ranks),
+                       .replicas = int(o.ranks / o.expert_ranks),
+                       .options = o.parallel}};
+  std::map<const TensorImpl*, int64_t> numbers;
+  std::vector<Member> members;
+  for (const auto& [key, p] : model.named_parameters()) {
+    out.parameters += double(p.numel());
+    const TensorImpl* holder = layers.stand_in(p);
+    const auto [number, fresh] = numbers.emplace(holder ? holder : &p.impl(), members.size());
+    const bool trained = requires_grad(p);
+    if (trained) out.step.parameters[key] = number->second;
+    if (!fresh) continue;
+    members.push_back({number->second, p.numel(), f32, trained, holder != nullptr});
+    out.held += double(p.numel());
+    if (trained) out.trained += double(p.numel());
   }
-  return kept;
+  std::reverse(members.begin(), members.end());  // as backward reaches them
+  if (o.ranks > 1)
+    out.step.buckets = make_buckets(members, o.parallel.bucket_mb * double(1 << 20), int(o.ranks),
+                                    out.step.replicas);
+  return out;
 }
 
-/// The share of what n ranks have in parts, that each sends to the others.
-double to_others(int64_t n) { return double(n - 1) / double(n); }
-
-RankTraffic traffic_of(const Layers& layers, const ParallelPlanOptions& o, int64_t micro_batches) {
-  const int64_t groups = o.ranks / o.expert_ranks;  // that hold the same experts
-  const double held = layers.dense * to_others(o.ranks) +
-                      layers.experts / double(o.expert_ranks) * to_others(groups);
-  const double rows = layers.row_elements * double(o.batch * o.context * micro_batches);
-  RankTraffic sent{.gradients = held * double(size_of(o.parallel.wire)),
-                   .tokens = rows * double(size_of(o.dtype)) * to_others(o.expert_ranks)};
-  (o.parallel.zero == 1 ? sent.weights : sent.gradients) += held * kF32;
+/// What the rank sends but for rows of mixtures; of elements it owns those it updates are counted.
+RankTraffic traffic_of(const PlannedStep& s, double* owned, int64_t* travelling) {
+  RankTraffic sent;
+  StepNews news{.losses = std::vector<MicroBatchLoss>(size_t(s.micro_batches)),
+                .present = std::vector<bool>(s.parameters.size())};
+  for (const Bucket& b : s.buckets) {
+    const int ranks = b.expert ? s.replicas : s.ranks;
+    const auto rank = size_t(b.expert ? s.replica : s.rank);
+    for (const ParameterRange& r : ranges_of(b, int(rank)))
+      news.sums.resize(news.sums.size() + size_t(raw::norm_blocks(r.end - r.begin)));
+    if (!b.trained) continue;
+    *owned += double(b.counts[rank]);
+    if (ranks == 1) continue;
+    const bool sharded = s.options.zero == 1;
+    const auto own = double((sharded ? b.counts : dist::even_counts(b.elements, ranks))[rank]);
+    sent.gradients += (double(b.elements) - own) * double(size_of(s.options.wire));
+    (sharded ? sent.weights : sent.gradients) += own * double(ranks - 1) * kF32;
+    ++*travelling;
+  }
+  if (s.ranks > 1) sent.news = double(gathered_bytes(pack(news).size(), s.ranks));
   return sent;
-}
-
-/// The most that passes hold beside weights, moments and messages.
-RankMemory most_of(const PassMemory& pass, const std::vector<Kept>& kept) {
-  const double all = pass.gradient_bytes();
-  RankMemory most;
-  const auto take = [&](double activations, double gradients) {
-    if (activations + gradients <= most.total()) return;
-    most = {.gradients = std::min(gradients, all),
-            .kept_gradients = std::max(0.0, gradients - all),
-            .activations = activations};
-  };
-  for (const Kept& k : kept) {
-    double arrived = 0;
-    for (const PassMemory::Arrival& a : pass.arrivals) {
-      take(a.peak, k.before * (all - arrived) + k.after * arrived);
-      arrived += a.bytes;
-    }
-    take(pass.rest, k.after * arrived);
-  }
-  return most;
-}
-
-PassMemory pass_of(Module& model, const ParallelPlanOptions& o) {
-  return pass_memory(model, {.batch = o.batch, .context = o.context, .dtype = o.dtype});
 }
 
 }  // namespace
 
 ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& o) {
   check(o);
-  const Layers layers(model, o.context);
-  const double spread = double(o.expert_ranks), experts = layers.experts / spread;
-  const double all = double(model.num_parameters()), held = all - layers.experts + experts;
-  const double shards = o.parallel.zero == 1 ? double(o.ranks) : 1;
-  const double updated =
-      layers.dense / shards + experts / (o.parallel.zero == 1 ? shards / spread : 1);
-  const int64_t mine = most_micro_batches(o);
+  const Layers layers(model, o);
+  Outline outline = outline_of(model, layers, o);
+  PlannedStep& step = outline.step;
   ParallelPlan plan{.ranks = o.ranks,
                     .expert_ranks = o.expert_ranks,
-                    .parameters = int64_t(all),
-                    .rank_parameters = std::llround(held),
-                    .updated_parameters = std::llround(updated),
-                    .micro_batches = mine,
+                    .parameters = int64_t(outline.parameters),
+                    .rank_parameters = int64_t(outline.held),
+                    .micro_batches = step.micro_batches,
                     .tokens = o.batch * o.context * o.parallel.micro_batches};
-  if (o.ranks > 1)
-    plan.buckets = int64_t(
-        std::ceil((layers.dense + experts) * kF32 / (o.parallel.bucket_mb * double(1 << 20))));
-  plan.memory = most_of(pass_of(model, o), kept_gradients(mine, o.parallel.deterministic));
-  plan.memory.weights = held * kF32;
+  double owned = 0;
+  plan.sent = traffic_of(step, &owned, &plan.buckets);
+  const double updated = o.ranks > 1 && o.parallel.zero == 1 ? owned : outline.trained;
+  plan.updated_parameters = int64_t(updated);
+  step.pass = pass_memory(model, {.batch = o.batch, .context = o.context, .dtype = o.dtype});
+  plan.memory = most_memory(step);
+  plan.memory.weights = outline.held * kF32;
   plan.memory.moments = updated * double(o.moments) * kF32;
-  plan.sent = traffic_of(layers, o, mine);
-  const double tokens = double(o.batch * o.context * mine);
-  const double forward = forward_flops_per_token(model, o.context);
-  plan.model_flops = 3 * forward * tokens;
+  const double tokens = double(o.batch * o.context * step.micro_batches);
+  const double others = double(o.expert_ranks - 1) / double(o.expert_ranks);
+  plan.sent.tokens = layers.row_elements * tokens * double(size_of(o.dtype)) * others;
+  plan.model_flops = 3 * forward_flops_per_token(model, o.context) * tokens;
   plan.flops = plan.model_flops + layers.recomputed_flops * tokens;
-  // Two gradients are read and one is written; of gradient, parameter and moments all are read and
-  // all but the gradient written; and each gradient is read for the norm.
-  const double trained = layers.dense + experts;
-  plan.update_bytes =
-      3 * kF32 * trained * double(mine - 1) + (4 + 2 * double(o.moments)) * kF32 * updated;
+  // Of two gradients one sum is written; the norm reads gradients; the update reads all and writes
+  // all but them.
+  plan.update_bytes = 3 * kF32 * outline.trained * double(step.micro_batches - 1) +
+                      (4 + 2 * double(o.moments)) * kF32 * updated;
   return plan;
 }
 

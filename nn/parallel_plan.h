@@ -7,6 +7,7 @@
 //   const ParallelPlan plan = parallel_plan(*model, options);
 //   const StepTime time = step_time(plan, {.matrix_flops = 989e12, .link_bytes = 50e9});
 #include <cstdint>
+#include <optional>
 
 #include <olm/nn/cost.h>
 #include <olm/nn/parallel.h>
@@ -15,13 +16,17 @@ namespace olm::nn {
 
 struct ParallelPlanOptions {
   int64_t ranks = 1;
-  int64_t batch = 1;    ///< sequences of a micro-batch
-  int64_t context = 1;  ///< tokens of each sequence
-  DType dtype = f32;    ///< of activations, f32 or bf16
-  int64_t moments = 2;  ///< optimizer state: f32 numbers per parameter
+  std::optional<int64_t> rank = {};  ///< the one in question; the first with the most micro-batches
+  int64_t batch = 1;                 ///< sequences of a micro-batch
+  int64_t context = 1;               ///< tokens of each sequence
+  DType dtype = f32;                 ///< of activations, f32 or bf16
+  int64_t moments = 2;               ///< optimizer state: f32 numbers per parameter
   /// Ranks over which the experts of each mixture are spread; divides `ranks`.
   int64_t expert_ranks = 1;
   DataParallelOptions parallel = {};  ///< `order` is that of the model
+  /// Buckets of gradients that are under way while backward goes on: one where they travel as fast
+  /// as they come.
+  int64_t under_way = 1;
 };
 
 /// Bytes of a rank at the moment of a step at which it holds most, without the workspaces of
@@ -31,7 +36,7 @@ struct RankMemory {
   double gradients = 0;  ///< those of one micro-batch, or of all where they are added as they come
   double kept_gradients = 0;  ///< more of them, until they are added in the order of the tree
   double moments = 0;         ///< of the optimizer
-  double buckets = 0;         ///< messages under way
+  double buckets = 0;         ///< of gradients or weights, under way
   double activations = 0;
   double total() const {
     return weights + gradients + kept_gradients + moments + buckets + activations;
@@ -43,10 +48,11 @@ struct RankTraffic {
   double gradients = 0;  ///< while backward goes on; without ZeRO their sums too
   double weights = 0;    ///< after the update
   double tokens = 0;     ///< rows of mixtures to the ranks of their experts, and back, both passes
-  double total() const { return gradients + weights + tokens; }
+  double news = 0;       ///< losses, norms and which gradients there are
+  double total() const { return gradients + weights + tokens + news; }
 };
 
-/// Of the rank with the most micro-batches.
+/// Of one rank.
 struct ParallelPlan {
   int64_t ranks = 1, expert_ranks = 1;  ///< as asked for
   int64_t parameters = 0;               ///< of the whole model

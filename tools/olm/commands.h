@@ -88,7 +88,7 @@ int doctor();
 
 struct BenchStepArgs {
   std::string preset = "S", dtype = "f32", device = "cpu", json = {};
-  int64_t threads = 0, steps = 8;
+  int64_t threads = 0, steps = 8, micro_batches = 0;
   double budget = 0, gate = 0.83;
   bool recompute = false;
 };

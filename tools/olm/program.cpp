@@ -308,6 +308,8 @@ void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
   add_dtype(*step_app, args.dtype);
   step_app->add_option("--steps", args.steps, "least number of steps to time")
       ->capture_default_str();
+  step_app->add_option("--micro-batches", args.micro_batches,
+                       "in which the batch is cut, over all ranks; one for each where left out");
   step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");
   add_bench_flags(*step_app, args);
   step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }}; });
