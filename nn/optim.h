@@ -74,6 +74,8 @@ class OLM_API Optimizer {
   int64_t steps() const { return steps_; }
   /// In the order of the groups.
   Tensors parameters() const;
+  /// What it is, such as "AdamW".
+  const char* name() const { return kind_.name; }
 
   /// Steps and moments by name (`step`, `missed`, `exp_avg.0`, …): aliases of what the next step
   /// changes. The learning rate is not part of it.
@@ -90,6 +92,8 @@ class OLM_API Optimizer {
   /// first. Moments that are there already are cut; throws for elements whose moments are not.
   void set_ranges(std::vector<ParameterRange> ranges);
   const std::vector<ParameterRange>& ranges() const { return ranges_; }
+  /// Bytes of what is kept of ranges(), once all parameters that are trained had a gradient.
+  size_t state_bytes() const;
   /// Sums of squares of blocks of kernels::kNormBlock elements, f64, in the order of ranges():
   /// gradients are contiguous, one for each range, undefined where there is none (zeros).
   Tensor squared_sums(const Tensors& gradients) const;

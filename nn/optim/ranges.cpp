@@ -1,6 +1,7 @@
 // Optimizers of which each keeps moments for some of the elements alone.
 #include <algorithm>
 
+#include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
 #include <olm/nn/optim.h>
 
@@ -99,6 +100,18 @@ void Optimizer::set_ranges(std::vector<ParameterRange> ranges) {
     for (size_t k = 0; k < kKept; ++k) kept[i][k] = cut_kept(k, ranges[i]);
   kept_ = std::move(kept);
   ranges_ = std::move(ranges);
+}
+
+size_t Optimizer::state_bytes() const {
+  size_t bytes = 0;
+  for (const ParameterRange& r : ranges_) {
+    const Entry& entry = entries_[size_t(r.parameter)];
+    if (!entry.started && !requires_grad(entry.parameter)) continue;
+    for (size_t k = 0; k < kKept; ++k)
+      if (name_of_kept(k, entry))
+        bytes += size_t(r.end - r.begin) * size_of(acc_dtype(entry.parameter.dtype()));
+  }
+  return bytes;
 }
 
 }  // namespace olm::nn

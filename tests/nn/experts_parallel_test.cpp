@@ -1,12 +1,15 @@
 // Experts spread over ranks: the bits of the model that has them all.
 #include <doctest/doctest.h>
 
-#include <set>
+#include <map>
+#include <mutex>
 
 #include <olm/engine/random.h>
+#include <olm/nn/activations.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/expert_parallel.h>
+#include <olm/nn/feedforward.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/moe.h>
@@ -23,6 +26,7 @@ using namespace olm::test;
 namespace {
 
 constexpr int64_t kVocab = 11, kExperts = 8;
+const std::string kMixture = "blocks.1.stack.0.blocks.1.block.blocks.1.";
 
 struct Made {
   std::string name = {};
@@ -96,9 +100,9 @@ std::string bits(const Tensor& t) {
 
 /// What micro-batch i gave: its loss, gradients by key, choices of all routers.
 struct Given {
-  std::string loss;
-  std::map<std::string, std::string> gradients;
-  std::vector<std::string> offsets;
+  std::string loss = {};
+  std::map<std::string, std::string> gradients = {};
+  std::vector<std::string> offsets = {};
 };
 
 /// Forward and backward of micro-batch i, whose gradients stay in the leaves.
@@ -193,9 +197,8 @@ TEST_SUITE("nn/experts_parallel") {
     size_t absent = 0;
     for (const auto& [key, gradient] : wanted[0].gradients) absent += gradient.empty();
     CHECK(absent == 2 * 6 * 4);  // of two layers, all parameters of experts 2 to 7
-    CHECK(wanted[0]
-              .gradients.at("blocks.1.stack.0.blocks.1.block.blocks.1.experts.0.up_proj.bias")
-              .size() == 4 * 2 * size_t(made.hidden));
+    CHECK(wanted[0].gradients.at(kMixture + "experts.0.up_proj.bias").size() ==
+          4 * 2 * size_t(made.hidden));
   }
 
   TEST_CASE("a rank keeps its share of the experts, and the rest of the model whole") {
@@ -218,7 +221,30 @@ TEST_SUITE("nn/experts_parallel") {
       CHECK(model->num_parameters(true) == trained);
       CHECK(model->parameters().size() == decoder(kMade[0])->parameters().size());
       CHECK(device_of(*model) == cpu);
+      const auto first = Block({model->get(kMixture + "experts.0"), Linear(2, 2)});
+      init(*first->get("blocks.1"));
+      CHECK(device_of(*first) == cpu);
       CHECK(summary(*model).find("(on another rank)") != std::string::npos);
+    });
+  }
+
+  TEST_CASE("groups are neighbours, and replicas are one of each group") {
+    run_ranks(6, [](const dist::Comm& world) {
+      const auto model = decoder(kMade[0]);
+      const auto experts = spread_experts(*model, 2, world);
+      const int rank = world.rank(), in_group = rank % 2, group = rank / 2;
+      const auto ranks = [&](const dist::Comm& comm) {
+        return comm.all_gather(std::to_string(rank));
+      };
+      using Ranks = std::vector<std::string>;
+      CHECK(ranks(experts->group()) ==
+            Ranks{std::to_string(2 * group), std::to_string(2 * group + 1)});
+      CHECK(ranks(experts->replicas()) == Ranks{std::to_string(in_group),
+                                                std::to_string(in_group + 2),
+                                                std::to_string(in_group + 4)});
+      const auto whole = decoder(kMade[0]);
+      CHECK(spread_experts(*whole, 1, world)->sources().empty());
+      CHECK(whole->parameter(kMixture + "experts.7.up_proj.weight").tensor().device() == cpu);
     });
   }
 
@@ -236,8 +262,8 @@ TEST_SUITE("nn/experts_parallel") {
           if (p.device() == cpu)
             CHECK(bits(p) == bits(raw::cast(whole->parameter(key).tensor(), dtype)));
         }
-        CHECK(model->parameter("blocks.1.stack.0.blocks.1.block.blocks.1.experts.0.up_proj.weight")
-                  .is_elsewhere() == (world.rank() == 1));
+        CHECK(model->parameter(kMixture + "experts.0.up_proj.weight").is_elsewhere() ==
+              (world.rank() == 1));
       };
       init(*model, {.seed = 8});
       load_weights(*model, folder.path() + "/w.safetensors");
@@ -293,7 +319,12 @@ TEST_SUITE("nn/experts_parallel") {
     const auto tied = with(SwiGLUMoEFFN(8, {.num_experts = 4}));
     tied->parameter("blocks.0.block.experts.0.up_proj.weight") =
         tied->parameter("blocks.0.block.experts.3.up_proj.weight");
-    refused(*tied, 2, 2, {"experts.3.up_proj.weight", "tied"});
+    run_ranks(2, [&](const dist::Comm& comm) {
+      const auto model = with(ClassicMoEFFN(8, {.num_experts = 4, .activation_fn = PReLU()}));
+      init(*model);
+      check_error([&] { spread_experts(*model, 2, comm); }, {"without parameters"});
+    });
+    refused(*tied, 2, 2, {"experts.0.up_proj.weight", "tied"});
     run_ranks(2, [&](const dist::Comm& comm) {
       const auto model = with(SwiGLUMoEFFN(8, {.num_experts = 4}));
       init(*model);

@@ -155,6 +155,13 @@ std::string duration_text(double seconds) {
   return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
+std::string seconds_text(double seconds) {
+  if (seconds >= 10) return duration_text(seconds);
+  if (seconds >= 1) return fmt::format("{:.2f} s", seconds);
+  if (seconds >= 1e-3) return fmt::format("{:.3g} ms", 1e3 * seconds);
+  return fmt::format("{:.3g} us", 1e6 * seconds);
+}
+
 std::string grouped(int64_t value) {
   std::string digits = std::to_string(value < 0 ? -value : value);
   for (size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");
