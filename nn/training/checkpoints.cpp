@@ -28,7 +28,7 @@ int64_t step_of(const std::string& name) {
 }
 
 /// Bytes of a file that are hashed as one, so that ranks can share the work.
-constexpr int64_t kHashBlock = 16 << 20;
+constexpr int64_t kHashBlock = 1 << 20;
 
 /// The hash of the hashes of a file's blocks, of which each rank makes some.
 std::string hash_of_blocks(const std::string& path, int64_t block, const dist::Comm& comm) {

@@ -155,7 +155,7 @@ TEST_SUITE("engine/safetensors_ranks") {
           }));
     check("elements [3004, 6007)",
           write([](auto& p) { p[3] = {.name = "w", .begin = 3004, .data = zeros({3003})}; }));
-    check("meta", write([](auto& p) { p[3].data = zeros({3003}, {.device = meta}); }));
+    check("\"w\" is on meta", write([](auto& p) { p[3].data = zeros({3003}, {.device = meta}); }));
     for (const std::string& message : messages(2, [&](const dist::Comm& comm) {
            write_safetensors(folder / "t", layout_of(tensors), pieces_of(tensors, comm),
                              {{"rank", std::to_string(comm.rank())}}, comm);
