@@ -15,7 +15,8 @@ foreach(flavour plain asan race)
   foreach(target ${kernels} olm_cuda_emulator_tests${suffix})
     target_include_directories(${target} BEFORE PRIVATE ${emulator}/include)
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}
-      $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/kernels>)
+      $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/kernels>
+      $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/engine>)
     target_link_libraries(${target} PRIVATE olm_flags)
     target_compile_options(${target} PRIVATE -Wno-unknown-pragmas)
   endforeach()
