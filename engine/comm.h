@@ -68,9 +68,11 @@ class OLM_API Work {
 struct Sum {
   /// Terms of which ranks hold the nodes of cut(size()); one for each rank where it has one term.
   SumTree tree = SumTree(1);
-  /// Added as `tree` says; else by the transport's own algorithm, in an order of its choice.
+  /// Added as `tree` says; else all_reduce() takes the transport's own algorithm where it has one
+  /// for the dtype, with an order of its choice.
   bool ordered = true;
-  /// What values travel in: their own dtype, or bf16 for f32. Sums are taken in their own.
+  /// bf16: terms of f32 are rounded to it and travel in it; all else in their own dtype, in which
+  /// sums are taken and handed out.
   DType wire = f32;
 };
 

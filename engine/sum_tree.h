@@ -33,8 +33,9 @@ class OLM_API SumTree {
   std::vector<Node> cut(int64_t parts) const;
   /// How sums of the nodes of cut(parts), numbered from 0, make the sum of all, which ends in 0.
   std::vector<Addition> additions(int64_t parts) const;
-  /// How many of the newest sums on a stack are added pairwise, the last two first, once term
-  /// number i of a node of n terms is on it: taken in order, each i in [0, n), one sum is left.
+  /// How the sum of a node of n terms is taken while they come, in order: on a stack. After term i
+  /// is pushed its two topmost sums are replaced by their sum this many times; after the last term
+  /// one sum is left.
   static int64_t additions_after(int64_t i, int64_t n);
 
  private:

@@ -1,8 +1,11 @@
 #pragma once
 // What a transport does: it carries messages. What ranks send each other is decided in comm.cpp,
 // once for all transports; every operation is one exchange, or two.
+#include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include <olm/engine/comm.h>
@@ -21,8 +24,11 @@ struct Exchange {
   const char* name = "";            ///< of the operation, for errors
   std::vector<Message> sends = {};  ///< none to the rank itself
   std::vector<Message> receives = {};
-  Tensors kept = {};                ///< alive until it is done
-  std::function<void()> then = {};  ///< done with what arrived: computes, or is empty
+  Tensors kept = {};  ///< alive until it is done
+  /// What to do with what arrived, or empty: launches it on the stream.
+  std::function<void(const kernels::Stream&)> then = {};
+  /// Begins when `then` has run; part of the same operation.
+  std::shared_ptr<Exchange> next = {};
 };
 
 /// What becomes of an exchange.
@@ -40,13 +46,60 @@ class Backend {
   virtual int size() const = 0;
   /// Throws unless x is where this transport reaches.
   virtual void require_reach(const char* op, const Tensor& x) const = 0;
-  /// Begins; `then` runs once all has arrived and been sent, on a thread of the transport or in
-  /// wait(), before Progress::done().
+  /// Begins. `then` runs once all has arrived and been sent, on a thread of the transport or where
+  /// its stream says, before Progress::done().
   virtual std::shared_ptr<Progress> start(Exchange exchange) = 0;
-  /// x becomes the sum over ranks, in an order of the transport's choice.
+  /// x becomes the sum over ranks, in an order of the transport's choice; null where the transport
+  /// has no sum for x.
   virtual std::shared_ptr<Progress> start_all_reduce(const Tensor& x) = 0;
-  virtual std::shared_ptr<Backend> group(const std::vector<int>& ranks) = 0;
+  /// The same ranks with messages in host memory; null where this is it.
+  virtual std::shared_ptr<Backend> host() { return nullptr; }
+  /// A group is known by a number that none of its ranks has used: not below free_number() of any
+  /// of them, which is then above it.
+  virtual int64_t free_number() const = 0;
+  virtual std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) = 0;
   virtual Traffic traffic() const = 0;
 };
+
+/// Counts the traffic of a Backend; from any thread.
+class OLM_API Meter {
+ public:
+  void begin(size_t bytes_sent);
+  void begin(const Exchange& exchange);
+  void end();
+  void waited(double seconds);
+  Traffic read() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  mutable std::mutex mutex_;
+  Traffic traffic_;
+  int64_t under_way_ = 0;
+  Clock::time_point since_;
+};
+
+/// The ranks that a process was started with, and what they tell each other beside operations: see
+/// the functions of these names in comm.h. As it is here, a process alone.
+class OLM_API World {
+ public:
+  virtual ~World() = default;
+  virtual std::shared_ptr<Backend> backend();
+  virtual void set_options(const Options&) {}
+  virtual int local_rank() const { return 0; }
+  virtual int local_size() const { return 1; }
+  virtual std::vector<std::string> hosts() const;
+  virtual void set_place(const std::string&) {}
+  virtual void fail(const std::string&) {}
+  virtual bool speaks_for(const std::exception&) { return true; }
+  virtual void ask_all_to_stop() { asked_ = true; }
+  virtual bool asked_to_stop() { return asked_; }
+
+ private:
+  std::atomic<bool> asked_ = false;
+};
+
+/// Makes `world` that of the calling thread, in place of the process's; null takes it away. For
+/// ranks that are threads of one process.
+OLM_API void set_thread_world(std::shared_ptr<World> world);
 
 }  // namespace olm::dist::detail

@@ -1,0 +1,96 @@
+// What a process knows of its world, and the world of a process alone.
+#include <olm/engine/comm/backend_internal.h>
+
+namespace olm::dist {
+namespace detail {
+namespace {
+
+/// One rank, which has nothing to exchange: Comm asks it for no exchange.
+class Alone final : public Backend {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  void require_reach(const char*, const Tensor&) const override {}
+  std::shared_ptr<Progress> start(Exchange) override { return nullptr; }
+  std::shared_ptr<Progress> start_all_reduce(const Tensor&) override { return nullptr; }
+  int64_t free_number() const override { return 0; }
+  std::shared_ptr<Backend> group(const std::vector<int>&, int64_t) override {
+    return std::make_shared<Alone>();
+  }
+  Traffic traffic() const override { return {}; }
+};
+
+std::shared_ptr<World>& process_world() {
+  static std::shared_ptr<World> world = std::make_shared<World>();
+  return world;
+}
+
+thread_local std::shared_ptr<World> thread_world;
+
+World& current_world() { return thread_world ? *thread_world : *process_world(); }
+
+}  // namespace
+
+void Meter::begin(size_t bytes_sent) {
+  std::lock_guard lock(mutex_);
+  if (under_way_++ == 0) since_ = Clock::now();
+  ++traffic_.operations;
+  traffic_.bytes_sent += int64_t(bytes_sent);
+}
+
+void Meter::begin(const Exchange& exchange) {
+  size_t bytes = 0;
+  for (const Exchange* e = &exchange; e; e = e->next.get())
+    for (const Message& m : e->sends) bytes += m.bytes;
+  begin(bytes);
+}
+
+void Meter::end() {
+  std::lock_guard lock(mutex_);
+  if (--under_way_ == 0)
+    traffic_.seconds += std::chrono::duration<double>(Clock::now() - since_).count();
+}
+
+void Meter::waited(double seconds) {
+  std::lock_guard lock(mutex_);
+  traffic_.waited_seconds += seconds;
+}
+
+Traffic Meter::read() const {
+  std::lock_guard lock(mutex_);
+  Traffic t = traffic_;
+  if (under_way_ > 0) t.seconds += std::chrono::duration<double>(Clock::now() - since_).count();
+  return t;
+}
+
+std::shared_ptr<Backend> World::backend() {
+  static const std::shared_ptr<Backend> alone = std::make_shared<Alone>();
+  return alone;
+}
+
+std::vector<std::string> World::hosts() const { return {"localhost"}; }
+
+void set_thread_world(std::shared_ptr<World> world) { thread_world = std::move(world); }
+
+}  // namespace detail
+
+using detail::current_world;
+
+Comm init(const Options& options) {
+  current_world().set_options(options);
+  return world();
+}
+
+Comm world() { return Comm(current_world().backend()); }
+int local_rank() { return current_world().local_rank(); }
+int local_size() { return current_world().local_size(); }
+std::vector<std::string> hosts() { return current_world().hosts(); }
+void set_place(const std::string& place) { current_world().set_place(place); }
+void fail(const std::string& sentence) { current_world().fail(sentence); }
+bool speaks_for(const std::exception& error) { return current_world().speaks_for(error); }
+void ask_all_to_stop() { current_world().ask_all_to_stop(); }
+bool asked_to_stop() { return current_world().asked_to_stop(); }
+bool is_available() { return false; }
+std::string describe() { return "this build has no transport between processes"; }
+
+}  // namespace olm::dist

@@ -1,0 +1,18 @@
+#pragma once
+// What ranks must be able to do together, on any transport.
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <olm/engine/comm.h>
+
+namespace olm::test {
+
+/// Called by all ranks; throws Error where something is not as it should be.
+struct CommCase {
+  std::string name;
+  std::function<void(const dist::Comm&)> run;
+};
+const std::vector<CommCase>& comm_cases();
+
+}  // namespace olm::test
