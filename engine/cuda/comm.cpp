@@ -332,15 +332,13 @@ nccl::UniqueId agree_on_id(const dist::Comm& ranks) {
 }
 
 Lane& CardBackend::lane(int card) {
-  std::shared_ptr<Lane>& found = lanes_[card];
-  if (!found) {
-    const nccl::UniqueId id = agree_on_id(dist::Comm(host_));
-    found = std::make_shared<Lane>(rank(), size(), id, card,
-                                   [host = host_](const char* operation, double seconds) {
-                                     return host->failure(operation, seconds);
-                                   });
-  }
-  return *found;
+  if (const auto found = lanes_.find(card); found != lanes_.end()) return *found->second;
+  const nccl::UniqueId id = agree_on_id(dist::Comm(host_));
+  auto lane = std::make_shared<Lane>(rank(), size(), id, card,
+                                     [host = host_](const char* operation, double seconds) {
+                                       return host->failure(operation, seconds);
+                                     });
+  return *lanes_.emplace(card, std::move(lane)).first->second;
 }
 
 }  // namespace

@@ -29,13 +29,12 @@ TEST_SUITE("cuda/ranks") {
         if (name.find("f64") != std::string::npos || name == "bad calls") continue;
         CAPTURE(ranks);
         CAPTURE(name);
-        CHECK_NOTHROW(run_ranks(
-            ranks,
-            [&run = run](const dist::Comm& comm) {
-              test::set_case_device(cuda(comm.rank()));
-              run(comm);
-            },
-            {.delay_us = 5}));
+        CHECK_NOTHROW(run_ranks(ranks,
+                                [&run = run](const dist::Comm& comm) {
+                                  test::set_case_device(cuda(comm.rank()));
+                                  run(comm);
+                                },
+                                {.delay_us = 5}));
       }
   }
 
@@ -45,12 +44,14 @@ TEST_SUITE("cuda/ranks") {
     std::atomic<int> ended = 0;
     const auto f = [&](const dist::Comm& comm) {
       const Device card = cuda(comm.rank());
-      const Tensor x = ones({1000}, {.device = card});
+      const Tensor x = ones({1000}, {.device = card}), y = ones({100000}, {.device = card});
       comm.all_reduce(x).wait();
       synchronize(card);
+      const dist::Work first = comm.all_reduce(y);
       if (comm.rank() == 1) throw Error("the disk is full");
       try {
         comm.all_reduce(x).wait();
+        first.wait();
         synchronize(card);
       } catch (const dist::PeerError& e) {
         CHECK(std::string(e.what()) == "rank 1: the disk is full");
@@ -60,6 +61,12 @@ TEST_SUITE("cuda/ranks") {
     };
     CHECK_THROWS_WITH_AS(run_ranks(ranks, f), "the disk is full", Error);
     CHECK(ended == ranks - 1);
+    // Also where they wait for each other to be found.
+    const auto g = [](const dist::Comm& comm) {
+      if (comm.rank() == 1) throw Error("the disk is full");
+      comm.all_reduce(ones({1000}, {.device = cuda(comm.rank())}));
+    };
+    CHECK_THROWS_WITH_AS(run_ranks(ranks, g), "the disk is full", Error);
     // Cards work on.
     run_ranks(ranks, [](const dist::Comm& comm) {
       test::set_case_device(cuda(comm.rank()));

@@ -361,8 +361,10 @@ void traffic(const Comm& comm) {
   const int64_t bytes = (n - 1) * (4000 + 4000 + 2000);
   require(after.bytes_sent - before.bytes_sent == bytes, "traffic: wanted ", bytes, " bytes, got ",
           after.bytes_sent - before.bytes_sent);
-  require(after.seconds > before.seconds && after.waited_seconds > before.waited_seconds,
-          "traffic: wanted times");
+  const bool waits = device_of_cases.kind == DeviceKind::cpu;  // a card may find all done
+  require(
+      after.seconds > before.seconds && (after.waited_seconds > before.waited_seconds || !waits),
+      "traffic: wanted times");
 }
 
 }  // namespace
