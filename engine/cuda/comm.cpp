@@ -91,6 +91,7 @@ class Lane : public std::enable_shared_from_this<Lane> {
   std::shared_ptr<Progress> launch(Tensors kept, size_t bytes_sent, F&& work);
   void send_and_receive(const Exchange& exchange);
   void release_waited();
+  void set_latest(std::shared_ptr<Span> span, bool is_launching);
   bool is_idle();
   void measure();
 
@@ -102,8 +103,9 @@ class Lane : public std::enable_shared_from_this<Lane> {
   std::list<std::shared_ptr<Launched>> launched_;  // not waited for
   std::deque<std::shared_ptr<Span>> spans_;        // waited for, to be measured
   dist::Traffic traffic_;
-  std::mutex mutex_;
+  std::mutex mutex_;  // of what follows, which the watch reads
   std::shared_ptr<Span> latest_;
+  bool is_launching_ = false;
 };
 
 Lane::Lane(int rank, int size, const nccl::UniqueId& id, int card, OtherFailure others)
@@ -122,9 +124,15 @@ Lane::~Lane() {
   scratch_.empty_cache();
 }
 
+void Lane::set_latest(std::shared_ptr<Span> span, bool is_launching) {
+  std::lock_guard lock(mutex_);
+  latest_ = std::move(span);
+  is_launching_ = is_launching;
+}
+
 bool Lane::is_idle() {
   std::lock_guard lock(mutex_);
-  return !latest_ || latest_->ended.reached();
+  return !is_launching_ && (!latest_ || latest_->ended.reached());
 }
 
 void Lane::send_and_receive(const Exchange& exchange) {
@@ -155,12 +163,15 @@ std::shared_ptr<Progress> Lane::launch(Tensors kept, size_t bytes_sent, F&& work
   span.ready.hold(stream_);
   span.began.record(stream_);
   launched_.push_back(launched);
-  work();
-  span.ended.record(stream_);
-  {
-    std::lock_guard lock(mutex_);
-    latest_ = launched->span_;
+  set_latest(nullptr, true);
+  try {
+    work();
+  } catch (...) {
+    set_latest(nullptr, false);
+    throw;
   }
+  span.ended.record(stream_);
+  set_latest(launched->span_, false);
   ++traffic_.operations;
   traffic_.bytes_sent += int64_t(bytes_sent);
   return launched;
