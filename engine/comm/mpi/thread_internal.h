@@ -57,6 +57,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
 
   void run();
   void enter();
+  void leave_before_finalize();
   MPI_Comm duplicate();
   void turn();
   bool move_on();
@@ -83,7 +84,6 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::vector<std::shared_ptr<MpiOperation>> active_;
   bool joined_running_ = false;  // MPI was there already, and is not ended here
   bool told_failure_ = false, told_stop_ = false, told_leaving_ = false;
-  int idle_turns_ = 0;
   Clock::time_point looked_for_late_;
   int rank_ = 0, size_ = 1, tags_per_group_ = 1;
 
@@ -101,6 +101,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::string join_error_;
   bool joined_ = false, told_ = false, asked_to_stop_ = false, wants_stop_ = false;
   int waiters_ = 0;
+  int64_t idle_turns_ = 0;  // looks at nothing new since somebody wanted something
   Leaving leaving_ = Leaving::no;
 };
 
