@@ -1,5 +1,6 @@
 #pragma once
 // Every public function from tensors to tensors.
+#include <olm/autograd/ops/all_to_all_rows.h>
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/cast.h>
 #include <olm/autograd/ops/combine.h>

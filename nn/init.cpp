@@ -41,7 +41,7 @@ void fill(Module& model, const InitOptions& options, const RuleOf& rule_of) {
   std::unordered_set<const TensorImpl*> done;
   model.for_each_parameter([&](const std::string& key, Parameter& p) {
     if (!done.insert(&p.handle().impl()).second) return;  // tied: its first key filled it
-    if (options.device.kind == DeviceKind::meta)
+    if (options.device.kind == DeviceKind::meta || p.is_elsewhere())
       return p.assign(empty(p.shape(), {options.dtype, meta}));
     Generator rng(derive_seed(options.seed, key));
     p.assign(raw::to(raw::cast(rule_of(key, p)(p.shape(), rng), options.dtype), options.device));

@@ -85,6 +85,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     used.insert(key);
     if (!misfits.fits(key, p.shape(), found->second))
       return given.try_emplace(&p.handle().impl(), key, Tensor()), void();
+    if (p.is_elsewhere()) return given.try_emplace(&p.handle().impl(), key, Tensor()), void();
     if (p.filled()) check_place(key, p.handle(), found->second);
     const auto [first, fresh] = given.try_emplace(&p.handle().impl(), key, found->second);
     if (fresh) return fill.emplace_back(&p, raw::alias(found->second)), void();

@@ -50,6 +50,9 @@ std::map<std::string, std::string> weights_metadata(Module& model) {
 void save_weights(Module& model, const std::string& path) {
   std::vector<NamedTensor> stored;
   std::set<const TensorImpl*> seen;
+  model.for_each_parameter([&](const std::string& key, Parameter& p) {
+    require(!p.is_elsewhere(), "save_weights: the values of ", key, " are on another rank");
+  });
   for (const auto& [key, tensor] : model.state_dict())
     if (seen.insert(&tensor.impl()).second) stored.emplace_back(key, tensor);
   write_safetensors(path, stored, weights_metadata(model));

@@ -151,6 +151,17 @@ int64_t active_parameters(Module& model) {
   return std::llround(total);
 }
 
+Tensors Module::leaves() {
+  Tensors result = parameters();
+  std::unordered_set<const Module*> seen;
+  for_each_module([&](const std::string&, Module& module) {
+    if (!seen.insert(&module).second) return;
+    const Tensors own = module.own_leaves();
+    result.insert(result.end(), own.begin(), own.end());
+  });
+  return result;
+}
+
 int64_t Module::num_parameters(bool trainable_only) {
   int64_t total = 0;
   for (const Tensor& t : parameters())
@@ -159,7 +170,7 @@ int64_t Module::num_parameters(bool trainable_only) {
 }
 
 void Module::zero_grad() {
-  for (const Tensor& t : parameters()) olm::zero_grad(t);
+  for (const Tensor& t : leaves()) olm::zero_grad(t);
 }
 
 void Module::to(Device device) {
@@ -168,7 +179,7 @@ void Module::to(Device device) {
   std::vector<std::pair<Buffer*, Tensor>> buffers;
   std::unordered_set<const TensorImpl*> seen;
   for_each_parameter([&](const std::string&, Parameter& p) {
-    if (p.filled() && seen.insert(&p.handle().impl()).second)
+    if (p.filled() && !p.is_elsewhere() && seen.insert(&p.handle().impl()).second)
       parameters.emplace_back(&p, raw::to(p.tensor(), device));
   });
   for_each_buffer([&](const std::string&, Buffer& b) {

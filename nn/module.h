@@ -85,12 +85,17 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   /// Floating-point operations of this module itself, without its children, in forward of one
   /// token of a sequence of `context`: two for each element of its matrices.
   virtual double flops_per_token(int64_t context);
+  /// Leaves beside parameters on which forward of this module alone depends: second handles on
+  /// parameters, whose gradients are kept apart.
+  virtual Tensors own_leaves() { return {}; }
   /// The share of all tokens that a direct child computes: 1 but for experts of a mixture.
   virtual double share_of_tokens(const ChildSlot&) { return 1; }
 
   /// Trained tensors, each once, in the order of their keys' first appearance.
   Tensors parameters();
   std::vector<NamedTensor> named_parameters();
+  /// All at which gradients arrive: parameters(), and own_leaves() of all modules.
+  Tensors leaves();
   /// All keys: parameters (tied ones under each of their keys) and persistent buffers.
   std::vector<NamedTensor> state_dict();
   /// Fills parameters and persistent buffers by key. What was filled before keeps its dtype and
@@ -99,7 +104,8 @@ class OLM_API Module : public std::enable_shared_from_this<Module> {
   /// was. Ties stay as they are.
   void load_state_dict(const std::vector<NamedTensor>& tensors, LoadOptions options = {});
   void load_state_dict(const std::map<std::string, Tensor>& tensors, LoadOptions options = {});
-  /// Moves all parameters and buffers, or converts all parameters; handles stay the same.
+  /// Moves all parameters and buffers, or converts all parameters; handles stay the same. Those
+  /// that another rank keeps stay where they are.
   void to(Device device);
   void to(DType dtype);
   /// Elements in parameters(); with `trainable_only`, without the frozen ones.

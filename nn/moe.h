@@ -19,6 +19,7 @@
 //   if (!optimizer.step().skipped) update_expert_biases(*model, metrics);
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -129,6 +130,8 @@ struct MoEOptions {
   }
 };
 
+struct SpreadExperts;  // see moe/spread_internal.h
+
 /// Base of the mixtures of experts; as a layer of its own, a mixture of experts of any class:
 ///   y = Σ_k weight_k · expert_k(x) over the top_k experts that the router chose for a token
 ///     + Σ_j shared_expert_j(x)
@@ -153,9 +156,12 @@ class OLM_API MoEFeedForwardBase : public Module {
   void visit_default_options(FieldVisitor& v) override { MoEOptions().fields(v); }
   bool describes_children() const override { return true; }
   double share_of_tokens(const ChildSlot& child) override;
+  Tensors own_leaves() override;
   MoEOptions mixture;
   Child<MoERouterModule> router;
   Children experts, shared_experts;
+  /// Set by spread_experts(): other ranks compute some of the experts. Null where all are here.
+  std::shared_ptr<SpreadExperts> spread;
 
  private:
   Tensor run_shared(const Tensor& x, Context& ctx);

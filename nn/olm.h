@@ -17,6 +17,7 @@
 #include <olm/nn/data.h>
 #include <olm/nn/description.h>
 #include <olm/nn/embeddings.h>
+#include <olm/nn/expert_parallel.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/hub.h>

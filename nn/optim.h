@@ -35,7 +35,7 @@ struct StepOptions {
 struct StepInfo {
   double grad_norm = 0;    ///< global L2 norm of the scaled gradients, before clipping
   bool skipped = false;    ///< norm or loss was not finite or too large: nothing changed
-  int64_t first_bad = -1;  ///< first of parameters() whose gradient holds NaN or infinity
+  int64_t first_bad = -1;  ///< first of parameters() whose gradient has no finite norm
   double loss = 0;         ///< mean over the targets that add_loss() counted, without aux_loss
   double aux_loss = 0;     ///< likewise of auxiliary losses
 };
@@ -48,7 +48,9 @@ struct ParameterRange {
 };
 
 /// Holds parameters (handles: moving or converting a model keeps them) and their moments. A
-/// parameter without a gradient in a step is left alone, and its own count of steps with it.
+/// parameter without a gradient in a step is left alone, and its own count of steps with it. Of a
+/// bf16 parameter it keeps the master weights in f32, from its first gradient on: those are
+/// updated, and the parameter is what they round to.
 class OLM_API Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -72,6 +74,8 @@ class OLM_API Optimizer {
   int64_t steps() const { return steps_; }
   /// In the order of the groups.
   Tensors parameters() const;
+  /// What it is, such as "AdamW".
+  const char* name() const { return kind_.name; }
 
   /// Steps and moments by name (`step`, `missed`, `exp_avg.0`, …): aliases of what the next step
   /// changes. The learning rate is not part of it.
@@ -83,15 +87,18 @@ class OLM_API Optimizer {
   // step() in parts, for whoever adds up gradients elsewhere and shares the work (DataParallel):
   //   sums = squared_sums(gradients); begin_step(all sums, options);
   //   update_ranges(gradients, 0); end_step(all sums, present);
-  /// Restricts updates and moments to these elements: in ascending order, disjoint, each beginning
-  /// at a multiple of kernels::kNormBlock. All of each parameter at first. Moments that are there
-  /// already are cut; throws for elements whose moments are not.
+  /// Restricts updates and moments to these elements: disjoint, in any order, each of whole blocks
+  /// of kernels::kNormBlock elements but for the end of a parameter. All of each parameter at
+  /// first. Moments that are there already are cut; throws for elements whose moments are not.
   void set_ranges(std::vector<ParameterRange> ranges);
-  const std::vector<ParameterRange>& ranges() const;
+  const std::vector<ParameterRange>& ranges() const { return ranges_; }
+  /// Bytes of what is kept of ranges(), once all parameters that are trained had a gradient.
+  size_t state_bytes() const;
   /// Sums of squares of blocks of kernels::kNormBlock elements, f64, in the order of ranges():
-  /// gradients are flat, one for each range, undefined where there is none (zeros).
+  /// gradients are contiguous, one for each range, undefined where there is none (zeros).
   Tensor squared_sums(const Tensors& gradients) const;
-  /// Opens a step whose gradients have these sums of squares, over all blocks of all parameters.
+  /// Opens a step whose gradients have these sums of squares, of all blocks of all parameters in
+  /// their order.
   void begin_step(const Tensor& squared_sums, const StepOptions& options);
   /// Updates ranges first, first + 1, … by a gradient each; undefined ones leave theirs alone.
   void update_ranges(const Tensors& gradients, size_t first);
@@ -114,21 +121,38 @@ class OLM_API Optimizer {
 
  private:
   struct Entry {
-    Tensor parameter = {}, first = {}, second = {};
+    Tensor parameter = {};
     double lr_scale = 1, weight_decay = 0;
     int64_t missed = 0;
+    bool started = false;  // had a gradient once, on some rank, and so has moments
   };
+  /// What is kept of a range: first and second moment, and the master weights of a bf16 parameter.
+  static constexpr size_t kMaster = 2, kKept = 3;
+  using Kept = std::array<Tensor, kKept>;
+
   virtual void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) = 0;
-  std::vector<raw::OptimItem> collect();
+  Device device() const;
   void place_state(Device device);
   StepInfo loss_alone();
-  void open_step(const std::vector<raw::OptimItem>& items, const StepOptions& options);
-  Tensor read_moment(const std::map<std::string, Tensor>& state, const char* moment, size_t i,
-                     bool wanted) const;
+  int64_t first_bad(const Tensor& squared_sums) const;
+  /// Name of what is kept, or null where a parameter has none of it.
+  const char* name_of_kept(size_t k, const Entry& entry) const;
+  bool is_whole(const ParameterRange& range) const;
+  void require_whole(const char* what) const;
+  void check_ranges(const std::vector<ParameterRange>& ranges) const;
+  Tensor part_of(const Tensor& whole, const ParameterRange& range) const;
+  Tensor cut_kept(size_t k, const ParameterRange& range) const;
+  void prepare(Kept& kept, const ParameterRange& range) const;
+  raw::OptimItem item_of(size_t range, const Tensor& gradient);
+  const Tensor* find_kept(const std::map<std::string, Tensor>& state, size_t k, size_t i,
+                          bool wanted) const;
   void check_names(const std::map<std::string, Tensor>& state) const;
+  Tensor missed_steps() const;
 
   Kind kind_;
   std::vector<Entry> entries_;
+  std::vector<ParameterRange> ranges_;
+  std::vector<Kept> kept_;  // of each range
   raw::StepState state_;
   double lr_, last_grad_norm_ = 0;
   int64_t steps_ = 0;

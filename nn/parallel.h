@@ -20,6 +20,7 @@
 #include <vector>
 
 #include <olm/engine/comm.h>
+#include <olm/nn/expert_parallel.h>
 #include <olm/nn/module.h>
 #include <olm/nn/optim.h>
 
@@ -30,7 +31,7 @@ struct DataParallelOptions {
   /// 1: each rank keeps the moments of its part of the parameters alone, and updates that part
   /// (ZeRO-1; Rajbhandari et al. 2020, arXiv:1910.02054). 0: of all.
   int64_t zero = 1;
-  double bucket_mb = 25;  ///< MiB of gradients that travel together
+  double bucket_mb = 25;  ///< MiB of gradients that travel together, or one parameter's
   /// Gradients are added in a fixed order, so that bits do not depend on the number of ranks; it
   /// costs memory for as many more gradients as a rank's micro-batches have binary digits. Else
   /// each is added to those before it, and ranks' sums as the transport likes.
@@ -41,18 +42,20 @@ struct DataParallelOptions {
 
 /// What a step of DataParallel moves and keeps, of this rank.
 struct ParallelCost {
-  int64_t bytes_sent = 0;     ///< per step, to other ranks
+  int64_t bytes_sent = 0;     ///< per step, to other ranks; experts' rows are not in it
   size_t gradient_bytes = 0;  ///< gradients, and those kept until they are added
-  size_t moment_bytes = 0;    ///< of the optimizer
-  size_t bucket_bytes = 0;    ///< of messages under way
+  size_t moment_bytes = 0;    ///< of the optimizer, once all parameters had a gradient
+  /// Of the sums of this rank's part, and what the largest bucket takes while it is under way.
+  size_t bucket_bytes = 0;
+  int64_t buckets = 0;              ///< of gradients, per step
+  int64_t buckets_in_backward = 0;  ///< of the last step, under way before its backward had ended
 };
-
-class ExpertParallel;
 
 /// Gradients of micro-batches on all ranks, summed, and the update of an optimizer on their mean
 /// over targets. The sum is a binary tree over the number of the micro-batch (SumTree), of which a
 /// rank computes a node: the same bits on 1, 2, 4 ranks. Buckets of gradients travel while backward
-/// still runs. In a world of one nothing travels.
+/// still runs. In a world of one nothing travels. Parameters that are frozen when it is made stay
+/// so. Where a backward pass throws, zero_grad() forgets the step, on all ranks.
 class OLM_API DataParallel {
  public:
   /// Collective. Hands rank 0's parameters to all; throws where ranks disagree on parameters or
@@ -76,8 +79,11 @@ class OLM_API DataParallel {
   /// and has the losses `aux` in it. Called once for each, in order.
   void backward(const Tensor& loss, int64_t targets, const Tensors& aux = {});
   /// Optimizer::step() on the sum over all ranks; all get the same StepInfo, whose losses are means
-  /// over all targets. gradient_scale is set here, to one over the targets of all.
-  StepInfo step(StepOptions options = {});
+  /// over all targets. gradient_scale is set here, to one over the targets of all. `note` travels
+  /// along, of any length; see notes().
+  StepInfo step(StepOptions options = {}, const std::string& note = {});
+  /// What each rank gave the last step as its note.
+  const std::vector<std::string>& notes() const;
   /// Forgets the micro-batches since the last step.
   void zero_grad();
   /// Targets of the last step, over all ranks.

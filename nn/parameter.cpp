@@ -5,21 +5,9 @@
 
 #include <olm/engine/raw.h>
 #include <olm/nn/module.h>
+#include <olm/nn/parameter_internal.h>
 
 namespace olm::nn {
-namespace {
-
-/// Puts other memory behind a handle; whoever holds the handle sees it.
-void reseat(const Tensor& handle, const Tensor& values) {
-  TensorImpl& impl = handle.impl();
-  impl.storage = values.impl().storage;
-  impl.shape = values.shape();
-  impl.strides = values.strides();
-  impl.offset = values.storage_offset();
-  impl.dtype = values.dtype();
-}
-
-}  // namespace
 
 Parameter::Parameter(Module* owner, std::string name, Shape shape, InitRule rule)
     : owner_(owner), name_(std::move(name)), state_(std::make_shared<State>()) {
@@ -49,6 +37,15 @@ void Parameter::assign(const Tensor& values) {
   olm::zero_grad(state_->tensor);
   reseat(state_->tensor, values);
   state_->filled = true;
+}
+
+void Parameter::keep_elsewhere() {
+  assign(empty(shape(), {state_->tensor.dtype(), meta}));
+  state_->elsewhere = true;
+}
+
+bool Parameter::is_elsewhere() const {
+  return state_->elsewhere && state_->tensor.device() == meta;
 }
 
 void Parameter::set_trainable(bool trainable) { set_requires_grad(state_->tensor, trainable); }

@@ -43,6 +43,10 @@ class OLM_API Parameter {
   const Shape& shape() const { return state_->tensor.shape(); }
   const std::string& name() const { return name_; }
   bool filled() const { return state_->filled; }
+  /// Frees the values, which another rank keeps. Shape and dtype stay here, on meta: what fills,
+  /// loads or moves a model passes by, until assign() brings values back.
+  void keep_elsewhere();
+  bool is_elsewhere() const;
   bool is_tied_to(const Parameter& other) const { return state_ == other.state_; }
   const InitRule& rule() const { return state_->rule; }
   void set_rule(InitRule rule) { state_->rule = std::move(rule); }
@@ -55,7 +59,7 @@ class OLM_API Parameter {
   struct State {
     Tensor tensor;
     InitRule rule;
-    bool filled = false;
+    bool filled = false, elsewhere = false;
   };
   Module* owner_;
   std::string name_;

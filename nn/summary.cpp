@@ -70,7 +70,8 @@ class Reader {
     const auto [first, fresh] = first_key_.emplace(&p.handle().impl(), key);
     if (fresh) count += p.shape().numel();
     return detail::concat(p.name(), " ", p.shape(), fresh ? "" : " tied to " + first->second,
-                          p.trainable() ? "" : " (frozen)");
+                          p.trainable() ? "" : " (frozen)",
+                          p.is_elsewhere() ? " (on another rank)" : "");
   }
 
   /// Children of one list that look alike become one node.

@@ -198,7 +198,9 @@ const char* name_of(StopReason reason) {
 
 Device device_of(Module& model) {
   const Tensors parameters = model.parameters();
-  return parameters.empty() ? cpu : parameters[0].device();
+  for (const Tensor& p : parameters)
+    if (p.device() != meta) return p.device();  // others may be on another rank
+  return parameters.empty() ? cpu : meta;
 }
 
 int64_t context_of(Module& model) {

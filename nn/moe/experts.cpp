@@ -14,66 +14,16 @@ bool same_matrix(const Tensor& a, const Tensor& b) {
   return a.shape() == b.shape() && a.dtype() == b.dtype();
 }
 
-/// A network dropout(down(act(up(x)))) whose projections are plain ones.
-struct Parts {
-  const LinearModule *up = nullptr, *down = nullptr;
-  Module* act = nullptr;
-  double dropout = 0;
-
-  /// True where both can be computed together: one function between projections of the same
-  /// shape. A function without parameters serves all rows; one with them has to be the same module.
-  bool fits(const Parts& other) const {
-    if (!up || !down || !other.up || !other.down) return false;
-    const auto equal_act = [&] {
-      return dynamic_cast<ActivationBase*>(act) && act->parameters().empty() &&
-             act->type_name() == other.act->type_name() &&
-             act->options_json() == other.act->options_json();
-    };
-    return (act == other.act || equal_act()) && dropout == other.dropout &&
-           up->bias.has_value() == other.up->bias.has_value() &&
-           down->bias.has_value() == other.down->bias.has_value() &&
-           same_matrix(up->weight, other.up->weight) &&
-           same_matrix(down->weight, other.down->weight);
-  }
-};
-
-Parts parts_of(Module& expert) {
+ExpertParts parts_of(Module& expert) {
   const auto parts = [](auto& network) {
-    return Parts{.up = network.up_proj.typed(),
-                 .down = network.down_proj.typed(),
-                 .act = network.act.module().get(),
-                 .dropout = network.options.dropout};
+    return ExpertParts{.up = network.up_proj.typed(),
+                       .down = network.down_proj.typed(),
+                       .act = network.act.module().get(),
+                       .dropout = network.options.dropout};
   };
   if (auto* classic = dynamic_cast<ClassicFFNModule*>(&expert)) return parts(*classic);
   if (auto* gated = dynamic_cast<GatedFFNModule*>(&expert)) return parts(*gated);
   return {};
-}
-
-/// Parts of all experts; none where they cannot be computed together.
-std::vector<Parts> common_parts(const Children& experts) {
-  std::vector<Parts> all;
-  for (size_t i = 0; i < experts.size(); ++i) {
-    all.push_back(parts_of(*experts.at(i)));
-    if (!all.back().fits(all.front())) return {};
-  }
-  return all;
-}
-
-Tensor run_grouped(const std::vector<Parts>& parts, const Tensor& x, const Tensor& offsets,
-                   Context& ctx) {
-  Tensors up, up_bias, down, down_bias;
-  for (const Parts& p : parts) {
-    up.push_back(p.up->weight);
-    down.push_back(p.down->weight);
-    if (p.up->bias) up_bias.push_back(*p.up->bias);
-    if (p.down->bias) down_bias.push_back(*p.down->bias);
-  }
-  const Parts& first = parts.front();
-  const auto* activation = dynamic_cast<const ActivationBase*>(first.act);
-  const Activation fused = activation ? activation->fused() : Activation::none;
-  Tensor h = grouped_linear(x, up, up_bias, offsets, fused);
-  if (fused == Activation::none) h = first.act->forward(h, ctx);
-  return dropout_if_training(grouped_linear(h, down, down_bias, offsets), first.dropout, ctx);
 }
 
 /// Rows of each expert; without values (on meta) the first one has them all.
@@ -111,10 +61,54 @@ Tensor run_one_by_one(const Children& experts, const Tensor& x, const Tensor& of
 
 }  // namespace
 
+bool ExpertParts::fits(const ExpertParts& other) const {
+  if (!up || !down || !other.up || !other.down) return false;
+  const auto equal_act = [&] {
+    return dynamic_cast<ActivationBase*>(act) && act->parameters().empty() &&
+           act->type_name() == other.act->type_name() &&
+           act->options_json() == other.act->options_json();
+  };
+  return (act == other.act || equal_act()) && dropout == other.dropout &&
+         up->bias.has_value() == other.up->bias.has_value() &&
+         down->bias.has_value() == other.down->bias.has_value() &&
+         same_matrix(up->weight, other.up->weight) && same_matrix(down->weight, other.down->weight);
+}
+
+std::vector<ExpertParts> common_parts(const Children& experts) {
+  std::vector<ExpertParts> all;
+  for (size_t i = 0; i < experts.size(); ++i) {
+    all.push_back(parts_of(*experts.at(i)));
+    if (!all.back().fits(all.front())) return {};
+  }
+  return all;
+}
+
+ExpertParameters parameters_of(std::span<const ExpertParts> parts) {
+  ExpertParameters all;
+  for (const ExpertParts& p : parts) {
+    all.up.push_back(p.up->weight);
+    all.down.push_back(p.down->weight);
+    if (p.up->bias) all.up_bias.push_back(*p.up->bias);
+    if (p.down->bias) all.down_bias.push_back(*p.down->bias);
+  }
+  return all;
+}
+
+Tensor run_grouped(Module& act, const ExpertParameters& p, const Tensor& x, const Tensor& offsets,
+                   Context& ctx) {
+  const auto* activation = dynamic_cast<const ActivationBase*>(&act);
+  const Activation fused = activation ? activation->fused() : Activation::none;
+  Tensor h = grouped_linear(x, p.up, p.up_bias, offsets, fused);
+  if (fused == Activation::none) h = act.forward(h, ctx);
+  return grouped_linear(h, p.down, p.down_bias, offsets);
+}
+
 Tensor run_experts(const Children& experts, const Tensor& x, const Tensor& offsets, Context& ctx) {
-  const std::vector<Parts> parts = common_parts(experts);
+  const std::vector<ExpertParts> parts = common_parts(experts);
   if (parts.empty()) return run_one_by_one(experts, x, offsets, ctx);
-  return run_grouped(parts, x, offsets, ctx);
+  const ExpertParts& first = parts.front();
+  const Tensor y = run_grouped(*first.act, parameters_of(parts), x, offsets, ctx);
+  return dropout_if_training(y, first.dropout, ctx);
 }
 
 }  // namespace olm::nn

@@ -2,7 +2,7 @@
 #include <olm/autograd/ops/moe_combine.h>
 #include <olm/nn/feedforward.h>
 #include <olm/nn/moe.h>
-#include <olm/nn/moe/experts_internal.h>
+#include <olm/nn/moe/spread_internal.h>
 
 namespace olm::nn {
 
@@ -101,8 +101,18 @@ Tensor MoEFeedForwardBase::forward(const Tensor& x, Context& ctx) {
   const Tensor shared = run_shared(x, ctx);
   const RoutedTokens routed = routes->route(x, ctx);
   const Tensor rows = moe_permute(x, routed.permutation);
-  const Tensor y = run_experts(experts, rows, routed.permutation.offsets, ctx);
+  const Tensor& offsets = routed.permutation.offsets;
+  const Tensor y = spread ? run_spread(experts, *spread, rows, offsets, ctx)
+                          : run_experts(experts, rows, offsets, ctx);
   return moe_combine(y, routed.routing.weights, routed.permutation, shared);
+}
+
+Tensors MoEFeedForwardBase::own_leaves() {
+  Tensors leaves;
+  if (!spread) return leaves;
+  for (const auto list : ExpertParameters::kLists)
+    leaves.insert(leaves.end(), (spread->leaves.*list).begin(), (spread->leaves.*list).end());
+  return leaves;
 }
 
 double MoEFeedForwardBase::share_of_tokens(const ChildSlot& child) {

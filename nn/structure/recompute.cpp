@@ -29,7 +29,7 @@ Tensor recomputed(Ref<Module> module, const Tensor& x, Context& ctx) {
     first = false;
     return results;
   };
-  const Tensors results = recompute(run_block, {x}, module->parameters());
+  const Tensors results = recompute(run_block, {x}, module->leaves());
   ctx.aux_losses.insert(ctx.aux_losses.end(), results.begin() + 1, results.end());
   return results[0];
 }
