@@ -1,5 +1,5 @@
 // olm train on several ranks: the same bits on any number of them, whatever happens to one.
-#include <tests/tools/mpirun.h>
+#include <tests/tools/on_ranks.h>
 #include <tests/tools/runs.h>
 
 using namespace olm;
