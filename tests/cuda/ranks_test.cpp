@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 
 #include <olm/engine/backend.h>
 #include <olm/engine/cuda/report.h>
@@ -25,7 +26,8 @@ int count_cards() {
 
 TEST_SUITE("cuda/ranks") {
   TEST_CASE("operations among cards") {
-    for (int ranks = 1; ranks <= count_cards(); ++ranks)
+    const int cards = count_cards();
+    for (const int ranks : std::set<int>{std::min(cards, 1), cards})
       for (const auto& [name, run] : test::comm_cases()) {
         if (name.find("f64") != std::string::npos || name == "bad calls") continue;
         CAPTURE(ranks);
