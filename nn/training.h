@@ -317,7 +317,6 @@ class OLM_API Trainer {
   void require_same_ranks() const;
   void check_same(const CheckpointState& state) const;
   void take_total_steps(int64_t total);
-  Tensors order_of_parameters() const;
   bool is_due(int64_t every) const;
   bool spreads_experts() const;
   bool is_asked_to_stop() const;

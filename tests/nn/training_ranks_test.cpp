@@ -199,6 +199,47 @@ TEST_SUITE("nn/training_ranks") {
     }
   }
 
+  TEST_CASE("what modules report is a mean over the targets of all micro-batches") {
+    class Reports final : public Module {
+     public:
+      Tensor forward(const Tensor& x, Context& ctx) override {
+        if (ctx.metrics) {
+          const std::vector<float> first = to_host<float>(x);
+          ctx.metrics->values["mean"] = first[0];
+          if (x.size(0) == 1) ctx.metrics->values["once"] = 0.1;
+        }
+        return x;
+      }
+      std::string type_name() const override { return "Reports"; }
+    };
+    // Five windows as batches of 2, 2 and 1.
+    const LoaderOptions how{.batch = 2, .context = kContext, .shuffle = false};
+    for (const int ranks : {1, 2, 3}) {
+      std::map<std::string, double> got;
+      double wanted = 0;
+      run_ranks(ranks, [&](const dist::Comm& comm) {
+        const Ref<Module> model =
+            Block({Embedding(kVocab, 4), make<Reports>(), OutputHead(4, kVocab)});
+        init(*model, {.seed = 1});
+        SGD optimizer(model->parameters(), {});
+        const Loader loader(tokens(41), how);
+        if (comm.rank() == 0)
+          for (int64_t i = 0; i < 3; ++i) {
+            const Batch batch = loader.at(i);
+            Metrics metrics;
+            Context ctx{.metrics = &metrics};
+            model->loss(batch.inputs, batch.targets, ctx);
+            wanted += metrics.values.at("mean") * double(batch.targets.numel()) / 40;
+          }
+        Trainer(model, optimizer, loader, {}, {.total_steps = 1, .accumulation = 3},
+                {.on_step = [&](const StepReport& r) { got = r.metrics; }})
+            .run();
+      });
+      CHECK(got.at("mean") == doctest::Approx(wanted));
+      CHECK(got.at("once") == 0.1);
+    }
+  }
+
   TEST_CASE("experts that are spread over ranks: training, evaluation, samples and a resume") {
     const TempFolder one, many;
     Setup setup{.model = mixture, .options = options_of(one.path(), 6), .validation = 40003};

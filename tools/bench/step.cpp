@@ -204,7 +204,7 @@ void add_ranks(Json& json, const StepRun& run, const Preset& p, const BenchStepA
   json["ranks"] = ranks;
   json["micro_batches"] = micro_batches;
   json["peak_memory"] = int64_t(memory_stats().peak);
-  json["bytes_sent"] = median([](const Step& s) { return double(s.traffic.bytes_sent); });
+  json["bytes_sent"] = kept.values.back().traffic.bytes_sent;
   json["communication_ms"] = median([](const Step& s) { return 1e3 * s.traffic.seconds; });
   json["waited_ms"] = median([](const Step& s) { return 1e3 * s.traffic.waited_seconds; });
   const nn::ParallelCost cost = parallel.cost();
@@ -216,8 +216,8 @@ void add_ranks(Json& json, const StepRun& run, const Preset& p, const BenchStepA
                                       .context = p.model.max_seq_len(),
                                       .dtype = bench_dtype(args.dtype),
                                       .parallel = {.micro_batches = micro_batches}});
-  json["planned_bytes_sent"] = plan.sent.total();
-  json["planned_memory"] = plan.memory.total();
+  json["planned_bytes_sent"] = int64_t(plan.sent.total());
+  json["planned_memory"] = int64_t(plan.memory.total());
 }
 
 /// What a run was, in the order to print.
@@ -295,7 +295,7 @@ int bench_step(const BenchStepArgs& args) {
   require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
   const int threads = bench_threads(args.threads);
   const bool on_cpu = device == cpu;
-  const dist::Comm world = dist::init();
+  const dist::Comm world = dist::world();
   const bool alone = world.size() == 1;
   if (world.rank() == 0) require_writable(args.json);
   const int64_t micro_batches = args.micro_batches > 0 ? args.micro_batches : world.size();

@@ -310,11 +310,11 @@ void check(const PlanArgs& args) {
 
 int plan(const PlanArgs& args) {
   check(args);
-  // What is on paper wants no others.
-  const dist::Comm world = args.gpu.empty() ? dist::init() : dist::Comm();
+  const dist::Comm world = dist::world();
   const Question q = question_of(args, world);
-  require(world.size() == 1 || world.size() == q.options.ranks, "--ranks: ", q.options.ranks,
-          " were asked for, but ", world.size(), " were started");
+  const bool on_paper = !args.gpu.empty();
+  require(on_paper || world.size() == 1 || world.size() == q.options.ranks,
+          "--ranks: ", q.options.ranks, " were asked for, but ", world.size(), " were started");
   const Answer a = answer_of(args, q, world);
   if (world.rank() > 0) return 0;
   if (args.json)

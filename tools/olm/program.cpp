@@ -312,7 +312,7 @@ void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
                        "in which the batch is cut, over all ranks; one for each where left out");
   step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");
   add_bench_flags(*step_app, args);
-  step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }}; });
+  step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }, true}; });
 }
 
 void add_bench_compare(CLI::App& group, Job& job, BenchCompareArgs& args) {
