@@ -1,6 +1,7 @@
 #include <olm/nn/cost.h>
 
 #include <algorithm>
+#include <set>
 
 #include <olm/autograd/tape.h>
 #include <olm/engine/allocator.h>
@@ -72,18 +73,35 @@ double parameter_bytes(Module& model, bool trained_only) {
   return 4.0 * double(model.num_parameters(trained_only));
 }
 
-/// The most that a training step holds at once beside weights and gradients.
-double activation_bytes(Module& model, const CostOptions& o) {
-  const Tensor ids = ids_on_meta(o.batch, o.context);
-  const double before = in_use();
-  reset_peak_memory(meta);
-  Context ctx{.dtype = o.dtype};
-  const Tensor loss = model.loss(ids, ids, ctx);
-  const double forward = peak() - before;
-  backward(loss);
-  // Gradients appear while activations leave; what both phases hold is at least what forward held.
-  return std::max(forward, peak() - before - parameter_bytes(model, true));
-}
+/// Watches the memory of one pass of a model on meta.
+class PassObserver {
+ public:
+  explicit PassObserver(Module& model) : before_(in_use()) {
+    std::set<const TensorImpl*> seen;  // tied ones once
+    model.for_each_parameter([&](const std::string& key, Parameter& p) {
+      if (!p.trainable() || !seen.insert(&p.handle().impl()).second) return;
+      on_grad(p.handle(), [this, key](const Tensor& gradient) { note(key, gradient); });
+    });
+    reset_peak_memory(meta);
+  }
+  PassMemory take() {
+    memory_.rest = peak() - before_ - arrived_;
+    return std::move(memory_);
+  }
+
+ private:
+  /// Gradients stay with their leaves, and are taken off here.
+  void note(const std::string& key, const Tensor& gradient) {
+    const double bytes = double(gradient.numel()) * double(size_of(gradient.dtype()));
+    const double most = peak() - before_ - arrived_;
+    arrived_ += bytes;
+    memory_.arrivals.push_back({key, bytes, most, in_use() - before_ - arrived_});
+    reset_peak_memory(meta);
+  }
+
+  double before_, arrived_ = 0;
+  PassMemory memory_;
+};
 
 double cache_bytes(Module& model, const CostOptions& o) {
   const NoGrad guard;
@@ -106,6 +124,32 @@ std::vector<TracedLayer> trace(Module& model, int64_t batch, int64_t time) {
   return rows;
 }
 
+double PassMemory::gradient_bytes() const {
+  double sum = 0;
+  for (const Arrival& a : arrivals) sum += a.bytes;
+  return sum;
+}
+
+double PassMemory::peak(double before, double after) const {
+  double waiting = gradient_bytes(), arrived = 0, most = 0;
+  for (const Arrival& a : arrivals) {
+    most = std::max(most, a.peak + before * waiting + after * arrived);
+    waiting -= a.bytes;
+    arrived += a.bytes;
+  }
+  return std::max(most, rest + after * arrived);
+}
+
+PassMemory pass_memory(Module& model, const CostOptions& o) {
+  const Ref<Module> copy = copy_on_meta(model);
+  const Tensor ids = ids_on_meta(o.batch, o.context);
+  PassObserver observer(*copy);
+  Generator rng(0);  // as in training
+  Context ctx{.dtype = o.dtype, .rng = &rng};
+  backward(copy->loss(ids, ids, ctx));
+  return observer.take();
+}
+
 Cost cost_of(Module& model, const CostOptions& o) {
   Cost cost{.parameters = model.num_parameters(), .trained = model.num_parameters(true)};
   cost.forward_flops_per_token = forward_flops_per_token(model, o.context);
@@ -114,7 +158,9 @@ Cost cost_of(Module& model, const CostOptions& o) {
   cost.gradients = parameter_bytes(model, true);
   cost.moments = double(o.moments) * cost.gradients;
   const Ref<Module> copy = copy_on_meta(model);
-  cost.activations = activation_bytes(*copy, o);
+  const PassMemory pass = pass_memory(model, o);
+  cost.activations = std::max(pass.arrivals.empty() ? pass.rest : pass.arrivals.front().peak,
+                              pass.peak(0, 1) - cost.gradients);
   cost.kv_cache = cache_bytes(*copy, o);
   return cost;
 }

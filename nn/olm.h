@@ -28,6 +28,8 @@
 #include <olm/nn/moe.h>
 #include <olm/nn/norms.h>
 #include <olm/nn/optim.h>
+#include <olm/nn/parallel.h>
+#include <olm/nn/parallel_plan.h>
 #include <olm/nn/registry.h>
 #include <olm/nn/structure.h>
 #include <olm/nn/text.h>

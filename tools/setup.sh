@@ -4,7 +4,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 build_packages=(g++ cmake ninja-build ccache pkg-config libhwy-dev libtbb-dev libopenblas-openmp-dev
   doctest-dev nlohmann-json3-dev libfmt-dev libcli11-dev libtomlplusplus-dev libpcre2-dev
-  libutf8proc-dev libxxhash-dev)
+  libutf8proc-dev libxxhash-dev libopenmpi-dev openmpi-bin)
 
 # Builds of several presets share what does not depend on the folder.
 export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$root}

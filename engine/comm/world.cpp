@@ -1,5 +1,10 @@
 // What a process knows of its world, and the world of a process alone.
+#include <cstdlib>
+
 #include <olm/engine/comm/backend_internal.h>
+#if OLM_MPI
+#include <olm/engine/comm/mpi/world_internal.h>
+#endif
 
 namespace olm::dist {
 namespace detail {
@@ -20,10 +25,29 @@ class Alone final : public Backend {
   Traffic traffic() const override { return {}; }
 };
 
+/// Never destroyed: exceptions and threads look at it to the end of the process.
 std::shared_ptr<World>& process_world() {
-  static std::shared_ptr<World> world = std::make_shared<World>();
-  return world;
+  static auto* world = new std::shared_ptr<World>(std::make_shared<World>());
+  return *world;
 }
+std::mutex joining;
+bool joined = false;
+
+#if OLM_MPI
+constexpr bool kAvailable = true;
+std::string transport() { return describe_mpi(); }
+#else
+constexpr bool kAvailable = false;
+std::string transport() { return "none: this build has no transport between processes"; }
+/// A process alone; throws where a launcher started several.
+std::shared_ptr<World> join_mpi(const Options&) {
+  const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
+  const char* ranks = size ? size : std::getenv("PMI_SIZE");
+  require(!ranks || std::string(ranks) == "1", "init: ", ranks ? ranks : "",
+          " ranks were started, and this libolm was built without Open MPI (OLM_MPI)");
+  return nullptr;
+}
+#endif
 
 thread_local std::shared_ptr<World> thread_world;
 
@@ -77,6 +101,13 @@ void set_thread_world(std::shared_ptr<World> world) { thread_world = std::move(w
 using detail::current_world;
 
 Comm init(const Options& options) {
+  const bool own = detail::thread_world != nullptr;
+  std::lock_guard lock(detail::joining);
+  if (!own && !detail::joined)
+    if (auto joined = detail::join_mpi(options)) {
+      detail::process_world() = std::move(joined);
+      detail::joined = true;
+    }
   current_world().set_options(options);
   return world();
 }
@@ -90,7 +121,13 @@ void fail(const std::string& sentence) { current_world().fail(sentence); }
 bool speaks_for(const std::exception& error) { return current_world().speaks_for(error); }
 void ask_all_to_stop() { current_world().ask_all_to_stop(); }
 bool asked_to_stop() { return current_world().asked_to_stop(); }
-bool is_available() { return false; }
-std::string describe() { return "this build has no transport between processes"; }
+bool is_available() { return detail::kAvailable; }
+std::string describe() {
+  try {
+    return detail::transport();
+  } catch (const Error& e) {
+    return std::string("none: ") + e.what();
+  }
+}
 
 }  // namespace olm::dist

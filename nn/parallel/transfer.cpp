@@ -39,6 +39,7 @@ void Transfer::clear() {
     states_[b].missing = buckets_[b].trained ? buckets_[b].members.size() : 0;
   }
   launched_ = released_ = 0;
+  departed_ = 0;
 }
 
 int64_t Transfer::begin_of_own(const Bucket& bucket) const {
@@ -80,6 +81,7 @@ void Transfer::launch(size_t b) {
   const Bucket& bucket = buckets_[b];
   State& state = states_[b];
   if (!travels(bucket)) return;
+  ++departed_;
   const dist::Comm& comm = comm_of(bucket);
   state.flat = flat_gradients(bucket, state);
   const bool narrow = options_.wire == bf16 && state.flat.dtype() == f32;

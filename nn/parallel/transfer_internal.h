@@ -24,7 +24,8 @@ class Transfer {
   /// Takes the sum of this rank's gradients of a parameter, which may be none. Buckets leave in
   /// their order, as soon as they are complete.
   void take(int64_t parameter, Tensor sum);
-  size_t launched() const { return launched_; }
+  /// Buckets that left since clear().
+  int64_t departed() const { return departed_; }
   /// Waits for a bucket's sums over all ranks, and returns those of the elements that this rank
   /// owns, range by range; without ranks to share with, undefined where there was no gradient.
   Tensors owned_sums(size_t bucket);
@@ -59,6 +60,7 @@ class Transfer {
   std::vector<size_t> first_owned_;
   std::vector<std::pair<size_t, size_t>> place_;  // of each parameter: its bucket and member
   size_t launched_ = 0, released_ = 0;
+  int64_t departed_ = 0;
 };
 
 }  // namespace olm::nn::parallel

@@ -1,16 +1,20 @@
 // Experts spread over ranks: the bits of the model that has them all.
 #include <doctest/doctest.h>
 
-#include <set>
+#include <map>
+#include <mutex>
 
 #include <olm/engine/random.h>
+#include <olm/nn/activations.h>
 #include <olm/nn/attention.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/expert_parallel.h>
+#include <olm/nn/feedforward.h>
 #include <olm/nn/generate.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/moe.h>
 #include <olm/nn/norms.h>
+#include <olm/nn/parallel.h>
 #include <olm/nn/structure.h>
 #include <tests/support/checks.h>
 #include <tests/support/ranks.h>
@@ -23,6 +27,7 @@ using namespace olm::test;
 namespace {
 
 constexpr int64_t kVocab = 11, kExperts = 8;
+const std::string kMixture = "blocks.1.stack.0.blocks.1.block.blocks.1.";
 
 struct Made {
   std::string name = {};
@@ -96,19 +101,27 @@ std::string bits(const Tensor& t) {
 
 /// What micro-batch i gave: its loss, gradients by key, choices of all routers.
 struct Given {
-  std::string loss;
-  std::map<std::string, std::string> gradients;
-  std::vector<std::string> offsets;
+  std::string loss = {};
+  std::map<std::string, std::string> gradients = {};
+  std::vector<std::string> offsets = {};
+};
+
+struct MicroBatch {
+  MicroBatch(const Made& made, int64_t i) : rng(derive_seed(3, "dropout " + std::to_string(i))) {
+    Generator ids(100 + uint64_t(i));
+    inputs = randint(0, kVocab, {1, made.tokens + i % 3}, ids);
+    targets = randint(0, kVocab, inputs.shape(), ids);
+  }
+  Tensor inputs, targets;
+  Generator rng;
 };
 
 /// Forward and backward of micro-batch i, whose gradients stay in the leaves.
 Given run(Module& model, const Made& made, int64_t i) {
-  Generator ids(100 + uint64_t(i)), rng(derive_seed(3, "dropout " + std::to_string(i)));
-  const Tensor inputs = randint(0, kVocab, {1, made.tokens + i % 3}, ids);
-  const Tensor targets = randint(0, kVocab, inputs.shape(), ids);
+  MicroBatch batch(made, i);
   Metrics metrics;
-  Context ctx{.dtype = made.dtype, .rng = &rng, .metrics = &metrics};
-  const Tensor loss = model.loss(inputs, targets, ctx);
+  Context ctx{.dtype = made.dtype, .rng = &batch.rng, .metrics = &metrics};
+  const Tensor loss = model.loss(batch.inputs, batch.targets, ctx);
   backward(loss);
   Given given{.loss = bits(loss)};
   for (const RoutingRecord& record : metrics.routing) given.offsets.push_back(bits(record.offsets));
@@ -172,6 +185,65 @@ void check_same(const std::vector<Given>& got, const std::vector<Given>& wanted)
   }
 }
 
+/// What of a model is on a rank, by key, after a training.
+struct Trained {
+  std::map<std::string, std::string> tensors = {};
+  std::vector<std::string> steps = {};
+  int64_t elements = 0;  // of parameters here
+  ParallelCost cost = {};
+};
+
+/// Updates expert biases by the choices in all micro-batches, whose offsets ranks gave as notes.
+void balance(Module& model, const std::vector<std::string>& notes,
+             const std::vector<RoutingRecord>& records) {
+  constexpr size_t kBytes = (kExperts + 1) * sizeof(int32_t);
+  std::string all;
+  for (const std::string& note : notes) all += note;
+  Metrics metrics;
+  for (size_t i = 0; i * kBytes < all.size(); ++i) {
+    std::vector<int32_t> offsets(kExperts + 1);
+    all.copy(reinterpret_cast<char*>(offsets.data()), kBytes, i * kBytes);
+    metrics.routing.push_back({.router = records[i % 2].router,  // of two layers
+                               .offsets = from_host(offsets, {kExperts + 1})});
+  }
+  update_expert_biases(model, metrics);
+}
+
+Trained train(const Made& made, const dist::Comm& world, int64_t in_group,
+              DataParallelOptions options) {
+  const auto model = decoder(made);
+  const auto experts = spread_experts(*model, in_group, world);
+  AdamW optimizer(model->parameters(), {.lr = 1e-2, .clip_norm = 0.5});
+  options.order = model->parameters();
+  DataParallel parallel(optimizer, options, world, experts);
+  Trained trained;
+  for (int64_t step = 0; step < 3; ++step) {
+    std::string note;
+    Metrics metrics;
+    for (int64_t i = parallel.begin(); i < parallel.end(); ++i) {
+      const size_t seen = metrics.routing.size();
+      const MicroBatch batch(made, step * options.micro_batches + i);
+      Generator rng = batch.rng;
+      Context ctx{.dtype = made.dtype, .rng = &rng, .metrics = &metrics};
+      const Tensor loss = model->loss(batch.inputs, batch.targets, ctx);
+      parallel.backward(loss, batch.targets.numel(), ctx.aux_losses);
+      for (size_t r = seen; r < metrics.routing.size(); ++r)
+        note += bits(metrics.routing[r].offsets);
+    }
+    const StepInfo info = parallel.step({}, note);
+    if (made.routing.use_expert_bias) balance(*model, parallel.notes(), metrics.routing);
+    trained.steps.push_back(
+        bits(from_host<double>({info.loss, info.aux_loss, info.grad_norm}, {3})));
+  }
+  for (const auto& [key, tensor] : model->state_dict()) {
+    if (tensor.device() == meta) continue;
+    trained.tensors[key] = bits(tensor);
+    if (!key.ends_with("expert_bias")) trained.elements += tensor.numel();
+  }
+  trained.cost = parallel.cost();
+  return trained;
+}
+
 }  // namespace
 
 TEST_SUITE("nn/experts_parallel") {
@@ -187,15 +259,50 @@ TEST_SUITE("nn/experts_parallel") {
     }
   }
 
+  TEST_CASE("weights after some steps are those of one rank, and what they take is shared out") {
+    struct Split {
+      int ranks;
+      int64_t in_group, zero;
+    };
+    for (const size_t m : {0, 1, 4}) {
+      const Made& made = kMade[m];
+      const Trained one = train(made, dist::Comm(), 1, {.micro_batches = 8});
+      for (const Split& s : {Split{2, 2, 1}, {4, 4, 1}, {4, 2, 1}, {4, 2, 0}}) {
+        CAPTURE(made.name);
+        CAPTURE(s.ranks);
+        CAPTURE(s.in_group);
+        CAPTURE(s.zero);
+        std::vector<Trained> ranks(static_cast<size_t>(s.ranks));
+        run_ranks(s.ranks, [&](const dist::Comm& world) {
+          ranks[size_t(world.rank())] = train(
+              made, world, s.in_group, {.micro_batches = 8, .zero = s.zero, .bucket_mb = 0.004});
+        });
+        std::map<std::string, std::string> all;
+        size_t moments = 0;
+        bool same = true;
+        for (const Trained& t : ranks) {
+          CHECK(t.steps == one.steps);
+          for (const auto& [key, values] : t.tensors) same &= values == one.tensors.at(key);
+          all.insert(t.tensors.begin(), t.tensors.end());
+          moments += t.cost.moment_bytes;
+          CHECK(t.elements == ranks[0].elements);
+        }
+        CHECK(same);
+        CHECK(all == one.tensors);
+        if (s.zero == 1) CHECK(moments == one.cost.moment_bytes);
+        if (s.zero == 0) CHECK(moments == size_t(s.ranks) * 8 * size_t(ranks[0].elements));
+      }
+    }
+  }
+
   TEST_CASE("idle experts give no gradient, and ranks without rows go along") {
     const Made& made = kMade[4];
     const std::vector<Given> wanted = references(made, 2);
     size_t absent = 0;
     for (const auto& [key, gradient] : wanted[0].gradients) absent += gradient.empty();
     CHECK(absent == 2 * 6 * 4);  // of two layers, all parameters of experts 2 to 7
-    CHECK(wanted[0]
-              .gradients.at("blocks.1.stack.0.blocks.1.block.blocks.1.experts.0.up_proj.bias")
-              .size() == 4 * 2 * size_t(made.hidden));
+    CHECK(wanted[0].gradients.at(kMixture + "experts.0.up_proj.bias").size() ==
+          4 * 2 * size_t(made.hidden));
   }
 
   TEST_CASE("a rank keeps its share of the experts, and the rest of the model whole") {
@@ -218,7 +325,30 @@ TEST_SUITE("nn/experts_parallel") {
       CHECK(model->num_parameters(true) == trained);
       CHECK(model->parameters().size() == decoder(kMade[0])->parameters().size());
       CHECK(device_of(*model) == cpu);
+      const auto first = Block({model->get(kMixture + "experts.0"), Linear(2, 2)});
+      init(*first->get("blocks.1"));
+      CHECK(device_of(*first) == cpu);
       CHECK(summary(*model).find("(on another rank)") != std::string::npos);
+    });
+  }
+
+  TEST_CASE("groups are neighbours, and replicas are one of each group") {
+    run_ranks(6, [](const dist::Comm& world) {
+      const auto model = decoder(kMade[0]);
+      const auto experts = spread_experts(*model, 2, world);
+      const int rank = world.rank(), in_group = rank % 2, group = rank / 2;
+      const auto ranks = [&](const dist::Comm& comm) {
+        return comm.all_gather(std::to_string(rank));
+      };
+      using Ranks = std::vector<std::string>;
+      CHECK(ranks(experts->group()) ==
+            Ranks{std::to_string(2 * group), std::to_string(2 * group + 1)});
+      CHECK(ranks(experts->replicas()) == Ranks{std::to_string(in_group),
+                                                std::to_string(in_group + 2),
+                                                std::to_string(in_group + 4)});
+      const auto whole = decoder(kMade[0]);
+      CHECK(spread_experts(*whole, 1, world)->sources().empty());
+      CHECK(whole->parameter(kMixture + "experts.7.up_proj.weight").tensor().device() == cpu);
     });
   }
 
@@ -236,8 +366,8 @@ TEST_SUITE("nn/experts_parallel") {
           if (p.device() == cpu)
             CHECK(bits(p) == bits(raw::cast(whole->parameter(key).tensor(), dtype)));
         }
-        CHECK(model->parameter("blocks.1.stack.0.blocks.1.block.blocks.1.experts.0.up_proj.weight")
-                  .is_elsewhere() == (world.rank() == 1));
+        CHECK(model->parameter(kMixture + "experts.0.up_proj.weight").is_elsewhere() ==
+              (world.rank() == 1));
       };
       init(*model, {.seed = 8});
       load_weights(*model, folder.path() + "/w.safetensors");
@@ -293,7 +423,12 @@ TEST_SUITE("nn/experts_parallel") {
     const auto tied = with(SwiGLUMoEFFN(8, {.num_experts = 4}));
     tied->parameter("blocks.0.block.experts.0.up_proj.weight") =
         tied->parameter("blocks.0.block.experts.3.up_proj.weight");
-    refused(*tied, 2, 2, {"experts.3.up_proj.weight", "tied"});
+    run_ranks(2, [&](const dist::Comm& comm) {
+      const auto model = with(ClassicMoEFFN(8, {.num_experts = 4, .activation_fn = PReLU()}));
+      init(*model);
+      check_error([&] { spread_experts(*model, 2, comm); }, {"without parameters"});
+    });
+    refused(*tied, 2, 2, {"experts.0.up_proj.weight", "tied"});
     run_ranks(2, [&](const dist::Comm& comm) {
       const auto model = with(SwiGLUMoEFFN(8, {.num_experts = 4}));
       init(*model);

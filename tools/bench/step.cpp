@@ -9,7 +9,7 @@
 #include <olm/engine/raw.h>
 #include <olm/kernels/base/instruction_set.h>
 #include <olm/nn/models.h>
-#include <olm/nn/optim.h>
+#include <olm/nn/parallel_plan.h>
 #include <olm/nn/version.h>
 
 #include "tools/bench/bench.h"
@@ -97,67 +97,92 @@ rusage usage() {
 struct Step {
   double forward = 0, backward = 0, optimizer = 0, loss = 0;
   int64_t faults = 0;
+  dist::Traffic traffic = {};
   double seconds() const { return forward + backward + optimizer; }
 };
 
-/// A model, its optimizer and one batch.
+dist::Traffic operator-(dist::Traffic a, const dist::Traffic& b) {
+  a.operations -= b.operations;
+  a.bytes_sent -= b.bytes_sent;
+  a.seconds -= b.seconds;
+  a.waited_seconds -= b.waited_seconds;
+  return a;
+}
+
+/// A model, its optimizer and one batch, in micro-batches where there are ranks or several.
 class StepRun {
  public:
-  StepRun(const Preset& p, DType dtype, Device device, bool recompute)
+  StepRun(const Preset& p, DType dtype, Device device, bool recompute, int64_t micro_batches)
       : dtype_(dtype), device_(device), model_(p.model.make()) {
     nn::set_recompute(*model_, recompute);
     p.model.init(*model_, {.seed = 1});
     model_->to(device);
     optimizer_.emplace(model_->parameters(),
                        nn::AdamWOptions{.lr = 1e-3, .betas = {0.9, 0.95}, .weight_decay = 0.1});
+    if (micro_batches > 1)
+      parallel_.emplace(*optimizer_, nn::DataParallelOptions{.micro_batches = micro_batches});
     Generator data(2);
-    const int64_t tokens = p.model.max_seq_len();
-    const auto ids =
-        to_host<int64_t>(randint(0, p.model.vocab_size(), {p.batch, tokens + 1}, data));
-    std::vector<int64_t> inputs, targets;
-    for (int64_t b = 0; b < p.batch; ++b) {
-      const auto row = ids.begin() + b * (tokens + 1);
-      inputs.insert(inputs.end(), row, row + tokens);
-      targets.insert(targets.end(), row + 1, row + tokens + 1);
+    const int64_t tokens = p.model.max_seq_len(), rows = p.batch / micro_batches;
+    const Tensor ids = randint(0, p.model.vocab_size(), {p.batch, tokens + 1}, data);
+    for (int64_t i = 0; i < micro_batches; ++i) {
+      const Tensor part = raw::slice(ids, 0, i * rows, (i + 1) * rows);
+      const auto to_device = [&](int64_t begin) {
+        return raw::to(raw::contiguous(raw::slice(part, 1, begin, begin + tokens)), device);
+      };
+      inputs_.push_back(to_device(0));
+      targets_.push_back(to_device(1));
     }
-    inputs_ = from_host(inputs, {p.batch, tokens}, device);
-    targets_ = from_host(targets, {p.batch, tokens}, device);
   }
 
   /// With `parts` the device's work of each part ends before the next one begins; else only the sum
   /// of the parts means something where calls queue work.
   Step step(bool parts) {
-    using Clock = std::chrono::steady_clock;
-    const auto between = [](Clock::time_point a, Clock::time_point b) {
-      return std::chrono::duration<double>(b - a).count();
-    };
+    Step s;
+    Tensor last;
     const int64_t faults = usage().ru_minflt;
-    const auto start = Clock::now();
-    nn::Context ctx{.dtype = dtype_, .rng = &rng_};
-    const Tensor loss = model_->loss(inputs_, targets_, ctx);
-    if (parts) synchronize(device_);
-    const auto forward_end = Clock::now();
-    backward(loss);
-    if (parts) synchronize(device_);
-    const auto backward_end = Clock::now();
-    optimizer_->step();
+    const dist::Traffic before = dist::world().traffic();
+    auto at = Clock::now();
+    const auto passed = [&] {
+      if (parts) synchronize(device_);
+      const auto begin = std::exchange(at, Clock::now());
+      return std::chrono::duration<double>(at - begin).count();
+    };
+    const int64_t begin = parallel_ ? parallel_->begin() : 0,
+                  end = parallel_ ? parallel_->end() : 1;
+    for (int64_t i = begin; i < end; ++i) {
+      nn::Context ctx{.dtype = dtype_, .rng = &rng_};
+      const Tensor loss = model_->loss(inputs_[size_t(i)], targets_[size_t(i)], ctx);
+      s.forward += passed();
+      if (parallel_)
+        parallel_->backward(loss, targets_[size_t(i)].numel());
+      else
+        backward(loss);
+      if (!parallel_) last = loss;
+      s.backward += passed();
+    }
+    if (parallel_)
+      s.loss = parallel_->step().loss;
+    else
+      optimizer_->step();
     synchronize(device_);
-    const auto end = Clock::now();
-    return {.forward = between(start, forward_end),
-            .backward = between(forward_end, backward_end),
-            .optimizer = between(backward_end, end),
-            .loss = loss.item<double>(),
-            .faults = usage().ru_minflt - faults};
+    s.optimizer = passed();
+    if (!parallel_) s.loss = last.item<double>();
+    s.faults = usage().ru_minflt - faults;
+    s.traffic = dist::world().traffic() - before;
+    return s;
   }
 
   nn::Module& model() const { return *model_; }
+  const std::optional<nn::DataParallel>& parallel() const { return parallel_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
   DType dtype_;
   Device device_;
   nn::Ref<nn::BlockModule> model_;
   std::optional<nn::AdamW> optimizer_;
-  Tensor inputs_, targets_;
+  std::optional<nn::DataParallel> parallel_;
+  Tensors inputs_, targets_;
   Generator rng_{3};
 };
 
@@ -165,6 +190,34 @@ Spread spread_over(const std::vector<Step>& steps, double (*value)(const Step&))
   std::vector<double> values;
   for (const Step& s : steps) values.push_back(value(s));
   return spread_of(std::move(values));
+}
+
+/// What ranks did, beside what was planned of them.
+void add_ranks(Json& json, const StepRun& run, const Preset& p, const BenchStepArgs& args,
+               const Kept<Step>& kept) {
+  const nn::DataParallel& parallel = *run.parallel();
+  const int ranks = parallel.comm().size();
+  const int64_t micro_batches = parallel.options().micro_batches;
+  const auto median = [&](double (*value)(const Step&)) {
+    return rounded(spread_over(kept.values, value).median);
+  };
+  json["ranks"] = ranks;
+  json["micro_batches"] = micro_batches;
+  json["peak_memory"] = int64_t(memory_stats().peak);
+  json["bytes_sent"] = kept.values.back().traffic.bytes_sent;
+  json["communication_ms"] = median([](const Step& s) { return 1e3 * s.traffic.seconds; });
+  json["waited_ms"] = median([](const Step& s) { return 1e3 * s.traffic.waited_seconds; });
+  const nn::ParallelCost cost = parallel.cost();
+  json["buckets"] = cost.buckets;
+  json["buckets_in_backward"] = cost.buckets_in_backward;
+  const nn::ParallelPlan plan =
+      nn::parallel_plan(run.model(), {.ranks = ranks,
+                                      .batch = p.batch / micro_batches,
+                                      .context = p.model.max_seq_len(),
+                                      .dtype = bench_dtype(args.dtype),
+                                      .parallel = {.micro_batches = micro_batches}});
+  json["planned_bytes_sent"] = int64_t(plan.sent.total());
+  json["planned_memory"] = int64_t(plan.memory.total());
 }
 
 /// What a run was, in the order to print.
@@ -208,20 +261,28 @@ void add_figures(Json& json, const Preset& p, nn::Module& model, const Kept<Step
   json["steps"] = kept.taken;
 }
 
+/// ", 2 ranks": "" where there is one that does all at once.
+std::string ranks_of(const Json& j) {
+  if (!j.find("ranks")) return "";
+  return fmt::format(", ranks: {}, micro-batches: {}, {} of {} ms of communication waited for",
+                     j.at("ranks").as_int(), j.at("micro_batches").as_int(),
+                     j.at("waited_ms").as_double(), j.at("communication_ms").as_double());
+}
+
 std::string line_of(const Json& j) {
   const auto number = [&](const char* key) { return j.at(key).as_double(); };
   return fmt::format(
-      "{} {}, {}{}; {:.1f} ms a step ({:.1f} to {:.1f}), {:.0f} tokens/s; forward {:.1f}, "
+      "{} {}, {}{}{}; {:.1f} ms a step ({:.1f} to {:.1f}), {:.0f} tokens/s; forward {:.1f}, "
       "backward {:.1f}, optimizer {:.1f} ms; {:.0f} GFLOP/s, {} page faults a step, {} MiB; "
       "loss {:.4f}, then {:.4f}; {} of {} steps passed the gate",
       j.at("config").as_string(), j.at("dtype").as_string(),
       j.at("device").as_string() == "cpu" ? fmt::format("threads: {}", j.at("threads").as_int())
                                           : j.at("device").as_string(),
-      j.at("recompute").as_bool() ? ", recomputing" : "", number("step_ms"), number("min_ms"),
-      number("max_ms"), number("tokens_per_s"), number("forward_ms"), number("backward_ms"),
-      number("optimizer_ms"), number("model_gflops"), j.at("faults_per_step").as_int(),
-      j.at("peak_rss_mib").as_int(), number("loss_first"), number("loss_last"),
-      j.at("kept").as_int(), j.at("steps").as_int());
+      ranks_of(j), j.at("recompute").as_bool() ? ", recomputing" : "", number("step_ms"),
+      number("min_ms"), number("max_ms"), number("tokens_per_s"), number("forward_ms"),
+      number("backward_ms"), number("optimizer_ms"), number("model_gflops"),
+      j.at("faults_per_step").as_int(), j.at("peak_rss_mib").as_int(), number("loss_first"),
+      number("loss_last"), j.at("kept").as_int(), j.at("steps").as_int());
 }
 
 }  // namespace
@@ -232,11 +293,17 @@ int bench_step(const BenchStepArgs& args) {
   const Device device = compute_device(args.device);
   require(args.steps >= 1, "--steps: wants at least 1, got ", args.steps);
   require(args.budget >= 0, "--budget: wants 0 seconds or more, got ", args.budget);
-  require_writable(args.json);
   const int threads = bench_threads(args.threads);
   const bool on_cpu = device == cpu;
-  Gate gate(threads, on_cpu ? args.gate : 0);
-  StepRun run(preset, dtype, device, args.recompute);
+  const dist::Comm world = dist::world();
+  const bool alone = world.size() == 1;
+  if (world.rank() == 0) require_writable(args.json);
+  const int64_t micro_batches = args.micro_batches > 0 ? args.micro_batches : world.size();
+  require(micro_batches >= world.size() && preset.batch % micro_batches == 0,
+          "--micro-batches: wants a divisor of the ", preset.batch, " sequences of ", preset.name,
+          ", and at least one for each of ", world.size(), " ranks, got ", micro_batches);
+  Gate gate(threads, on_cpu && alone ? args.gate : 0);
+  StepRun run(preset, dtype, device, args.recompute, micro_batches);
   Json json = describe(args, preset, device, threads, run.model().num_parameters());
   const double first = run.step(true).loss;
   run.step(true);
@@ -246,14 +313,18 @@ int bench_step(const BenchStepArgs& args) {
     last = s.loss;
     return s;
   };
-  const Kept<Step> kept = sample_series(gate, {.least = args.steps, .budget = args.budget}, take);
+  // Ranks take equally many.
+  const Kept<Step> kept =
+      sample_series(gate, {.least = args.steps, .budget = alone ? args.budget : 0}, take);
   std::vector<Step> parts = kept.values;
   if (!on_cpu) parts.clear();
   for (int64_t i = 0; i < args.steps && !on_cpu; ++i) parts.push_back(run.step(true));
   add_figures(json, preset, run.model(), kept, parts);
+  if (run.parallel()) add_ranks(json, run, preset, args, kept);
   if (!on_cpu) json["peak_device_mib"] = int64_t(memory_stats(device).peak >> 20);
   json["loss_first"] = rounded(first);
   json["loss_last"] = rounded(last);
+  if (world.rank() > 0) return 0;
   put_text(args.json, line_of(json));
   put_json(args.json, json);
   return 0;

@@ -89,6 +89,7 @@ void prepare(Variant& v, const Variant* first, Progress& progress) {
           " tokens, ", first ? first->name : "", " one of ", first ? first->run.context : 0,
           "; with --context they read the same batches");
   load_model(run);
+  finish_model(run);
   if (!run.resumed) take_folder(run);
   v.trainer =
       std::make_unique<nn::Trainer>(run.model, *run.optimizer, loader_of(run), run.validation,

@@ -9,6 +9,7 @@
 
 #include "tools/olm/open.h"
 #include "tools/olm/presets.h"
+#include "tools/olm/ranks.h"
 
 namespace olm::tools {
 
@@ -30,10 +31,11 @@ void say_what_is_left_out(const std::string& file, const TrainArgs& args, const 
   for (const KeyInfo& key : keys_left_out(file, config)) {
     const bool given = std::any_of(args.flags.begin(), args.flags.end(),
                                    [&](const auto& flag) { return flag.first == key.path; });
-    if (given || key.path == "train.out") continue;  // --resume names the folder
+    // --resume names the folder, and [dist] does not change what a run is.
+    if (given || key.path == "train.out" || key.path.starts_with("dist.")) continue;
     names += (names.empty() ? "" : ", ") + key.path + " = " + key.value;
   }
-  if (names.empty()) return;
+  if (names.empty() || !is_first_rank()) return;
   fmt::print(stderr, "olm train: {} leaves out keys, which take their defaults: {}\n", file, names);
 }
 

@@ -15,6 +15,15 @@ struct TrainArgs {
 };
 int train(const TrainArgs& args);
 
+struct PlanArgs {
+  TrainArgs train = {};
+  int64_t ranks = 0, ranks_per_machine = 0, vocab_size = 0;  // 0 is as --help says
+  std::string gpu = {};
+  double link = 0, rate = 0, share = 0, memory = 0;
+  bool json = false;
+};
+int plan(const PlanArgs& args);
+
 struct SampleArgs {
   std::string folder = {}, dtype = "f32", device = "cpu", prompts_file = {};
   std::vector<std::string> prompts = {}, stop_strings = {};
@@ -79,7 +88,7 @@ int doctor();
 
 struct BenchStepArgs {
   std::string preset = "S", dtype = "f32", device = "cpu", json = {};
-  int64_t threads = 0, steps = 8;
+  int64_t threads = 0, steps = 8, micro_batches = 0;
   double budget = 0, gate = 0.83;
   bool recompute = false;
 };

@@ -1,5 +1,5 @@
 #pragma once
-// The configuration of a training run: five sections whose keys are those of run.toml and, written
+// The configuration of a training run: six sections whose keys are those of run.toml and, written
 // --section.key, the flags of `olm train`.
 #include <string>
 #include <utility>
@@ -7,6 +7,7 @@
 
 #include <olm/nn/generate.h>
 #include <olm/nn/models.h>
+#include <olm/nn/training.h>
 
 namespace olm::tools {
 
@@ -183,12 +184,14 @@ struct RunConfig {
   DataConfig data = {};
   OptimConfig optim = {};
   TrainConfig train = {};
+  nn::DistributedOptions dist = {};  // none of it changes what a run is
   SampleConfig sample = {};
   void fields(auto& v) {
     v("model", model);
     v("data", data);
     v("optim", optim);
     v("train", train);
+    v("dist", dist);
     v("sample", sample);
   }
 };

@@ -107,16 +107,17 @@ Json renamed_keys(const Json& section, const std::string& where, const std::stri
 void read_section(const std::string& path, const std::string& name, const Json& json,
                   RunConfig& config) {
   const std::string where = path + ": [" + name + "]";
-  const bool known =
-      name == "model" || name == "data" || name == "optim" || name == "train" || name == "sample";
+  const bool known = name == "model" || name == "data" || name == "optim" || name == "train" ||
+                     name == "dist" || name == "sample";
   require(known, path, ": unknown ", json.is_object() ? "section" : "key", " \"", name,
-          "\"; known sections are model, data, optim, train, sample");
+          "\"; known sections are model, data, optim, train, dist, sample");
   if (name == "model")
     nn::from_json(json.is_object() ? renamed_keys(json, where, config.model.config.family()) : json,
                   config.model, where);
   if (name == "data") nn::from_json(json, config.data, where);
   if (name == "optim") nn::from_json(json, config.optim, where);
   if (name == "train") nn::from_json(json, config.train, where);
+  if (name == "dist") nn::from_json(json, config.dist, where);
   if (name == "sample") nn::from_json(json, config.sample, where);
 }
 

@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "tools/olm/ranks.h"
+
 namespace olm::tools {
 
 namespace fs = std::filesystem;
@@ -23,7 +25,7 @@ fs::path below(const std::string& path, const std::string& folder) {
 /// One line that says what was left out and why; none where that is nothing.
 void print_left_out(const char* why, const std::vector<std::string>& paths) {
   constexpr size_t kShown = 3;
-  if (paths.empty()) return;
+  if (paths.empty() || !is_first_rank()) return;
   std::string names;
   for (size_t i = 0; i < std::min(kShown, paths.size()); ++i)
     names += (i > 0 ? ", " : "") + paths[i];

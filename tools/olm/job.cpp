@@ -8,7 +8,9 @@
 #include <exception>
 #include <new>
 
-#include <olm/kernels/base/error.h>
+#include <olm/engine/comm.h>
+
+#include "tools/olm/ranks.h"
 
 namespace olm::tools {
 
@@ -16,10 +18,22 @@ namespace {
 
 /// A message as one line that one may print: control characters in it, from a file or a command
 /// line, would act on the terminal.
-std::string printable(const char* message) {
+std::string printable(const std::string& message) {
   std::string out;
-  for (const char* c = message; *c; ++c) out += uint8_t(*c) < 32 || *c == 127 ? '?' : *c;
+  for (const char c : message) out += uint8_t(c) < 32 || c == 127 ? '?' : c;
   return out;
+}
+
+/// Says why the job ends, where this rank is the one to say it; the others learn it from it.
+int report(const Job& job, const std::exception& error, const std::string& sentence) {
+  const dist::Comm world = dist::world();
+  const bool joined = world.size() > 1;
+  if (joined && !dynamic_cast<const dist::PeerError*>(&error)) dist::fail(sentence);
+  if (joined ? !dist::speaks_for(error) : launch().rank > 0) return 1;
+  const std::string rank = joined ? "rank " + std::to_string(world.rank()) + ": " : "";
+  std::fprintf(stderr, "%s: %s%s\n", job.name.c_str(), rank.c_str(), printable(sentence).c_str());
+  std::fflush(stderr);
+  return 1;
 }
 
 }  // namespace
@@ -34,16 +48,31 @@ void fill_standard_streams() {
 
 int run_job(const Job& job) {
   try {
+    const Launch started = launch();
+    require(job.on_ranks || started.ranks == 1, "computes in one process, and ", started.launcher,
+            " started ", started.ranks, "; run it without");
+    if (job.on_ranks) join_ranks();
     const int status = job.run();
     require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
             "standard output cannot be written");
     return status;
-  } catch (const std::bad_alloc&) {
-    std::fprintf(stderr, "%s: out of memory\n", job.name.c_str());
+  } catch (const std::bad_alloc& e) {
+    return report(job, e, "out of memory");
   } catch (const std::exception& e) {
-    std::fprintf(stderr, "%s: %s\n", job.name.c_str(), printable(e.what()).c_str());
+    return report(job, e, e.what());
   }
-  return 1;
+}
+
+int refuse_command_line(const std::string& problem) {
+  const auto refuse = [&]() -> int { fail(problem, " (olm --help says what there is)"); };
+  // Ranks whose command lines are in order are told by the first thing that all do together.
+  run_job({"olm",
+           [&] {
+             dist::together(dist::world(), refuse);
+             return 0;
+           },
+           launch().ranks > 1});
+  return 2;
 }
 
 }  // namespace olm::tools

@@ -7,11 +7,16 @@ namespace olm::tools {
 
 /// What the command line asked for: the name for messages, and the work.
 struct Job {
-  std::string name;
-  std::function<int()> run;
+  std::string name = {};
+  std::function<int()> run = {};
+  bool on_ranks = false;  ///< the processes that a launcher started do it together
 };
-/// Runs the job; any error becomes one sentence on standard error and status 1.
+/// Runs the job; any error becomes one sentence on standard error, of one of several ranks, and
+/// status 1 on all.
 int run_job(const Job& job);
+/// Says on standard error what is wrong with a command line; of several ranks the first does.
+/// Returns the exit status.
+int refuse_command_line(const std::string& problem);
 /// Opens what came closed of the three standard streams, so that no file gets their numbers.
 void fill_standard_streams();
 

@@ -119,6 +119,8 @@ Facts machine_facts() {
   Facts facts = basic_facts();
   if (const std::string library = cuda_backend::cublas_lt(); !library.empty())
     facts.emplace_back("cuBLASLt", library);
+  if (const std::string library = cuda_backend::nccl_library(); !library.empty())
+    facts.emplace_back("NCCL", library);
   const std::vector<cuda_backend::CardInfo> cards = cuda_backend::cards();
   for (size_t i = 0; i < cards.size(); ++i) {
     const std::string problem = cuda_backend::why_not(int(i));
@@ -153,6 +155,13 @@ std::string duration_text(double seconds) {
   const auto whole = int64_t(std::llround(seconds));
   if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
   return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
+}
+
+std::string seconds_text(double seconds) {
+  if (seconds >= 10) return duration_text(seconds);
+  if (seconds >= 1) return fmt::format("{:.2f} s", seconds);
+  if (seconds >= 1e-3) return fmt::format("{:.3g} ms", 1e3 * seconds);
+  return fmt::format("{:.3g} us", 1e6 * seconds);
 }
 
 std::string grouped(int64_t value) {

@@ -19,6 +19,8 @@ std::string device_text(Device device);
 std::string bytes_text(double bytes);
 /// "2:05", "1:02:05", "0.8 s".
 std::string duration_text(double seconds);
+/// "12 ms", "0.8 s", "2:05".
+std::string seconds_text(double seconds);
 /// "1,234,567".
 std::string grouped(int64_t value);
 /// What to say of so many characters that a tokenizer left out.

@@ -12,6 +12,7 @@
 #include "tools/olm/commands.h"
 #include "tools/olm/job.h"
 #include "tools/olm/presets.h"
+#include "tools/olm/speed.h"
 
 namespace olm::tools {
 
@@ -88,7 +89,33 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
   train_app->add_flag("--print-presets", args.print_presets, "print a table of presets and stop");
   train_app->footer("The value behind = holds where no file, preset or flag says otherwise.");
   add_config_flags(*train_app, args.flags);
-  train_app->callback([&] { job = {"olm train", [&] { return train(args); }}; });
+  train_app->callback([&] { job = {"olm train", [&] { return train(args); }, true}; });
+}
+
+void add_plan(CLI::App& app, Job& job, PlanArgs& args) {
+  CLI::App* plan_app = app.add_subcommand(
+      "plan", "Say what a training would take of each rank: memory, bytes sent, time");
+  plan_app->add_option("--config", args.train.config, "TOML file with the configuration");
+  plan_app->add_option("--preset", args.train.preset,
+                       "named configuration to begin with: " + preset_names());
+  plan_app->add_option("--model", args.train.model,
+                       "model.json of a model of one's own, run folder, or name of a model");
+  plan_app->add_option("--ranks", args.ranks, "processes; where left out those of mpirun, or one");
+  plan_app->add_option("--ranks-per-machine", args.ranks_per_machine,
+                       "of them; where left out as many as there are here, or as the card's usual "
+                       "machine has");
+  plan_app->add_option("--gpu", args.gpu,
+                       "what a rank computes on, in place of this machine: " + card_names());
+  plan_app->add_option("--link", args.link, "Gbit/s that a rank sends to other machines");
+  plan_app->add_option("--rate", args.rate, "TFLOP/s of matrices, in place of what is known");
+  plan_app->add_option("--share", args.share, "of that rate, that forward and backward reach");
+  plan_app->add_option("--memory", args.memory, "GB that a rank may use");
+  plan_app->add_option("--vocab-size", args.vocab_size,
+                       "ids; where left out what tokenizer, text or model say");
+  plan_app->add_flag("--json", args.json, "print the figures as JSON");
+  plan_app->footer("Nothing is trained or written. The other flags are those of olm train.");
+  add_config_flags(*plan_app, args.train.flags);
+  plan_app->callback([&] { job = {"olm plan", [&] { return plan(args); }, true}; });
 }
 
 void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
@@ -281,9 +308,11 @@ void add_bench_step(CLI::App& group, Job& job, BenchStepArgs& args) {
   add_dtype(*step_app, args.dtype);
   step_app->add_option("--steps", args.steps, "least number of steps to time")
       ->capture_default_str();
+  step_app->add_option("--micro-batches", args.micro_batches,
+                       "in which the batch is cut, over all ranks; one for each where left out");
   step_app->add_flag("--recompute", args.recompute, "recompute each block in backward");
   add_bench_flags(*step_app, args);
-  step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }}; });
+  step_app->callback([&] { job = {"olm bench step", [&] { return bench_step(args); }, true}; });
 }
 
 void add_bench_compare(CLI::App& group, Job& job, BenchCompareArgs& args) {
@@ -337,6 +366,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   Job job;
   TrainArgs train_args;
+  PlanArgs plan_args;
   SampleArgs sample_args;
   EvalArgs eval_args;
   InspectArgs inspect_args;
@@ -347,6 +377,7 @@ int run(int argc, char** argv) {
   TokenizerArgs tokenizer_args;
   AllBenchArgs bench_args;
   add_train(app, job, train_args);
+  add_plan(app, job, plan_args);
   add_sample(app, job, sample_args);
   add_eval(app, job, eval_args);
   add_inspect(app, job, inspect_args);
@@ -363,8 +394,7 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);
-    std::fprintf(stderr, "olm: %s (olm --help says what there is)\n", e.what());
-    return 2;
+    return refuse_command_line(e.what());
   }
   return run_job(job);
 }

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <filesystem>
 
+#include <olm/engine/comm.h>
 #include <olm/engine/file.h>
 #include <olm/nn/model_io.h>
 #include <olm/nn/structure.h>
@@ -15,6 +16,7 @@
 #include "tools/olm/corpus.h"
 #include "tools/olm/model.h"
 #include "tools/olm/open.h"
+#include "tools/olm/ranks.h"
 #include "tools/olm/report.h"
 
 namespace olm::tools {
@@ -45,13 +47,7 @@ void split_tokens(Run& run) {
 std::string shard_of(const Run& run) { return run.folder + "/tokens.safetensors"; }
 
 /// Encoding by BPE takes long, so that its tokens are kept in the folder, and used from there.
-void keep_tokens(Run& run) {
-  if (run.tokens_kept || !run.tokenizer->name().starts_with("bpe")) return;
-  run.tokens.write_shard(shard_of(run));
-  run.tokens = nn::TokenDataset::open_shard(shard_of(run));
-  run.tokens_kept = true;
-  split_tokens(run);
-}
+bool are_kept(const nn::Tokenizer& tokenizer) { return tokenizer.name().starts_with("bpe"); }
 
 /// The configuration as it is stored: paths hold wherever the run goes on from.
 RunConfig stored_config(const Run& run) {
@@ -80,6 +76,18 @@ Cost cost_of(const TrainConfig& c, const nn::Timing& t, double checkpoint_second
   return cost;
 }
 
+/// What a rank but the first reads: the tokenizer from the folder, where the first one put it, and
+/// the tokens too, or, where they are not kept, from this rank's copy of the text.
+void join_data(Run& run) {
+  run.tokenizer = nn::load_tokenizer(run.folder + "/tokenizer.json");
+  if (are_kept(*run.tokenizer)) {
+    run.tokens = nn::TokenDataset::open_shard(shard_of(run));
+    run.tokens_kept = true;
+  } else {
+    run.tokens = nn::TokenDataset(open_corpus(run.config.data.path), *run.tokenizer);
+  }
+}
+
 }  // namespace
 
 void catch_signals() {
@@ -88,6 +96,8 @@ void catch_signals() {
   action.sa_flags = int(SA_RESETHAND | SA_RESTART);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  if (!launch().launcher.empty())
+    for (const int passed_on : {SIGUSR1, SIGUSR2}) sigaction(passed_on, &action, nullptr);
   struct sigaction before {};
   sigaction(SIGHUP, nullptr, &before);
   if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
@@ -108,6 +118,10 @@ void load_data(Run& run, const Run* same) {
   if (same) {
     run.tokenizer = same->tokenizer;
     run.tokens = same->tokens;
+    return split_tokens(run);
+  }
+  if (!is_first_rank()) {
+    join_data(run);
     return split_tokens(run);
   }
   const nn::Corpus corpus = open_corpus(c.data.path);
@@ -155,7 +169,20 @@ void load_model(Run& run) {
     if (begins_elsewhere) nn::load_weights(*run.model, c.train.init_from + "/model.safetensors");
   }
   run.model->to(run.device);
+}
+
+void finish_model(Run& run) {
+  const RunConfig& c = run.config;
+  if (c.dist.experts > 1) run.experts = nn::spread_experts(*run.model, c.dist.experts);
   run.optimizer = make_optimizer(c.optim, *run.model);
+}
+
+void keep_tokens(Run& run) {
+  if (run.tokens_kept || !are_kept(*run.tokenizer)) return;
+  run.tokens.write_shard(shard_of(run));
+  run.tokens = nn::TokenDataset::open_shard(shard_of(run));
+  run.tokens_kept = true;
+  split_tokens(run);
 }
 
 void take_folder(Run& run) {
@@ -167,13 +194,13 @@ void take_folder(Run& run) {
   // First, since it marks the folder as that of a run, which is no text.
   nn::save_architecture(*run.model, run.folder + "/model.json");
   keep_tokens(run);
+  if (run.origin.tokenizer) return nn::save_belongings(run.origin, run.folder);
+  run.tokenizer->save(run.folder + "/tokenizer.json");
 }
 
 void write_folder(Run& run) {
   write_file(run.folder + "/run.toml", to_toml(stored_config(run)));
-  if (run.resumed) return keep_tokens(run);
-  if (run.origin.tokenizer) return nn::save_belongings(run.origin, run.folder);
-  run.tokenizer->save(run.folder + "/tokenizer.json");
+  keep_tokens(run);
 }
 
 nn::Loader loader_of(const Run& run) {
@@ -210,13 +237,14 @@ nn::TrainerOptions trainer_options(const Run& run) {
           .spike_factor = c.train.spike_factor,
           .sample = c.sample.for_model(run.context, c.train.dtype),
           .prompt = prompt_ids(*run.tokenizer, c.sample.prompt),
-          .end_of_text = end_of_text(run)};
+          .end_of_text = end_of_text(run),
+          .dist = c.dist};
 }
 
 void resume(Run& run, nn::Trainer& trainer) {
   trainer.resume();
   const nn::Checkpoints checkpoints(run.folder);
-  publish(run.folder, checkpoints.path(checkpoints.steps().back()));
+  if (is_first_rank()) publish(run.folder, checkpoints.path(checkpoints.steps().back()));
 }
 
 Plan plan(Run& run, nn::Trainer& trainer) {

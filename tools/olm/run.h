@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include <olm/nn/expert_parallel.h>
 #include <olm/nn/hub.h>
 #include <olm/nn/training.h>
 
@@ -26,17 +27,23 @@ struct Run {
   std::string data_note = {};
   nn::Ref<nn::Module> model = {};
   nn::Pretrained origin = {};  // what it began with, where that is another program's; no weights
+  std::shared_ptr<nn::ExpertParallel> experts = {};
   std::unique_ptr<nn::Optimizer> optimizer = {};
   RunLock lock = {};
   Facts about = {};
 };
 
 /// Fills in tokenizer, tokens and context from the configuration, or takes tokenizer and tokens of
-/// another run; then model, on the run's device, and optimizer.
+/// another run; then the model, on the run's device. Ranks but the first take what that
+/// one has made from the folder.
 void load_data(Run& run, const Run* same = nullptr);
 void load_model(Run& run);
+/// Spreads experts as the configuration says, and makes the optimizer. All ranks together.
+void finish_model(Run& run);
 /// Makes the folder of a new run, for this process alone.
 void take_folder(Run& run);
+/// Keeps the tokens in the folder where encoding the text takes long.
+void keep_tokens(Run& run);
 /// Writes the files that say what the run is.
 void write_folder(Run& run);
 nn::Loader loader_of(const Run& run);
@@ -46,15 +53,18 @@ void resume(Run& run, nn::Trainer& trainer);
 /// What the plan says of a run.
 struct Plan {
   int64_t parameters = 0, tokens_per_step = 0, steps_left = 0;
-  double memory = 0, flops_per_token = 0, seconds = 0;
+  double memory = 0;  ///< of the rank that takes most
+  double flops_per_token = 0, seconds = 0;
 };
-/// Times some steps, and fixes their number where minutes were given; fills in run.about.
+/// Times some steps, and fixes their number where minutes were given; fills in run.about. All ranks
+/// together.
 Plan plan(Run& run, nn::Trainer& trainer);
 /// metrics.csv and report.html from the logs.
 void write_results(const Run& run);
 
-/// The first SIGINT, SIGTERM or SIGHUP asks to stop; a second one ends the process. A hang-up that
-/// is ignored, as under nohup, stays so.
+/// The first SIGINT, SIGTERM or SIGHUP asks to stop, and under a launcher SIGUSR1 or SIGUSR2, which
+/// mpirun passes on; a second one ends the process. A hang-up that is ignored, as under nohup,
+/// stays so.
 void catch_signals();
 /// The signal that asked to stop, or 0.
 int stop_signal();

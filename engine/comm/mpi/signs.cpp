@@ -1,0 +1,97 @@
+#include <olm/engine/comm/mpi/signs_internal.h>
+
+#include <algorithm>
+
+namespace olm::dist::detail {
+namespace {
+
+constexpr int kTag = 1;
+
+}  // namespace
+
+Signs::Signs(const Mpi& mpi, MPI_Comm comm, int rank, int size)
+    : mpi_(mpi),
+      comm_(comm),
+      rank_(rank),
+      size_(size),
+      unsent_(size_t(size), 0),
+      buffer_(kBytes, '\0'),
+      receive_(mpi.request_null),
+      seen_(size_t(size), Clock::now()),
+      left_(size_t(size), false),
+      sent_(Clock::now()),
+      looked_(Clock::now()) {
+  expect();
+}
+
+void Signs::expect() {
+  mpi_.check(
+      mpi_.Irecv(buffer_.data(), int(kBytes), mpi_.byte, MPI_ANY_SOURCE, kTag, comm_, &receive_),
+      "MPI");
+}
+
+void Signs::send_to(int rank, SignKind kind, const std::string& text) {
+  Sending& s = sendings_.emplace_back();
+  s.to = rank;
+  s.is_alive = kind == SignKind::alive;
+  s.bytes = char(kind) + text.substr(0, kBytes - 1);
+  mpi_.check(
+      mpi_.Isend(s.bytes.data(), int(s.bytes.size()), mpi_.byte, rank, kTag, comm_, &s.request),
+      "MPI");
+  if (s.is_alive) ++unsent_[size_t(rank)];
+}
+
+void Signs::send(SignKind kind, const std::string& text) {
+  for (int r = 0; r < size_; ++r)
+    if (r != rank_) send_to(r, kind, text);
+}
+
+std::vector<Sign> Signs::poll(Clock::duration interval) {
+  const Clock::time_point now = Clock::now();
+  // A process that was stopped heard nothing, which is no fault of the others.
+  if (const Clock::duration gap = now - looked_; gap > interval)
+    for (Clock::time_point& seen : seen_) seen += gap;
+  looked_ = now;
+  for (auto s = sendings_.begin(); s != sendings_.end();) {
+    int done = 0;
+    mpi_.check(mpi_.Test(&s->request, &done, MPI_STATUS_IGNORE), "MPI");
+    if (done && s->is_alive) --unsent_[size_t(s->to)];
+    s = done ? sendings_.erase(s) : std::next(s);
+  }
+  if (now - sent_ >= interval) {
+    sent_ = now;
+    for (int r = 0; r < size_; ++r)
+      if (r != rank_ && unsent_[size_t(r)] == 0 && !left_[size_t(r)])
+        send_to(r, SignKind::alive, "");
+  }
+  std::vector<Sign> came;
+  for (int done = 1; done;) {
+    MPI_Status status{};
+    mpi_.check(mpi_.Test(&receive_, &done, &status), "MPI");
+    if (!done) break;
+    int bytes = 0;
+    mpi_.check(mpi_.Get_count(&status, mpi_.byte, &bytes), "MPI");
+    const size_t from = size_t(status.MPI_SOURCE);
+    seen_[from] = now;
+    if (bytes > 0 && SignKind(buffer_[0]) == SignKind::leaving) left_[from] = true;
+    if (bytes > 0 && SignKind(buffer_[0]) != SignKind::alive)
+      came.push_back({SignKind(buffer_[0]), int(from), buffer_.substr(1, size_t(bytes) - 1)});
+    expect();
+  }
+  return came;
+}
+
+double Signs::silence(int rank) const {
+  return std::chrono::duration<double>(looked_ - seen_[size_t(rank)]).count();
+}
+
+bool Signs::all_sent() const { return sendings_.empty(); }
+
+void Signs::close() {
+  mpi_.Cancel(&receive_);
+  int done = 0;
+  for (int tries = 0; tries < 1000 && !done; ++tries)
+    mpi_.Test(&receive_, &done, MPI_STATUS_IGNORE);
+}
+
+}  // namespace olm::dist::detail

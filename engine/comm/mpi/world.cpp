@@ -1,0 +1,158 @@
+#include <olm/engine/comm/mpi/world_internal.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <numeric>
+
+#include <olm/engine/comm/mpi/thread_internal.h>
+
+namespace olm::dist::detail {
+namespace {
+
+/// Ranks of a group, as numbers of the world, in the order of the group.
+using Members = std::shared_ptr<const std::vector<int>>;
+
+class MpiBackend final : public Backend {
+ public:
+  MpiBackend(std::shared_ptr<MpiThread> thread, Members members, int64_t number,
+             std::shared_ptr<int64_t> free_number)
+      : thread_(std::move(thread)),
+        members_(std::move(members)),
+        number_(number),
+        free_number_(std::move(free_number)) {
+    const auto place = std::find(members_->begin(), members_->end(), thread_->rank());
+    rank_ = int(place - members_->begin());
+  }
+  int rank() const override { return rank_; }
+  int size() const override { return int(members_->size()); }
+  void require_reach(const char* op, const Tensor& x) const override {
+    require(x.device() == cpu, op, ": wanted a tensor on cpu, got one on ", x.device());
+  }
+
+  std::shared_ptr<Progress> start(Exchange exchange) override {
+    const int tags = thread_->tags_per_group();
+    const int tag = int(number_) * tags + int(operations_++ % tags);
+    return begun(
+        std::make_shared<MpiOperation>(thread_, members_, tag, meter_, std::move(exchange)));
+  }
+
+  std::shared_ptr<Progress> start_all_reduce(const Tensor& x) override {
+    // The library's own sums are over all ranks of its world.
+    if (number_ != 0 || !summed_type(mpi(), x.dtype())) return nullptr;
+    return begun(std::make_shared<MpiOperation>(thread_, members_, meter_, x));
+  }
+
+  int64_t free_number() const override { return *free_number_; }
+  std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) override {
+    require(number < kGroups, "group: wanted fewer than ", kGroups, " groups");
+    *free_number_ = number + 1;
+    auto members = std::make_shared<std::vector<int>>();
+    for (const int r : ranks) members->push_back(members_->at(size_t(r)));
+    return std::make_shared<MpiBackend>(thread_, members, number, free_number_);
+  }
+  Traffic traffic() const override { return meter_->read(); }
+  std::exception_ptr failure(const char* operation, double seconds) override {
+    return thread_->failure(operation, seconds, *members_);
+  }
+
+ private:
+  std::shared_ptr<Progress> begun(std::shared_ptr<MpiOperation> operation) {
+    thread_->submit(operation);
+    return operation;
+  }
+
+  std::shared_ptr<MpiThread> thread_;
+  Members members_;
+  int64_t number_, operations_ = 0;
+  std::shared_ptr<int64_t> free_number_;  // of the process
+  std::shared_ptr<Meter> meter_ = std::make_shared<Meter>();
+  int rank_ = 0;
+};
+
+std::string host_name() {
+  char name[256] = "";
+  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
+class MpiWorld final : public World {
+ public:
+  explicit MpiWorld(std::shared_ptr<MpiThread> thread) : thread_(std::move(thread)) {
+    auto all = std::make_shared<std::vector<int>>(size_t(thread_->size()));
+    std::iota(all->begin(), all->end(), 0);
+    const auto host = std::make_shared<MpiBackend>(thread_, all, 0, std::make_shared<int64_t>(1));
+    backend_ = with_cards(host);
+    thread_->set_hosts(Comm(host).all_gather(host_name()));
+  }
+  std::shared_ptr<Backend> backend() override { return backend_; }
+  void set_options(const Options& options) override { thread_->set_options(options); }
+  int local_rank() const override { return count_local(thread_->rank()); }
+  int local_size() const override { return count_local(thread_->size()); }
+  std::vector<std::string> hosts() const override { return thread_->hosts(); }
+  void set_place(const std::string& place) override { thread_->set_place(place); }
+  void fail(const std::string& sentence) override { thread_->fail(sentence); }
+  bool speaks_for(const std::exception& error) override { return thread_->speaks_for(error); }
+  void ask_all_to_stop() override { thread_->ask_all_to_stop(); }
+  bool asked_to_stop() override { return thread_->asked_to_stop(); }
+
+ private:
+  /// Ranks below `end` on this machine.
+  int count_local(int end) const {
+    const std::vector<std::string> all = thread_->hosts();
+    return int(std::count(all.begin(), all.begin() + end, all[size_t(thread_->rank())]));
+  }
+
+  std::shared_ptr<MpiThread> thread_;
+  std::shared_ptr<Backend> backend_;
+};
+
+bool is_set(const char* name) {
+  const char* value = std::getenv(name);
+  return value && *value;
+}
+
+/// True where a launcher that Open MPI knows started this process as one of several.
+bool is_launched() {
+  if (is_set("OMPI_COMM_WORLD_SIZE"))
+    return std::string(std::getenv("OMPI_COMM_WORLD_SIZE")) != "1";
+  if (is_set("PMIX_RANK") || is_set("PMI_RANK")) return true;
+  const bool many = is_set("SLURM_STEP_NUM_TASKS") && is_set("SLURM_SRUN_COMM_HOST") &&
+                    std::string(std::getenv("SLURM_STEP_NUM_TASKS")) != "1";
+  if (many)
+    throw CommError("init: srun started ", std::getenv("SLURM_STEP_NUM_TASKS"),
+                    " tasks that cannot find each other; wanted srun --mpi=pmix");
+  return false;
+}
+
+/// True where the program has called MPI_Init itself.
+bool is_running() {
+  if (!has_mpi()) return false;
+  int initialized = 0;
+  mpi().check(mpi().Initialized(&initialized), "init");
+  return initialized != 0;
+}
+
+/// The world of this process, which is left at its end and not in a child that it forked.
+std::shared_ptr<MpiThread> leaving;
+pid_t leaving_process = 0;
+
+void leave() {
+  if (leaving && getpid() == leaving_process) leaving->leave();
+}
+
+}  // namespace
+
+std::shared_ptr<World> join_mpi(const Options& options) {
+  if (!is_launched() && !is_running()) return nullptr;
+  // What the communication thread uses lives longer than it: it is there before it is registered.
+  allocator_of(cpu);
+  leaving = MpiThread::join(options);
+  leaving_process = getpid();
+  std::atexit(leave);
+  return std::make_shared<MpiWorld>(leaving);
+}
+
+std::string describe_mpi() { return mpi().version + ", " + mpi().file; }
+
+}  // namespace olm::dist::detail

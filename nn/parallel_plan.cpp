@@ -1,0 +1,228 @@
+#include <olm/nn/parallel_plan.h>
+
+#include <algorithm>
+#include <map>
+
+#include <olm/engine/raw_optim.h>
+#include <olm/nn/moe.h>
+#include <olm/nn/parallel/plan_memory_internal.h>
+#include <olm/nn/parallel/step_exchange_internal.h>
+#include <olm/nn/structure.h>
+
+namespace olm::nn {
+
+using namespace parallel;
+
+namespace {
+
+constexpr double kF32 = 4;  // bytes of a parameter, of a gradient, of a moment
+
+/// What a plan asks of the layers of a model.
+class Layers {
+ public:
+  Layers(Module& model, const ParallelPlanOptions& o) {
+    model.for_each_module([&](const std::string& path, Module& module) {
+      const auto* repeat = dynamic_cast<const RepeatModule*>(&module);
+      const bool again = (repeat && repeat->recompute) || dynamic_cast<RecomputeModule*>(&module);
+      if (again && !is_recomputed(path)) {
+        recomputed_.push_back(path);
+        recomputed_flops += forward_flops_per_token(module, o.context);
+      }
+      auto* mixture = dynamic_cast<MoEFeedForwardBase*>(&module);
+      if (mixture && o.expert_ranks > 1) add(path, *mixture, o.expert_ranks);
+    });
+    require(o.expert_ranks == 1 || !stand_in_.empty(),
+            "plan: a model without experts cannot spread them over ", o.expert_ranks, " ranks");
+  }
+
+  double recomputed_flops = 0;  ///< of forward of a token, that backward repeats
+  /// Of rows that one token sends to experts and gets back, over all mixtures and both passes.
+  double row_elements = 0;
+  /// The parameter of the first rank's experts that stands for one of any expert; null for those
+  /// that are not spread.
+  const TensorImpl* stand_in(const Tensor& parameter) const {
+    const auto found = stand_in_.find(&parameter.impl());
+    return found == stand_in_.end() ? nullptr : found->second;
+  }
+
+ private:
+  bool is_recomputed(const std::string& path) const {
+    return std::any_of(recomputed_.begin(), recomputed_.end(), [&](const std::string& outer) {
+      return outer.empty() || path.starts_with(outer + ".");
+    });
+  }
+  void add(const std::string& path, MoEFeedForwardBase& mixture, int64_t ranks) {
+    const auto experts = int64_t(mixture.experts.size());
+    require(experts % ranks == 0, "plan: ", ranks, " ranks do not divide the ", experts,
+            " experts of ", path);
+    const double passes = is_recomputed(path) ? 3 : 2;
+    row_elements += passes * 2 * double(mixture.mixture.top_k * mixture.mixture.embed_dim);
+    for (int64_t i = 0; i < experts; ++i) {
+      const Tensors own = mixture.experts.at(size_t(i))->parameters();
+      const Tensors first = mixture.experts.at(size_t(i % (experts / ranks)))->parameters();
+      for (size_t p = 0; p < own.size(); ++p) stand_in_[&own[p].impl()] = &first[p].impl();
+    }
+  }
+
+  std::map<const TensorImpl*, const TensorImpl*> stand_in_;
+  std::vector<std::string> recomputed_;
+};
+
+void check(const ParallelPlanOptions& o) {
+  require(o.ranks >= 1, "plan: wants at least one rank, got ", o.ranks);
+  require(!o.rank || (*o.rank >= 0 && *o.rank < o.ranks), "plan: wants one of ", o.ranks,
+          " ranks, got ", o.rank.value_or(0));
+  require(o.parallel.micro_batches >= o.ranks, "plan: ", o.ranks,
+          " ranks want at least as many micro-batches in a step, got ", o.parallel.micro_batches);
+  require(o.expert_ranks >= 1 && o.ranks % o.expert_ranks == 0, "plan: experts spread over ",
+          o.expert_ranks, " ranks do not divide ", o.ranks, " ranks");
+  require(o.parallel.zero == 0 || o.parallel.zero == 1, "plan: zero wants 0 or 1, got ",
+          o.parallel.zero);
+  require(o.parallel.bucket_mb > 0, "plan: bucket_mb wants more than 0, got ",
+          o.parallel.bucket_mb);
+  require(o.under_way >= 1, "plan: under_way wants at least 1, got ", o.under_way);
+}
+
+/// All of a step but the memory of its passes.
+struct Outline {
+  PlannedStep step = {};
+  double parameters = 0, held = 0, trained = 0;  // of the model; of the rank; of it not frozen
+};
+
+Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOptions& o) {
+  const std::vector<SumTree::Node> parts = SumTree(o.parallel.micro_batches).cut(o.ranks);
+  const auto most = std::max_element(parts.begin(), parts.end(),
+                                     [](auto& a, auto& b) { return a.size() < b.size(); });
+  const int64_t rank = o.rank.value_or(most - parts.begin());
+  Outline out{.step = {.micro_batches = parts[size_t(rank)].size(),
+                       .under_way = o.under_way,
+                       .rank = int(rank),
+                       .ranks = int(o.ranks),
+                       .replica = int(rank / o.expert_ranks),
+                       .replicas = int(o.ranks / o.expert_ranks),
+                       .options = o.parallel}};
+  std::map<const TensorImpl*, int64_t> numbers;
+  std::vector<Member> members;
+  for (const auto& [key, p] : model.named_parameters()) {
+    out.parameters += double(p.numel());
+    const TensorImpl* holder = layers.stand_in(p);
+    const auto [number, fresh] = numbers.emplace(holder ? holder : &p.impl(), members.size());
+    const bool trained = requires_grad(p);
+    if (trained) out.step.parameters[key] = number->second;
+    if (!fresh) continue;
+    members.push_back({number->second, p.numel(), f32, trained, holder != nullptr});
+    out.held += double(p.numel());
+    if (trained) out.trained += double(p.numel());
+  }
+  std::reverse(members.begin(), members.end());  // as backward reaches them
+  if (o.ranks > 1)
+    out.step.buckets = make_buckets(members, o.parallel.bucket_mb * double(1 << 20), int(o.ranks),
+                                    out.step.replicas);
+  return out;
+}
+
+/// What the rank sends but for rows of mixtures; of elements it owns those it updates are counted.
+RankTraffic traffic_of(const PlannedStep& s, double* owned, int64_t* travelling) {
+  RankTraffic sent;
+  StepNews news{.losses = std::vector<MicroBatchLoss>(size_t(s.micro_batches)),
+                .present = std::vector<bool>(s.parameters.size())};
+  for (const Bucket& b : s.buckets) {
+    const int ranks = b.expert ? s.replicas : s.ranks;
+    const auto rank = size_t(b.expert ? s.replica : s.rank);
+    for (const ParameterRange& r : ranges_of(b, int(rank)))
+      news.sums.resize(news.sums.size() + size_t(raw::norm_blocks(r.end - r.begin)));
+    if (!b.trained) continue;
+    *owned += double(b.counts[rank]);
+    if (ranks == 1) continue;
+    const bool sharded = s.options.zero == 1;
+    const auto own = double((sharded ? b.counts : dist::even_counts(b.elements, ranks))[rank]);
+    sent.gradients += (double(b.elements) - own) * double(size_of(s.options.wire));
+    (sharded ? sent.weights : sent.gradients) += own * double(ranks - 1) * kF32;
+    ++*travelling;
+  }
+  if (s.ranks > 1) sent.news = double(gathered_bytes(pack(news).size(), s.ranks));
+  return sent;
+}
+
+}  // namespace
+
+ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& o) {
+  check(o);
+  const Layers layers(model, o);
+  Outline outline = outline_of(model, layers, o);
+  PlannedStep& step = outline.step;
+  ParallelPlan plan{.ranks = o.ranks,
+                    .expert_ranks = o.expert_ranks,
+                    .parameters = int64_t(outline.parameters),
+                    .rank_parameters = int64_t(outline.held),
+                    .micro_batches = step.micro_batches,
+                    .tokens = o.batch * o.context * o.parallel.micro_batches};
+  double owned = 0;
+  plan.sent = traffic_of(step, &owned, &plan.buckets);
+  const double updated = o.ranks > 1 && o.parallel.zero == 1 ? owned : outline.trained;
+  plan.updated_parameters = int64_t(updated);
+  step.pass = pass_memory(model, {.batch = o.batch, .context = o.context, .dtype = o.dtype});
+  plan.memory = most_memory(step);
+  plan.memory.weights = outline.held * kF32;
+  plan.memory.moments = updated * double(o.moments) * kF32;
+  const double tokens = double(o.batch * o.context * step.micro_batches);
+  const double others = double(o.expert_ranks - 1) / double(o.expert_ranks);
+  plan.sent.tokens = layers.row_elements * tokens * double(size_of(o.dtype)) * others;
+  plan.model_flops = 3 * forward_flops_per_token(model, o.context) * tokens;
+  plan.flops = plan.model_flops + layers.recomputed_flops * tokens;
+  // Of two gradients one sum is written; the norm reads gradients; the update reads all and writes
+  // all but them.
+  plan.update_bytes = 3 * kF32 * outline.trained * double(step.micro_batches - 1) +
+                      (4 + 2 * double(o.moments)) * kF32 * updated;
+  return plan;
+}
+
+int64_t largest_batch(Module& model, const ParallelPlanOptions& options, double bytes) {
+  constexpr int64_t kMax = 1000000;
+  ParallelPlanOptions o = options;
+  const auto fits = [&](int64_t batch) {
+    o.batch = batch;
+    return parallel_plan(model, o).memory.total() <= bytes;
+  };
+  if (!fits(1)) return 0;
+  int64_t low = 1, high = 2;  // one that fits, one that may not
+  while (high < kMax && fits(high)) low = high, high *= 2;
+  if (high >= kMax) return fits(kMax) ? kMax : low;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    (fits(middle) ? low : high) = middle;
+  }
+  return low;
+}
+
+StepTime step_time(const ParallelPlan& plan, const RankSpeed& s) {
+  require(s.matrix_flops > 0 && s.share > 0, "step_time: wants matrix_flops and a share above 0");
+  require(s.ranks_per_machine >= 1, "step_time: wants at least one rank per machine, got ",
+          s.ranks_per_machine);
+  // Neighbours share a machine; the others of n ranks are reached through the link.
+  const auto seconds = [&](double bytes, int64_t n, double messages) {
+    if (bytes == 0) return 0.0;
+    const int64_t near = std::min(n, s.ranks_per_machine);
+    const double far_share = double(n - near) / double(n - 1);
+    require(far_share == 0 || s.link_bytes > 0, "step_time: wants link_bytes above 0");
+    require(near == 1 || s.local_bytes > 0, "step_time: wants local_bytes above 0");
+    const double far = far_share > 0 ? bytes * far_share / s.link_bytes : 0;
+    const double local = near > 1 ? bytes * (1 - far_share) / s.local_bytes : 0;
+    return std::max({far, local, messages * s.message_seconds});
+  };
+  const double buckets = double(std::max<int64_t>(1, plan.buckets));
+  const double messages = buckets * double(plan.ranks - 1);
+  const double gradients = seconds(plan.sent.gradients, plan.ranks, messages);
+  const double weights = seconds(plan.sent.weights, plan.ranks, messages);
+  const double tokens = seconds(plan.sent.tokens, plan.expert_ranks, 0);
+  StepTime time{.compute = plan.flops / (s.matrix_flops * s.share),
+                .update = s.memory_bytes > 0 ? plan.update_bytes / s.memory_bytes : 0,
+                .communication = gradients + weights + tokens};
+  const double backward = s.overlap * time.compute * 2 / 3 / double(plan.micro_batches);
+  // The last bucket has nothing to hide behind.
+  time.exposed = std::max(gradients - backward, gradients / buckets) +
+                 std::max(weights - time.update, weights / buckets) + tokens;
+  return time;
+}
+
+}  // namespace olm::nn

@@ -1,0 +1,235 @@
+// A rank of a test: mpirun -n N olm_ranks CASE. Says on one line what became of it. With
+// OLM_TEST_DEVICE=cuda tensors are on cards.
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+#include <thread>
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <olm/engine/backend.h>
+#include <olm/engine/comm.h>
+#include <olm/engine/cuda/report.h>
+#include "tests/support/comm_cases.h"
+
+using namespace olm;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void sleep_forever() {
+  for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
+}
+
+/// cpu, or this rank's card.
+Device device() {
+  const char* name = std::getenv("OLM_TEST_DEVICE");
+  if (!name) return cpu;
+  const size_t cards = cuda_backend::cards().size();
+  return parse_device(name).kind == DeviceKind::cuda && cards > 0
+             ? cuda(dist::local_rank() % int(cards))
+             : parse_device(name);
+}
+
+/// Returns when all ranks have called it: a barrier, and on cards a sum.
+void meet(const dist::Comm& comm) {
+  if (device() == cpu) return comm.barrier();
+  const Tensor x = ones({1000}, {.device = device()});
+  comm.all_reduce(x).wait();
+  synchronize(device());
+}
+
+void meet_for_ever(const dist::Comm& comm) {
+  for (;;) meet(comm);
+}
+
+void operations(const dist::Comm& comm) {
+  test::set_case_device(device());
+  for (const test::CommCase& c : test::comm_cases()) {
+    if (device() != cpu && (c.name.find("f64") != std::string::npos || c.name == "bad calls"))
+      continue;
+    try {
+      c.run(comm);
+    } catch (const dist::CommError&) {
+      throw;
+    } catch (const Error& e) {
+      throw Error(c.name, ": ", e.what());
+    }
+  }
+  require(dist::local_size() == comm.size() && dist::local_rank() == comm.rank(),
+          "wanted all ranks on this machine");
+  require(int(dist::hosts().size()) == comm.size(), "wanted a host for each rank");
+  require(!dist::asked_to_stop(), "nobody asked to stop");
+  comm.barrier();
+  if (comm.rank() == comm.size() - 1) dist::ask_all_to_stop();
+  const Clock::time_point begin = Clock::now();
+  while (!dist::asked_to_stop()) require(seconds_since(begin) < 10, "the wish to stop is lost");
+}
+
+void exits(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) std::exit(0);
+  meet_for_ever(comm);
+}
+
+void is_killed(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) raise(SIGKILL);
+  meet_for_ever(comm);
+}
+
+void is_stopped(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) raise(SIGSTOP);
+  meet_for_ever(comm);
+}
+
+void throws(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) throw Error("the disk is full");
+  meet_for_ever(comm);
+}
+
+void all_throw(const dist::Comm& comm) {
+  meet(comm);
+  throw Error("all find the same");
+}
+
+void never_comes(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) sleep_forever();
+  meet_for_ever(comm);
+}
+
+/// Ranks want parts of sizes that differ.
+void disagrees(const dist::Comm& comm) {
+  const Tensor x = zeros({4000});
+  dist::Counts counts(size_t(comm.size()), 0);
+  counts[0] = 4000;
+  if (comm.rank() == 0) {
+    comm.all_gather(x, counts, x).wait();
+    meet_for_ever(comm);
+  }
+  counts[0] = 3999;
+  comm.all_gather(zeros({0}), counts, zeros({3999})).wait();
+  meet_for_ever(comm);
+}
+
+/// A rank ends much later than the others, and all end well.
+void late_end(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+}
+
+void measure(const dist::Comm& comm) {
+  const auto report = [&](const char* what, double seconds, int times) {
+    if (comm.rank() == 0) std::printf("%s: %.4f ms\n", what, seconds / times * 1e3);
+  };
+  for (int round = 0; round < 3; ++round) {
+    comm.barrier();
+    Clock::time_point begin = Clock::now();
+    for (int i = 0; i < 2000; ++i) comm.barrier();
+    report("barrier", seconds_since(begin), 2000);
+    const Tensor x = zeros({25 << 18}), y = zeros({25 << 18});
+    for (const bool ordered : {true, false}) {
+      comm.barrier();
+      begin = Clock::now();
+      for (int i = 0; i < 20; ++i) comm.all_reduce(x, {.ordered = ordered}).wait();
+      report(ordered ? "all_reduce of 25 MiB in order" : "all_reduce of 25 MiB in any order",
+             seconds_since(begin), 20);
+    }
+    comm.barrier();
+    begin = Clock::now();
+    // Nobody waits while it goes on.
+    dist::Work work = comm.all_reduce(x);
+    while (!work.done()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    report("all_reduce of 25 MiB that nobody waits for", seconds_since(begin), 1);
+  }
+}
+
+/// Computing beside a thread that has nothing to do, or an operation that waits for others.
+void idle(const dist::Comm& comm) {
+  for (const bool waiting : {false, true}) {
+    const Tensor x = zeros({1});
+    dist::Work work;
+    if (waiting && comm.rank() == 0) work = comm.all_reduce(x);
+    timespec before{}, after{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    const double used =
+        double(after.tv_sec - before.tv_sec) + 1e-9 * double(after.tv_nsec - before.tv_nsec);
+    if (comm.rank() == 0)
+      std::printf("%s: %.2f %% of a core\n", waiting ? "operation under way" : "idle",
+                  used / 2 * 100);
+    if (waiting && comm.rank() != 0) work = comm.all_reduce(x);
+    work.wait();
+  }
+}
+
+const std::map<std::string, void (*)(const dist::Comm&)> kCases = {
+    {"operations", operations},   {"exits", exits},         {"is_killed", is_killed},
+    {"is_stopped", is_stopped},   {"throws", throws},       {"all_throw", all_throw},
+    {"never_comes", never_comes}, {"disagrees", disagrees}, {"late_end", late_end},
+    {"measure", measure},         {"idle", idle},
+};
+
+/// A program that uses MPI itself, and asks it for so much of threads; 0 is MPI_THREAD_SINGLE.
+struct OwnMpi {
+  explicit OwnMpi(const char* level) {
+    if (!level) return;
+    library = dlopen("libmpi.so.40", RTLD_NOW | RTLD_GLOBAL);
+    const auto init = reinterpret_cast<int (*)(int*, char***, int, int*)>(
+        library ? dlsym(library, "MPI_Init_thread") : nullptr);
+    int got = 0;
+    if (init) init(nullptr, nullptr, std::atoi(level), &got);
+  }
+  void end() {
+    if (library) reinterpret_cast<int (*)()>(dlsym(library, "MPI_Finalize"))();
+  }
+  void* library = nullptr;
+};
+
+double number_of(const char* name, double otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::atof(text) : otherwise;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto found = argc == 2 ? kCases.find(argv[1]) : kCases.end();
+  if (found == kCases.end()) {
+    std::fprintf(stderr, "olm_ranks: wanted the name of a case\n");
+    return 2;
+  }
+  OwnMpi own(std::getenv("OLM_MPI_LEVEL"));
+  int rank = -1;
+  Clock::time_point begin = Clock::now();
+  try {
+    const dist::Comm comm = dist::init(
+        {.timeout = number_of("OLM_TIMEOUT", 60), .patience = number_of("OLM_PATIENCE", 60)});
+    rank = comm.rank();
+    comm.barrier();
+    begin = Clock::now();
+    dist::set_place("step 7");
+    found->second(comm);
+    std::printf("rank %d of %d: ended\n", rank, comm.size());
+    own.end();
+    return 0;
+  } catch (const Error& e) {
+    dist::fail(e.what());
+    std::printf("rank %d%s after %.1f s: %s\n", rank, dist::speaks_for(e) ? " speaks" : "",
+                seconds_since(begin), e.what());
+    return 1;
+  }
+}
