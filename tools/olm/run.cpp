@@ -280,6 +280,7 @@ Plan plan(Run& run, nn::Trainer& trainer) {
       {"training tokens", grouped(run.train.size())},
       {"validation tokens", grouped(run.validation.size())},
       {"vocabulary", fmt::format("{} ({})", run.tokenizer->vocab_size(), run.tokenizer->name())}};
+  if (dist::world().size() > 1) run.about.emplace_back("ranks", ranks_text(c));
   if (active != parameters) run.about.emplace_back("active parameters", grouped(active));
   return {.parameters = parameters,
           .tokens_per_step = tokens,
