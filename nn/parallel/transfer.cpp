@@ -40,6 +40,7 @@ void Transfer::clear() {
   }
   launched_ = 0;
   under_way_.clear();
+  waiting_ = true;
   departed_ = 0;
 }
 
@@ -103,6 +104,7 @@ void Transfer::launch(size_t b) {
 /// Waits until no more than so many buckets are under way, and frees the memory of those that have
 /// arrived: where ranks compute faster than they send, waiting now or at the end is the same.
 void Transfer::release(size_t most_left) {
+  if (!waiting_) most_left = under_way_.size();
   while (!under_way_.empty()) {
     dist::Work& work = states_[under_way_.front()].work;
     if (under_way_.size() <= most_left && !work.done()) return;
