@@ -180,6 +180,7 @@ TEST_SUITE("nn/optim") {
       for (const Tensor& p : two.parameters) copies.push_back(raw::clone(p));
       Owners three(make, copies, kThree);
       for (const auto& optimizer : three.optimizers) optimizer->load_state_dict(two.state());
+      check_same_state(three.state(), two.state(), name);
       for (uint64_t step = 3; step < 6; ++step) {
         step_whole(*whole, make_gradients(step, dtype));
         three.step(make_gradients(step, dtype));
