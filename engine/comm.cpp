@@ -248,9 +248,10 @@ void Comm::barrier() const {
   const std::shared_ptr<detail::Backend> own = backend_->host();
   detail::Backend& b = own ? *own : *backend_;
   const Tensor bytes = zeros({b.size()}, {.dtype = boolean});
+  // From each to each, so that whoever waits knows for whom.
   Exchange e{.name = "barrier", .kept = {bytes}};
-  e.sends = to_others(b, bytes.data(), 1);
-  e.receives = messages(b, bytes.mutable_data(), Counts(b.size(), 1), boolean);
+  e.sends = to_others(b, at(bytes.data(), size_t(rank())), 1);
+  e.receives = messages(b, bytes.mutable_data(), Counts(size_t(b.size()), 1), boolean);
   started(b, std::move(e)).wait();
 }
 

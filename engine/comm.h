@@ -161,7 +161,8 @@ OLM_API void fail(const std::string& sentence);
 /// True where this rank is the one to say why all stop: the one that failed, or of those that found
 /// others silent the first that is not.
 OLM_API bool speaks_for(const std::exception& error);
-/// A sign to all ranks, of which each learns soon, at no certain moment: that they are to stop.
+/// A sign to all ranks, of which each learns soon, at no certain moment: that they are to stop. Not
+/// for signal handlers.
 OLM_API void ask_all_to_stop();
 OLM_API bool asked_to_stop();
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <thread>
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <olm/engine/comm.h>
@@ -91,10 +92,12 @@ void disagrees(const dist::Comm& comm) {
   const Tensor x = zeros({4000});
   dist::Counts counts(size_t(comm.size()), 0);
   counts[0] = 4000;
-  if (comm.rank() == 0) return comm.all_gather(x, counts, x).wait();
+  if (comm.rank() == 0) {
+    comm.all_gather(x, counts, x).wait();
+    barriers(comm);
+  }
   counts[0] = 3999;
-  const Tensor y = zeros({3999});
-  comm.all_gather(zeros({0}), counts, y).wait();
+  comm.all_gather(zeros({0}), counts, zeros({3999})).wait();
   barriers(comm);
 }
 
@@ -157,6 +160,22 @@ const std::map<std::string, void (*)(const dist::Comm&)> kCases = {
     {"measure", measure},         {"idle", idle},
 };
 
+/// A program that uses MPI itself, and asks it for so much of threads; 0 is MPI_THREAD_SINGLE.
+struct OwnMpi {
+  explicit OwnMpi(const char* level) {
+    if (!level) return;
+    library = dlopen("libmpi.so.40", RTLD_NOW | RTLD_GLOBAL);
+    const auto init = reinterpret_cast<int (*)(int*, char***, int, int*)>(
+        library ? dlsym(library, "MPI_Init_thread") : nullptr);
+    int got = 0;
+    if (init) init(nullptr, nullptr, std::atoi(level), &got);
+  }
+  void end() {
+    if (library) reinterpret_cast<int (*)()>(dlsym(library, "MPI_Finalize"))();
+  }
+  void* library = nullptr;
+};
+
 double number_of(const char* name, double otherwise) {
   const char* text = std::getenv(name);
   return text ? std::atof(text) : otherwise;
@@ -170,6 +189,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "olm_ranks: wanted the name of a case\n");
     return 2;
   }
+  OwnMpi own(std::getenv("OLM_MPI_LEVEL"));
   int rank = -1;
   Clock::time_point begin = Clock::now();
   try {
@@ -181,6 +201,7 @@ int main(int argc, char** argv) {
     dist::set_place("step 7");
     found->second(comm);
     std::printf("rank %d of %d: ended\n", rank, comm.size());
+    own.end();
     return 0;
   } catch (const Error& e) {
     dist::fail(e.what());

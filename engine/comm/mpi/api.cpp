@@ -44,6 +44,8 @@ void find_functions(void* library, Mpi& m) {
   find(library, "MPI_Comm_size", m.Comm_size);
   find(library, "MPI_Comm_idup", m.Comm_idup);
   find(library, "MPI_Comm_get_attr", m.Comm_get_attr);
+  find(library, "MPI_Comm_create_keyval", m.Comm_create_keyval);
+  find(library, "MPI_Comm_set_attr", m.Comm_set_attr);
   find(library, "MPI_Comm_set_errhandler", m.Comm_set_errhandler);
   find(library, "MPI_Isend", m.Isend);
   find(library, "MPI_Irecv", m.Irecv);
@@ -58,6 +60,7 @@ void find_functions(void* library, Mpi& m) {
 /// What MPI_COMM_WORLD and the like are in Open MPI's header: addresses of these.
 void find_objects(void* library, Mpi& m) {
   find(library, "ompi_mpi_comm_world", m.world);
+  find(library, "ompi_mpi_comm_self", m.self);
   find(library, "ompi_request_null", m.request_null);
   find(library, "ompi_mpi_byte", m.byte);
   find(library, "ompi_mpi_float", m.float32);

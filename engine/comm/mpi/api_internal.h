@@ -20,6 +20,8 @@ struct Mpi {
   decltype(&MPI_Comm_size) Comm_size = nullptr;
   decltype(&MPI_Comm_idup) Comm_idup = nullptr;
   decltype(&MPI_Comm_get_attr) Comm_get_attr = nullptr;
+  decltype(&MPI_Comm_create_keyval) Comm_create_keyval = nullptr;
+  decltype(&MPI_Comm_set_attr) Comm_set_attr = nullptr;
   decltype(&MPI_Comm_set_errhandler) Comm_set_errhandler = nullptr;
   decltype(&MPI_Isend) Isend = nullptr;
   decltype(&MPI_Irecv) Irecv = nullptr;
@@ -29,7 +31,7 @@ struct Mpi {
   decltype(&MPI_Get_count) Get_count = nullptr;
   decltype(&MPI_Cancel) Cancel = nullptr;
   decltype(&MPI_Error_string) Error_string = nullptr;
-  MPI_Comm world = nullptr;
+  MPI_Comm world = nullptr, self = nullptr;
   MPI_Request request_null = nullptr;
   MPI_Datatype byte = nullptr, float32 = nullptr, float64 = nullptr, int32 = nullptr,
                int64 = nullptr;

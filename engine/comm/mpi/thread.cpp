@@ -9,6 +9,8 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
+/// Looks without a nap while somebody waits: some milliseconds, or as long as cores are free.
+constexpr int kSpins = 20000;
 /// How long a call at the end of a process may take before the process ends without it.
 constexpr Seconds kFarewell{10};
 
@@ -41,6 +43,22 @@ MPI_Comm MpiThread::duplicate() {
   return result;
 }
 
+/// MPI_Finalize, which a program that called MPI_Init calls, begins with the attributes of
+/// MPI_COMM_SELF.
+void MpiThread::leave_before_finalize() {
+  const auto called = [](MPI_Comm, int, void* self, void*) {
+    static_cast<MpiThread*>(self)->leave();
+    return MPI_SUCCESS;
+  };
+  const auto not_copied = [](MPI_Comm, int, void*, void*, void*, int* flag) {
+    *flag = 0;
+    return MPI_SUCCESS;
+  };
+  int key = 0;
+  mpi_->check(mpi_->Comm_create_keyval(not_copied, called, &key, nullptr), "init");
+  mpi_->check(mpi_->Comm_set_attr(mpi_->self, key, this), "init");
+}
+
 void MpiThread::enter() {
   int initialized = 0, finalized = 0, level = MPI_THREAD_FUNNELED;
   mpi_->check(mpi_->Finalized(&finalized), "init");
@@ -55,6 +73,7 @@ void MpiThread::enter() {
     throw CommError(
         "init: the program has called MPI itself, and wanted less than "
         "MPI_THREAD_MULTIPLE of MPI_Init_thread, which two threads need");
+  if (initialized) leave_before_finalize();
   mpi_->check(mpi_->Comm_rank(mpi_->world, &rank_), "init");
   mpi_->check(mpi_->Comm_size(mpi_->world, &size_), "init");
   comm_ = duplicate();
@@ -156,13 +175,14 @@ void MpiThread::nap(bool moved) {
   }
   ++idle_turns_;
   const bool failed = failure_.from >= 0;
-  if (waiters_ > 0 && !failed && idle_turns_ < 20000) {
+  if (waiters_ > 0 && !failed && idle_turns_ < kSpins) {
     lock.unlock();
     sched_yield();
     return;
   }
-  const int64_t longest = active_.empty() || failed ? 5000 : 100;
-  const int64_t us = std::min<int64_t>(longest, 50 + idle_turns_ * 5);
+  // The longer nothing comes the less a nap adds, and the less may looking cost.
+  const int64_t longest = active_.empty() || failed ? 5000 : 300;
+  const int64_t us = std::min<int64_t>(longest, 50 + 5 * idle_turns_);
   work_.wait_for(lock, std::chrono::microseconds(us));
 }
 
@@ -182,6 +202,7 @@ void MpiThread::wait(MpiOperation& operation) {
   if (operation.done_) return;
   const Clock::time_point begin = Clock::now();
   ++waiters_;
+  idle_turns_ = 0;
   work_.notify_one();
   changed_.wait(lock, [&] { return operation.done_ || failure_.from >= 0; });
   --waiters_;
@@ -205,16 +226,16 @@ bool MpiThread::may_end() {
 }
 
 void MpiThread::end() {
+  bool ends_mpi = false;
   {
     std::lock_guard lock(mutex_);
     // Where something failed others may not come, and MPI_Finalize would wait for them.
-    if (failure_.from >= 0 || joined_running_) leaving_ = Leaving::ended;
-    if (leaving_ != Leaving::ended) leaving_ = Leaving::finalizing;
+    ends_mpi = failure_.from < 0 && !joined_running_;
+    if (ends_mpi) leaving_ = Leaving::finalizing;
     changed_.notify_all();
-    if (leaving_ == Leaving::ended) return;
   }
   signs_->close();
-  mpi_->Finalize();
+  if (ends_mpi) mpi_->Finalize();
   std::lock_guard lock(mutex_);
   leaving_ = Leaving::ended;
   changed_.notify_all();

@@ -55,6 +55,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
 
   void run();
   void enter();
+  void leave_before_finalize();
   MPI_Comm duplicate();
   void turn();
   bool move_on();
@@ -82,7 +83,6 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::vector<Clock::time_point> left_;  // when a rank said so
   bool joined_running_ = false;          // MPI was there already, and is not ended here
   bool told_failure_ = false, told_stop_ = false, told_leaving_ = false;
-  int idle_turns_ = 0;
   Clock::time_point looked_for_late_;
   int rank_ = 0, size_ = 1, tags_per_group_ = 1;
 
@@ -99,6 +99,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::string join_error_;
   bool joined_ = false, told_ = false, asked_to_stop_ = false, wants_stop_ = false;
   int waiters_ = 0;
+  int64_t idle_turns_ = 0;  // looks at nothing new since somebody wanted something
   Leaving leaving_ = Leaving::no;
 };
 

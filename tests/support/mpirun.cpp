@@ -1,0 +1,38 @@
+#include "tests/support/mpirun.h"
+
+#include <sys/wait.h>
+
+#include <chrono>
+#include <cstdio>
+#include <stdexcept>
+
+#include <olm/engine/comm.h>
+
+namespace olm::test {
+
+Launched run_shell(const std::string& command) {
+  const auto begin = std::chrono::steady_clock::now();
+  FILE* pipe = ::popen(("{ " + command + "; } 2>&1").c_str(), "r");
+  if (!pipe) throw std::runtime_error("no shell");
+  Launched result;
+  char part[4096];
+  for (size_t n; (n = std::fread(part, 1, sizeof part, pipe)) > 0;) result.out.append(part, n);
+  const int status = ::pclose(pipe);
+  result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return result;
+}
+
+bool has_mpirun() { return dist::is_available() && run_shell("command -v mpirun").status == 0; }
+
+Launched mpirun(int n, const std::string& command, const std::string& environment,
+                const std::string& options, int limit) {
+  // Root may start ranks in a container; what the library leaves behind at its end is not ours.
+  return run_shell(
+      "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ASAN_OPTIONS=detect_leaks=0 " +
+      environment + " timeout -k 2 " + std::to_string(limit) +
+      " mpirun --oversubscribe --bind-to none " + options + " -n " + std::to_string(n) + " " +
+      command);
+}
+
+}  // namespace olm::test
