@@ -4,6 +4,7 @@
 #include <atomic>
 #include <charconv>
 
+#include <olm/engine/comm/backend_internal.h>
 #include <olm/engine/cuda/report.h>
 
 namespace olm {
@@ -35,6 +36,11 @@ std::string cuda_backend::driver_version() { return {}; }
 std::string cuda_backend::runtime_version() { return {}; }
 std::string cuda_backend::compiled_architectures() { return {}; }
 std::string cuda_backend::cublas_lt() { return {}; }
+std::string cuda_backend::nccl_library() { return {}; }
+
+std::shared_ptr<dist::detail::Backend> dist::detail::with_cards(std::shared_ptr<Backend> host) {
+  return host;
+}
 
 void synchronize(Device device) { require_device(device); }
 

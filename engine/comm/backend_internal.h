@@ -3,6 +3,7 @@
 // once for all transports; every operation is one exchange, or two.
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -59,7 +60,16 @@ class Backend {
   virtual int64_t free_number() const = 0;
   virtual std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) = 0;
   virtual Traffic traffic() const = 0;
+  /// Why an operation of these ranks that another transport carries, under way for so many seconds
+  /// or not at all (0), will not end: a rank failed, is silent, or does not come; null where it
+  /// will. From any thread.
+  virtual std::exception_ptr failure(const char* operation, double seconds) {
+    return (void)operation, (void)seconds, nullptr;
+  }
 };
+
+/// The same ranks, whose tensors may also be on cards, by NCCL; `host` where the build has no CUDA.
+OLM_API std::shared_ptr<Backend> with_cards(std::shared_ptr<Backend> host);
 
 /// Counts the traffic of a Backend; from any thread.
 class OLM_API Meter {

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include <olm/engine/backend_internal.h>
+#include <olm/engine/cuda/communicator_internal.h>
 #include <olm/engine/cuda/report.h>
 #include <olm/kernels/cuda/check.cuh>
 
@@ -54,6 +55,7 @@ kernels::Stream Card::stream() {
 void Card::synchronize() {
   use();
   OLM_CUDA_CHECK(cudaStreamSynchronize(stream_));
+  check_communicators(index_);
   std::lock_guard lock(mutex_);
   if (!fault_->claimed) return;
   const kernels::DeviceFault fault = std::exchange(*fault_, {});

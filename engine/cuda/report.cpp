@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <olm/engine/cuda/nccl_internal.h>
 #include <olm/kernels/base/error.h>
 #include <olm/kernels/cuda/cublas_lt.h>
 
@@ -82,6 +83,15 @@ std::string compiled_architectures() { return OLM_CUDA_ARCHS; }
 std::string cublas_lt() {
   const std::string path = kernels::cublas_lt_path();
   return path.empty() ? "missing: " + kernels::cublas_lt_why_not() : path;
+}
+
+std::string nccl_library() {
+  const std::string path = nccl::path();
+  if (path.empty()) return "missing: " + nccl::why_not();
+  int version = 0;
+  nccl::functions().get_version(&version);
+  return detail::concat(path, ", version ", version / 10000, ".", version / 100 % 100, ".",
+                        version % 100);
 }
 
 }  // namespace olm::cuda_backend

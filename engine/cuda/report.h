@@ -31,5 +31,7 @@ OLM_API std::string compiled_architectures();
 OLM_API bool has_kernels_for(std::string_view architectures, int major, int minor);
 /// The file of cuBLASLt, or where it was looked for in vain; empty where the build has no CUDA.
 OLM_API std::string cublas_lt();
+/// The same for NCCL, which ranks on cards need.
+OLM_API std::string nccl_library();
 
 }  // namespace olm::cuda_backend

@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <thread>
 
 #include <tests/cuda_emulator/block.h>
 #include <tests/cuda_emulator/fault.h>
@@ -71,6 +72,21 @@ void perform(CUstream_st& stream, const Work& work) {
   }
 }
 
+using RankWorkPointer = std::shared_ptr<RankWork>;
+
+/// Waits a little for other ranks. Other streams that wait for them go on: a card works at all.
+void let_ranks_come() {
+  std::vector<CUstream_st*> all;
+  for (const auto& stream : streams) all.push_back(stream.get());
+  for (CUstream_st* stream : all)
+    if (!stream->queue.empty())
+      if (const auto* ranks = std::get_if<RankWorkPointer>(&stream->queue.front()))
+        RankWorkPointer(*ranks)->step();
+  api_mutex().unlock();
+  std::this_thread::sleep_for(std::chrono::microseconds(50));
+  api_mutex().lock();
+}
+
 /// Work of other streams of the device may come before what is waited for.
 void run_others_by_chance(CUstream_st& stream) {
   if (options().seed == 0) return;
@@ -109,7 +125,8 @@ void destroy_stream(CUstream_st* stream) {
   std::erase_if(streams, [&](const auto& each) { return each.get() == stream; });
 }
 
-void enqueue(CUstream_st& stream, Work work) {
+/// Queues what the null stream's rules order before new work of a stream.
+void enqueue_order(CUstream_st& stream) {
   CUstream_st& null_stream = devices[size_t(stream.device)].null_stream;
   if (&stream == &null_stream) {
     for (CUstream_st* other : streams_of(stream.device))
@@ -121,8 +138,17 @@ void enqueue(CUstream_st& stream, Work work) {
     null_stream.queue.push_back(MarkWork{mark});
     stream.queue.push_back(WaitWork{mark});
   }
+}
+
+void enqueue(CUstream_st& stream, Work work) {
+  enqueue_order(stream);
   stream.queue.push_back(std::move(work));
   if (options().eager) run_stream(stream);
+}
+
+void enqueue_for_ranks(CUstream_st& stream, std::shared_ptr<RankWork> work) {
+  enqueue_order(stream);
+  stream.queue.push_back(std::move(work));
 }
 
 std::shared_ptr<Mark> record(CUstream_st& stream) {
@@ -136,6 +162,13 @@ std::shared_ptr<Mark> record(CUstream_st& stream) {
 bool run_piece(CUstream_st& stream) {
   if (stream.queue.empty()) return false;
   const OpenDevice open(stream.device);
+  if (const auto* ranks = std::get_if<RankWorkPointer>(&stream.queue.front())) {
+    if (RankWorkPointer(*ranks)->step())
+      stream.queue.pop_front();
+    else
+      let_ranks_come();
+    return true;
+  }
   const Work work = std::move(stream.queue.front());
   stream.queue.pop_front();
   perform(stream, work);

@@ -44,7 +44,15 @@ struct MarkWork {
 struct WaitWork {
   std::shared_ptr<Mark> mark;
 };
-using Work = std::variant<LaunchWork, CopyWork, FillWork, HostWork, MarkWork, WaitWork>;
+/// Work that waits for other ranks.
+class RankWork {
+ public:
+  virtual ~RankWork() = default;
+  /// Does what can be done now; true once all is. Called with api_mutex() held.
+  virtual bool step() = 0;
+};
+using Work = std::variant<LaunchWork, CopyWork, FillWork, HostWork, MarkWork, WaitWork,
+                          std::shared_ptr<RankWork>>;
 
 }  // namespace olm::cuda_emulator
 
@@ -70,13 +78,16 @@ void destroy_stream(CUstream_st* stream);
 
 /// Appends work, behind what the null stream's rules order before it.
 void enqueue(CUstream_st& stream, Work work);
+/// The same for work of ranks, which never runs before something waits for it.
+void enqueue_for_ranks(CUstream_st& stream, std::shared_ptr<RankWork> work);
 std::shared_ptr<Mark> record(CUstream_st& stream);
 
 /// Runs the stream's work, all of it or up to a mark, and what it waits for.
 void run_stream(CUstream_st& stream);
 void run_to(const std::shared_ptr<Mark>& mark);
 void run_device(int device);
-/// Runs one piece of work; false if there was none.
+/// Runs one piece of work; false if there was none. Where that waits for other ranks it does what
+/// can be done now, and lets other threads call for a moment.
 bool run_piece(CUstream_st& stream);
 /// As run_stream for a host that waits for the null stream and what that waits for.
 void run_null_stream(int device);

@@ -15,7 +15,8 @@ foreach(flavour plain asan race)
   foreach(target ${kernels} olm_cuda_emulator_tests${suffix})
     target_include_directories(${target} BEFORE PRIVATE ${emulator}/include)
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}
-      $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/kernels>)
+      $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/kernels>
+      $<BUILD_INTERFACE:${PROJECT_BINARY_DIR}/include/engine>)
     target_link_libraries(${target} PRIVATE olm_flags)
     target_compile_options(${target} PRIVATE -Wno-unknown-pragmas)
   endforeach()
@@ -28,3 +29,15 @@ target_compile_options(olm_cuda_emulator_test_kernels_asan PRIVATE -O1 -g1 ${san
 target_link_options(olm_cuda_emulator_tests_asan PRIVATE -fsanitize=address,undefined)
 target_compile_options(olm_cuda_emulator_test_kernels_race PRIVATE -O1 -g1 -fsanitize=thread
   --param=tsan-instrument-func-entry-exit=0)
+
+# Ranks on several cards, where copies come late, where they come early, and in a drawn order.
+foreach(words lazy eager seed=1)
+  string(REGEX REPLACE "=.*" "" mode ${words})
+  set(cases "")
+  if(mode STREQUAL "eager")  # training would say nothing new
+    set(cases "--test-case=oper*,a rank*")
+  endif()
+  add_test(NAME cuda_emulator/ranks_${mode} COMMAND olm_tests --test-suite=cuda/ranks --no-intro ${cases})
+  set_tests_properties(cuda_emulator/ranks_${mode} PROPERTIES TIMEOUT 300
+    ENVIRONMENT "OLM_CUDA_EMULATOR=${words},devices=3")
+endforeach()

@@ -14,5 +14,7 @@ struct CommCase {
   std::function<void(const dist::Comm&)> run;
 };
 const std::vector<CommCase>& comm_cases();
+/// Where tensors of cases are that the calling thread runs; cpu at first. Cards have no f64.
+void set_case_device(Device device);
 
 }  // namespace olm::test

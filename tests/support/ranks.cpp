@@ -76,6 +76,16 @@ class Post {
     changed_.notify_all();
   }
 
+  std::exception_ptr failure(int rank, const char* operation) {
+    std::lock_guard lock(mutex_);
+    if (failed_ < 0) return nullptr;
+    try {
+      throw_failure(rank, operation);
+    } catch (const dist::CommError&) {
+      return std::current_exception();
+    }
+  }
+
   void ask_to_stop() { asked_ = true; }
   bool asked() const { return asked_; }
 
@@ -225,6 +235,9 @@ class ThreadBackend final : public Backend {
     return std::make_shared<ThreadBackend>(post_, members, rank, number, free_number_);
   }
   dist::Traffic traffic() const override { return meter_->read(); }
+  std::exception_ptr failure(const char* operation, double) override {
+    return post_->failure(ranks_[rank_], operation);
+  }
 
  private:
   std::shared_ptr<Post> post_;
@@ -241,7 +254,8 @@ class ThreadWorld final : public World {
       : post_(std::move(post)), rank_(rank), size_(size) {
     std::vector<int> ranks(size);
     for (int r = 0; r < size; ++r) ranks[r] = r;
-    backend_ = std::make_shared<ThreadBackend>(post_, ranks, rank, 0, std::make_shared<int64_t>(1));
+    backend_ = with_cards(
+        std::make_shared<ThreadBackend>(post_, ranks, rank, 0, std::make_shared<int64_t>(1)));
   }
   std::shared_ptr<Backend> backend() override { return backend_; }
   int local_rank() const override { return rank_; }

@@ -78,6 +78,7 @@ TEST_SUITE("tools/device") {
     CHECK(line.find(archs.empty() ? cuda_backend::why_not(0) : archs) != std::string::npos);
     if (!has_card()) CHECK(line.find(cuda_backend::why_not(0)) != std::string::npos);
     CHECK((out.find("\ncuBLASLt ") == std::string::npos) == archs.empty());
+    CHECK((out.find("\nNCCL ") == std::string::npos) == archs.empty());
     CHECK((out.find("\ncuda:0 ") != std::string::npos) == !cuda_backend::cards().empty());
   }
 

@@ -112,6 +112,18 @@ def correct(s):
         list(pool.map(run, jobs))
 
 
+# ---- ranks -------------------------------------------------------------------------------------
+
+def ranks(s):
+    """Operations among cards, a thread for each, at most four: NCCL wants a card for each rank."""
+    cards = 2 if s.dry else len(s.run(["nvidia-smi", "-L"], 15).text.strip().splitlines())
+    if cards < 2:
+        s.row("cards", "skipped", note=f"{cards} card; ranks want two")
+    environment = dict(OLM_CUDA_EMULATOR="devices=2") if s.dry else {}
+    s.check("olm_tests cuda/ranks", [s.program("olm_tests"), "--no-intro", "--test-suite=cuda/ranks"], 60,
+            **test_environment(s, 1, **environment))
+
+
 # ---- sanitize ----------------------------------------------------------------------------------
 
 def sanitize(s):

@@ -119,6 +119,8 @@ Facts machine_facts() {
   Facts facts = basic_facts();
   if (const std::string library = cuda_backend::cublas_lt(); !library.empty())
     facts.emplace_back("cuBLASLt", library);
+  if (const std::string library = cuda_backend::nccl_library(); !library.empty())
+    facts.emplace_back("NCCL", library);
   const std::vector<cuda_backend::CardInfo> cards = cuda_backend::cards();
   for (size_t i = 0; i < cards.size(); ++i) {
     const std::string problem = cuda_backend::why_not(int(i));

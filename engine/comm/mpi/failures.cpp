@@ -52,9 +52,11 @@ void MpiThread::hear(const Sign& sign) {
       asked_to_stop_ = true;
       return;
     }
-    case SignKind::leaving:
+    case SignKind::leaving: {
+      std::lock_guard lock(mutex_);
       left_[size_t(sign.from)] = Clock::now();
       return;
+    }
     case SignKind::failed: {
       {
         std::lock_guard lock(mutex_);
@@ -156,14 +158,39 @@ void MpiThread::send_wishes() {
   }
 }
 
-void MpiThread::throw_failure(const MpiOperation& operation) {
+void MpiThread::throw_failure(const char* operation) {
   if (!failure_.absent.empty()) throw CommError(at_place(operation), failure_.text);
   if (failure_.from == rank_) throw CommError(failure_.text);
   throw PeerError("rank ", failure_.from, ": ", failure_.text);
 }
 
-std::string MpiThread::at_place(const MpiOperation& operation) const {
-  return operation.name() + std::string(place_.empty() ? "" : ", ") + place_ + ": ";
+std::exception_ptr MpiThread::failure(const char* operation, double seconds,
+                                      const std::vector<int>& ranks) {
+  const Clock::time_point now = Clock::now();
+  std::vector<int> gone;
+  bool late = false;
+  {
+    std::lock_guard lock(mutex_);
+    for (const int r : ranks)
+      if (seconds > 0 && left_[size_t(r)] != Clock::time_point() && now - left_[size_t(r)] > kGrace)
+        gone.push_back(r);
+    late = seconds > options_.patience;
+  }
+  if (!gone.empty()) set_failure({rank_, with_hosts(gone) + " ended without it", gone});
+  std::lock_guard lock(mutex_);
+  try {
+    if (failure_.from >= 0) throw_failure(operation);
+    if (late)
+      throw CommError(at_place(operation), "waited ", options_.patience,
+                      " s for other ranks, alive but not coming");
+  } catch (const CommError&) {
+    return std::current_exception();
+  }
+  return nullptr;
+}
+
+std::string MpiThread::at_place(const char* operation) const {
+  return operation + std::string(place_.empty() ? "" : ", ") + place_ + ": ";
 }
 
 /// The rank that says why all stop.

@@ -43,6 +43,7 @@ void Signs::send_to(int rank, SignKind kind, const std::string& text) {
 }
 
 void Signs::send(SignKind kind, const std::string& text) {
+  leaves_ = leaves_ || kind == SignKind::leaving;
   for (int r = 0; r < size_; ++r)
     if (r != rank_) send_to(r, kind, text);
 }
@@ -62,7 +63,8 @@ std::vector<Sign> Signs::poll(Clock::duration interval) {
   if (now - sent_ >= interval) {
     sent_ = now;
     for (int r = 0; r < size_; ++r)
-      if (r != rank_ && unsent_[size_t(r)] == 0 && !left_[size_t(r)])
+      // One that has left waits for the others to leave, too.
+      if (r != rank_ && unsent_[size_t(r)] == 0 && !(left_[size_t(r)] && leaves_))
         send_to(r, SignKind::alive, "");
   }
   std::vector<Sign> came;

@@ -148,7 +148,7 @@ bool MpiThread::move_on() {
       while (!operation->finished() && operation->poll(*mpi_, comm_)) moved = true;
     } catch (const std::exception& e) {
       std::unique_lock lock(mutex_);
-      const std::string place = at_place(*operation);
+      const std::string place = at_place(operation->name());
       lock.unlock();
       throw CommError(place, e.what());
     }
@@ -207,7 +207,7 @@ void MpiThread::wait(MpiOperation& operation) {
   changed_.wait(lock, [&] { return operation.done_ || failure_.from >= 0; });
   --waiters_;
   operation.meter_->waited(Seconds(Clock::now() - begin).count());
-  if (!operation.done_) throw_failure(operation);
+  if (!operation.done_) throw_failure(operation.name());
 }
 
 bool MpiThread::may_end() {

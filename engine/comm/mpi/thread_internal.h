@@ -38,6 +38,8 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::vector<std::string> hosts();
   void set_place(const std::string& place);
   void fail(const std::string& sentence);
+  /// See Backend::failure(), of an operation among `ranks` of the world.
+  std::exception_ptr failure(const char* operation, double seconds, const std::vector<int>& ranks);
   bool speaks_for(const std::exception& error);
   void ask_all_to_stop();
   bool asked_to_stop();
@@ -70,8 +72,8 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   bool may_end();
   void end();
   void nap(bool moved);
-  [[noreturn]] void throw_failure(const MpiOperation& operation);
-  std::string at_place(const MpiOperation& operation) const;
+  [[noreturn]] void throw_failure(const char* operation);
+  std::string at_place(const char* operation) const;
   int speaker() const;
   std::string with_hosts(const std::vector<int>& ranks);
 
@@ -80,8 +82,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   MPI_Comm comm_ = nullptr;
   std::unique_ptr<Signs> signs_;
   std::vector<std::shared_ptr<MpiOperation>> active_;
-  std::vector<Clock::time_point> left_;  // when a rank said so
-  bool joined_running_ = false;          // MPI was there already, and is not ended here
+  bool joined_running_ = false;  // MPI was there already, and is not ended here
   bool told_failure_ = false, told_stop_ = false, told_leaving_ = false;
   Clock::time_point looked_for_late_;
   int rank_ = 0, size_ = 1, tags_per_group_ = 1;
@@ -95,6 +96,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::vector<std::string> hosts_;
   std::string place_;
   Failure failure_;
+  std::vector<Clock::time_point> left_;   // when a rank said so
   std::map<int, std::string> sentences_;  // of ranks that failed
   std::string join_error_;
   bool joined_ = false, told_ = false, asked_to_stop_ = false, wants_stop_ = false;

@@ -53,6 +53,9 @@ class MpiBackend final : public Backend {
     return std::make_shared<MpiBackend>(thread_, members, number, free_number_);
   }
   Traffic traffic() const override { return meter_->read(); }
+  std::exception_ptr failure(const char* operation, double seconds) override {
+    return thread_->failure(operation, seconds, *members_);
+  }
 
  private:
   std::shared_ptr<Progress> begun(std::shared_ptr<MpiOperation> operation) {
@@ -78,8 +81,9 @@ class MpiWorld final : public World {
   explicit MpiWorld(std::shared_ptr<MpiThread> thread) : thread_(std::move(thread)) {
     auto all = std::make_shared<std::vector<int>>(size_t(thread_->size()));
     std::iota(all->begin(), all->end(), 0);
-    backend_ = std::make_shared<MpiBackend>(thread_, all, 0, std::make_shared<int64_t>(1));
-    thread_->set_hosts(Comm(backend_).all_gather(host_name()));
+    const auto host = std::make_shared<MpiBackend>(thread_, all, 0, std::make_shared<int64_t>(1));
+    backend_ = with_cards(host);
+    thread_->set_hosts(Comm(host).all_gather(host_name()));
   }
   std::shared_ptr<Backend> backend() override { return backend_; }
   void set_options(const Options& options) override { thread_->set_options(options); }
@@ -100,7 +104,7 @@ class MpiWorld final : public World {
   }
 
   std::shared_ptr<MpiThread> thread_;
-  std::shared_ptr<MpiBackend> backend_;
+  std::shared_ptr<Backend> backend_;
 };
 
 bool is_set(const char* name) {
