@@ -85,8 +85,7 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     used.insert(key);
     if (!misfits.fits(key, p.shape(), found->second))
       return given.try_emplace(&p.handle().impl(), key, Tensor()), void();
-    const bool skipped =
-        p.is_elsewhere() || (options.skip_meta && p.filled() && p.handle().device() == meta);
+    const bool skipped = p.is_elsewhere();
     if (p.filled() && !skipped) check_place(key, p.handle(), found->second);
     const auto [first, fresh] = given.try_emplace(&p.handle().impl(), key, found->second);
     if (fresh && !skipped) fill.emplace_back(&p, raw::alias(found->second));
@@ -105,7 +104,6 @@ void Module::load_state_dict(const std::map<std::string, Tensor>& tensors, LoadO
     const Tensor &held = b.tensor(), &got = found->second;
     used.insert(key);
     if (!misfits.fits(key, options_of(held), held.shape(), got)) return;
-    if (options.skip_meta && held.device() == meta) return;
     check_place(key, held, got);
     buffers.emplace_back(&b, found->second);
   });

@@ -31,7 +31,7 @@ OLM_API Ref<Module> unfilled_copy(Module& model);
 /// by key and leaves the model's own ties as they are: parameters that are tied in the file alone
 /// get a copy each, those that are tied in the model alone want the same values in the file. See
 /// Module::load_state_dict. Where ranks save they do it together, each a part of what it holds:
-/// of their models all but what is on `meta`. See write_safetensors.
+/// of their models all but what others keep. See write_safetensors.
 OLM_API void save_weights(Module& model, const std::string& path, const dist::Comm& comm = {});
 OLM_API void load_weights(Module& model, const std::string& path, LoadOptions options = {});
 

@@ -34,7 +34,6 @@ struct LoadOptions {
   /// Parameters share memory with the values where dtype and device allow it. Otherwise they get
   /// memory of their own.
   bool alias = false;
-  bool skip_meta = false;   ///< what is on `meta` keeps no values; otherwise it wants none
   bool check_only = false;  ///< throws where something does not fit, and changes nothing
 };
 

@@ -7,6 +7,7 @@
 //   for (int64_t step = 0; step < 1000; ++step) {
 //     for (int64_t i = parallel.begin(); i < parallel.end(); ++i) {  // this rank's part of them
 //       const Batch batch = loader.at(step * 8 + i);
+//       Generator rng(derive_seed(1, std::to_string(step * 8 + i)));  // of its dropout
 //       Context ctx{.rng = &rng};
 //       const Tensor loss = model->loss(batch.inputs, batch.targets, ctx);
 //       parallel.backward(loss, count_targets(batch.targets), ctx.aux_losses);

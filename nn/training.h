@@ -90,13 +90,13 @@ class OLM_API Checkpoints {
   std::vector<int64_t> steps() const;
   std::string path(int64_t step) const;
   /// Writes a temporary folder, syncs it, renames it into place, and removes older ones. Each rank
-  /// writes a part of what it holds: of the model all but what is on `meta`, of the optimizer its
+  /// writes a part of what it holds: of the model all but what others keep, of the optimizer its
   /// state_pieces(). Throws Error naming what no rank holds.
   void save(const CheckpointState& state, Module& model, const Optimizer& optimizer,
             const dist::Comm& comm = {});
   /// Reads state.json; throws FileError for what is not a checkpoint.
   CheckpointState state(int64_t step) const;
-  /// Fills model, but for what is on `meta`, and optimizer; throws, and changes neither, where a
+  /// Fills model, but for what others keep, and optimizer; throws, and changes neither, where a
   /// file is damaged or does not fit.
   void load(int64_t step, Module& model, Optimizer& optimizer, const dist::Comm& comm = {}) const;
 
@@ -285,6 +285,7 @@ class OLM_API Trainer {
   void set_total_steps(int64_t total);
   int64_t total_steps() const { return options_.total_steps; }
   int64_t step() const { return step_; }
+  const DataParallel& parallel() const { return *parallel_; }
   /// Resumes from the newest checkpoint in the folder, bit for bit: cuts the logs back to it and
   /// takes its total number of steps. Throws where corpus, tokenizer or architecture differ.
   void resume();
@@ -317,7 +318,6 @@ class OLM_API Trainer {
   void require_same_ranks() const;
   void check_same(const CheckpointState& state) const;
   void take_total_steps(int64_t total);
-  Tensors order_of_parameters() const;
   bool is_due(int64_t every) const;
   bool spreads_experts() const;
   bool is_asked_to_stop() const;

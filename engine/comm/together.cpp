@@ -21,7 +21,13 @@ std::vector<std::string> all_gather_of(const Comm& comm, const std::function<std
     own = std::current_exception();
     said = kFailed + std::string(error.what());
   }
-  std::vector<std::string> all = comm.all_gather(said);
+  std::vector<std::string> all;
+  try {
+    all = comm.all_gather(said);
+  } catch (const CommError&) {  // another may have ended by what it read of this one
+    if (own) std::rethrow_exception(own);
+    throw;
+  }
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank].front() == kDone) continue;
     if (int(rank) == comm.rank()) std::rethrow_exception(own);

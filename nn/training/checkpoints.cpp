@@ -28,7 +28,7 @@ int64_t step_of(const std::string& name) {
 }
 
 /// Bytes of a file that are hashed as one, so that ranks can share the work.
-constexpr int64_t kHashBlock = 16 << 20;
+constexpr int64_t kHashBlock = 1 << 20;
 
 /// The hash of the hashes of a file's blocks, of which each rank makes some.
 std::string hash_of_blocks(const std::string& path, int64_t block, const dist::Comm& comm) {
@@ -244,7 +244,7 @@ void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer,
   const std::string weights = path(step) + "/" + kWeights;
   std::map<std::string, Tensor> moments;
   dist::together(comm, [&] {
-    load_weights(model, weights, {.skip_meta = true, .check_only = true});
+    load_weights(model, weights, {.check_only = true});
     const SafetensorsFile file = SafetensorsFile::open(path(step) + "/" + kOptimizer);
     for (const std::string& name : file.names()) moments[name] = file.tensor(name);
   });
@@ -254,7 +254,7 @@ void Checkpoints::load(int64_t step, Module& model, Optimizer& optimizer,
     } catch (const Error& e) {
       throw FileError(path(step), "/", kOptimizer, ": ", e.what());
     }
-    load_weights(model, weights, {.skip_meta = true});
+    load_weights(model, weights);
   });
 }
 

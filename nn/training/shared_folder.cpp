@@ -19,7 +19,7 @@ std::string place_of(const dist::Comm& comm) {
 class Probe {
  public:
   explicit Probe(const std::string& folder)
-      : path_(folder + "/.shared.tmp-" + std::to_string(::getpid()) + "-0") {
+      : name_("/.shared.tmp-" + std::to_string(::getpid()) + "-0"), path_(folder + name_) {
     std::random_device random;
     for (int i = 0; i < 4; ++i) content_ += std::to_string(random()) + " ";
     write_file(path_, content_);
@@ -27,11 +27,11 @@ class Probe {
   ~Probe() { ::unlink(path_.c_str()); }
   Probe(const Probe&) = delete;
   Probe& operator=(const Probe&) = delete;
-  const std::string& path() const { return path_; }
+  const std::string& name() const { return name_; }
   const std::string& content() const { return content_; }
 
  private:
-  std::string path_, content_;
+  std::string name_, path_, content_;
 };
 
 }  // namespace
@@ -43,14 +43,14 @@ void require_shared_folder(const std::string& folder, const dist::Comm& comm) {
                              make_directories(folder);
                              probe = std::make_unique<Probe>(folder);
                              Json json;
-                             json["path"] = probe->path();
+                             json["name"] = probe->name();
                              json["content"] = probe->content();
                              json["place"] = place_of(comm);
                              return json.dump();
                            }).front();
   const Json wanted = Json::parse(said, "what rank 0 wrote");
   dist::together(comm, [&] {
-    const std::string path = wanted.at("path").as_string();
+    const std::string path = folder + wanted.at("name").as_string();
     if (!file_exists(path) || read_file(path) != wanted.at("content").as_string())
       throw FileError(folder, ": ", place_of(comm), " does not see there what ",
                       wanted.at("place").as_string(),

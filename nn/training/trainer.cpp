@@ -1,5 +1,4 @@
 #include <cmath>
-#include <unordered_set>
 
 #include <olm/engine/file.h>
 #include <olm/nn/model_io.h>
@@ -29,16 +28,13 @@ Trainer::Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDa
     if (comm_.size() > 1 && !options_.folder.empty()) require_shared_folder(options_.folder, comm_);
     take_total_steps(options_.total_steps);
     const DistributedOptions& d = options_.dist;
-    parallel_ = std::make_unique<DataParallel>(optimizer_,
-                                               DataParallelOptions{
-                                                   .micro_batches = options_.accumulation,
-                                                   .zero = d.zero,
-                                                   .bucket_mb = d.buckets,
-                                                   .deterministic = d.deterministic,
-                                                   .wire = d.wire,
-                                                   .order = order_of_parameters(),
-                                               },
-                                               comm_, experts_);
+    const DataParallelOptions how{.micro_batches = options_.accumulation,
+                                  .zero = d.zero,
+                                  .bucket_mb = d.buckets,
+                                  .deterministic = d.deterministic,
+                                  .wire = d.wire,
+                                  .order = model_->parameters()};
+    parallel_ = std::make_unique<DataParallel>(optimizer_, how, comm_, experts_);
   });
 }
 
@@ -65,19 +61,6 @@ void Trainer::take_total_steps(int64_t total) {
 void Trainer::set_total_steps(int64_t total) {
   ranks::or_fail(comm_,
                  [&] { take_total_steps(ranks::of_first_rank(comm_, [&] { return total; })); });
-}
-
-/// The optimizer's, in the order in which forward comes to them: their gradients are complete in
-/// the opposite one.
-Tensors Trainer::order_of_parameters() const {
-  std::unordered_set<const TensorImpl*> left;
-  for (const Tensor& p : optimizer_.parameters()) left.insert(p.handle().get());
-  Tensors order;
-  for (const Tensor& p : model_->parameters())
-    if (left.erase(p.handle().get()) != 0) order.push_back(p);
-  for (const Tensor& p : optimizer_.parameters())
-    if (left.contains(p.handle().get())) order.push_back(p);
-  return order;
 }
 
 void Trainer::set_place(const char* doing) const {

@@ -21,11 +21,11 @@ using Named = std::vector<std::pair<std::string, Tensor>>;
 
 /// Tensors of several types and sizes, none of them in order of width.
 Named some_tensors() {
-  Tensor halves = arange(0, 1000);
+  Tensor halves = arange(1000, {.dtype = f32});
   return {{"h", raw::cast(halves, bf16)},
           {"step", from_host<int64_t>({7}, {1})},
           {"none", zeros({0, 3})},
-          {"w", raw::view(arange(0, 6006), {6, 1001})},
+          {"w", raw::view(arange(6006, {.dtype = f32}), {6, 1001})},
           {"scalar", full({}, 3)}};
 }
 
@@ -111,7 +111,7 @@ TEST_SUITE("engine/safetensors_ranks") {
       ++counts[size_t(x)];
     for (const int64_t count : counts) CHECK(std::abs(count - n / 3) <= 1 << 20);
 
-    const Tensor w = raw::view(arange(0, 6), {2, 3});
+    const Tensor w = raw::view(arange(6, {.dtype = f32}), {2, 3});
     run_ranks(2, [&](const dist::Comm& comm) {
       const Tensor turned = raw::transpose(w, 0, 1);
       write_safetensors(folder / "t", {{.name = "w", .shape = {3, 2}}},
@@ -155,7 +155,7 @@ TEST_SUITE("engine/safetensors_ranks") {
           }));
     check("elements [3004, 6007)",
           write([](auto& p) { p[3] = {.name = "w", .begin = 3004, .data = zeros({3003})}; }));
-    check("meta", write([](auto& p) { p[3].data = zeros({3003}, {.device = meta}); }));
+    check("\"w\" is on meta", write([](auto& p) { p[3].data = zeros({3003}, {.device = meta}); }));
     for (const std::string& message : messages(2, [&](const dist::Comm& comm) {
            write_safetensors(folder / "t", layout_of(tensors), pieces_of(tensors, comm),
                              {{"rank", std::to_string(comm.rank())}}, comm);

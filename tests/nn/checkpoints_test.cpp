@@ -1,5 +1,6 @@
 // Checkpoints that ranks write and read together.
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -23,7 +24,7 @@ using namespace olm::test;
 
 namespace {
 
-constexpr int64_t kRows = 1500, kWidth = 48;  // more elements than two blocks of ranges
+constexpr int64_t kRows = 6000, kWidth = 48;  // several blocks of ranges, and of hashes
 
 /// A table that is large enough to be cut among ranks, and layers that are not.
 Ref<Module> make_model(uint64_t seed = 1) {
@@ -156,7 +157,7 @@ TEST_SUITE("nn/checkpoints") {
     }
   }
 
-  TEST_CASE("parameters on meta are another rank's: not written, not read") {
+  TEST_CASE("what another rank keeps is not written and not read") {
     const TempFolder alone, shared;
     const Ref<Module> model = make_model();
     AdamW optimizer(model->parameters(), {});
@@ -174,8 +175,7 @@ TEST_SUITE("nn/checkpoints") {
       own.set_ranges(ranges);
       // The table is on rank 0 alone, the first linear layer on rank 1.
       const char* away = comm.rank() == 0 ? "blocks.1.weight" : "blocks.0.embedding.weight";
-      Parameter& there = mine->parameter(away);
-      there.assign(empty(there.shape(), {.device = meta}));
+      mine->parameter(away).keep_elsewhere();
       Checkpoints checkpoints(shared.path());
       checkpoints.save(state_at(1), *mine, own, comm);
       for (const Tensor& p : mine->parameters())
@@ -199,20 +199,24 @@ TEST_SUITE("nn/checkpoints") {
       Checkpoints checkpoints(folder.path(), 1);
       checkpoints.save(state_at(1), *mine, own, comm);
       const auto before = files_of(folder.path());
-      dist::together(comm, [] {});
+      const auto check_unchanged = [&] {
+        comm.barrier();
+        CHECK(files_of(folder.path()) == before);
+        comm.barrier();
+      };
       Parameter& w = mine->parameter("blocks.2.weight");
       const Tensor good = raw::alias(w.handle());
       if (comm.rank() == 1) w.assign(zeros(w.shape(), {.dtype = bf16}));
       for (const int64_t step : {1, 2})
         check_error([&] { checkpoints.save(state_at(step), *mine, own, comm); },
                     {"rank 1 has other names, shapes or metadata"});
-      CHECK(files_of(folder.path()) == before);
+      check_unchanged();
       w.assign(good);
       if (comm.rank() == 1) own.set_ranges({});
       for (const int64_t step : {1, 2})
         check_error([&] { checkpoints.save(state_at(step), *mine, own, comm); },
                     {"\"exp_avg.", "are held by none of 3 ranks"});
-      CHECK(files_of(folder.path()) == before);
+      check_unchanged();
     });
     size_t entries = 0;
     for ([[maybe_unused]] const auto& entry :
@@ -270,5 +274,11 @@ TEST_SUITE("nn/checkpoints") {
     });
     CHECK(folder.entries() == 1);
     CHECK(std::filesystem::is_empty(folder / "new/one"));
+    // A folder of the same name on another disk, with a file of the same name.
+    folder.file("elsewhere/.shared.tmp-" + std::to_string(::getpid()) + "-0", "of others");
+    run_ranks(2, [&](const dist::Comm& comm) {
+      const std::string own = folder / (comm.rank() == 1 ? "elsewhere" : "new/one");
+      check_error([&] { require_shared_folder(own, comm); }, {"rank 1 on ", "share"});
+    });
   }
 }

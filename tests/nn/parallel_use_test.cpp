@@ -63,18 +63,20 @@ TEST_SUITE("nn/parallel") {
     };
     const DataParallelOptions four{.micro_batches = 4};
     CHECK(refusal(3, [&](const dist::Comm& w) { begin(w, four, {2, 3}); }).empty());
-    CHECK(refusal(3,
-                  [&](const dist::Comm& w) {
-                    begin(w, {.micro_batches = w.rank() == 1 ? 8 : 4}, {2});
-                  }) ==
-          "DataParallel: ranks differ in micro-batches of a step: 4 on ranks 0 and 2, 8 on rank 1");
+    CHECK(
+        refusal(3,
+                [&](const dist::Comm& w) {
+                  begin(w, {.micro_batches = w.rank() == 1 ? 8 : 4}, {2});
+                }) ==
+        "DataParallel: ranks disagree on micro-batches of a step: 4 on ranks 0 and 2, 8 on rank 1");
     CHECK(refusal(2, [&](const dist::Comm& w) { begin(w, four, {2 + w.rank()}); }) ==
-          "DataParallel: ranks differ in parameter 0: f32 [2] on rank 0, f32 [3] on rank 1");
-    CHECK(refusal(2, [&](const dist::Comm& w) { begin(w, four, {2}, w.rank() == 1); }) ==
-          "DataParallel: ranks differ in parameter 0: f32 [2] on rank 0, frozen f32 [2] on rank 1");
+          "DataParallel: ranks disagree on parameter 0: f32 [2] on rank 0, f32 [3] on rank 1");
+    CHECK(
+        refusal(2, [&](const dist::Comm& w) { begin(w, four, {2}, w.rank() == 1); }) ==
+        "DataParallel: ranks disagree on parameter 0: f32 [2] on rank 0, frozen f32 [2] on rank 1");
     CHECK(refusal(2, [&](const dist::Comm& w) {
             begin(w, {.micro_batches = 4, .deterministic = w.rank() == 0}, {2});
-          }) == "DataParallel: ranks differ in deterministic: true on rank 0, false on rank 1");
+          }) == "DataParallel: ranks disagree on deterministic: true on rank 0, false on rank 1");
     CHECK(refusal(2, [&](const dist::Comm& w) {
             const Tensors p = make_leaves(1 + w.rank(), {2});
             AdamW optimizer(p);

@@ -62,59 +62,65 @@ TrainerOptions steps(int64_t count, int64_t accumulation = 4) {
           .schedule = {.kind = "constant", .lr = 1e-2}};
 }
 
+/// How f ends on each rank: by what sentence, and whether that is another rank's. None leaves
+/// run_ranks(), which would end the others by itself.
+struct Ends {
+  std::vector<std::string> said;
+  std::vector<int> of_peer;
+};
+Ends ends_of(int ranks, const std::function<void(const dist::Comm&)>& f) {
+  Ends ends{std::vector<std::string>(size_t(ranks)), std::vector<int>(size_t(ranks))};
+  run_ranks(ranks, [&](const dist::Comm& comm) {
+    const auto rank = size_t(comm.rank());
+    try {
+      f(comm);
+    } catch (const std::exception& error) {
+      ends.of_peer[rank] = dynamic_cast<const dist::PeerError*>(&error) != nullptr;
+      ends.said[rank] = error.what();
+    }
+  });
+  return ends;
+}
+
 /// What a rank differs in.
-struct Difference {
+struct Variation {
   int64_t width = 8, size = 2000, step = 1;
   TrainerOptions options = steps(3);
   uint64_t loader_seed = 5;
 };
 
-/// What making a trainer on three ranks says on each, the last of which differs.
-std::vector<std::string> sentences(const Difference& last) {
-  std::vector<std::string> said(3);
-  try {
-    run_ranks(3, [&](const dist::Comm& comm) {
-      const Difference mine = comm.rank() == 2 ? last : Difference{};
-      const Ref<Module> model = small_model(mine.width);
-      SGD optimizer(model->parameters(), {});
-      try {
-        Trainer trainer(
-            model, optimizer,
+/// Makes a trainer on three ranks, the last of which differs.
+void check_all_say(const Variation& last, const std::string& part) {
+  const Ends ends = ends_of(3, [&](const dist::Comm& comm) {
+    const Variation mine = comm.rank() == 2 ? last : Variation{};
+    const Ref<Module> model = small_model(mine.width);
+    SGD optimizer(model->parameters(), {});
+    Trainer(model, optimizer,
             Loader(tokens(mine.size, mine.step), {.context = kContext, .seed = mine.loader_seed}),
             {}, mine.options);
-      } catch (const std::exception& error) {
-        said[size_t(comm.rank())] = error.what();
-        throw;
-      }
-    });
-  } catch (const Error&) {}
-  return said;
-}
-
-void check_all_say(const Difference& last, const std::vector<std::string>& parts) {
-  for (const std::string& sentence : sentences(last))
-    for (const std::string& part : parts) CHECK_MESSAGE(contains(sentence, part), sentence);
+  });
+  for (const std::string& sentence : ends.said) CHECK_MESSAGE(contains(sentence, part), sentence);
 }
 
 }  // namespace
 
 TEST_SUITE("nn/training_failure") {
   TEST_CASE("ranks that disagree say on what, and who has what") {
-    Difference d;
+    Variation d;
     d.options.seed = 4;
-    check_all_say(d, {"ranks disagree on seed: 3 on ranks 0 and 1, 4 on rank 2"});
+    check_all_say(d, "ranks disagree on seed: 3 on ranks 0 and 1, 4 on rank 2");
     d = {};
     d.options.accumulation = 5;
-    check_all_say(d, {"disagree on accumulation: 4 on ranks 0 and 1, 5 on rank 2"});
+    check_all_say(d, "disagree on accumulation: 4 on ranks 0 and 1, 5 on rank 2");
     d = {};
     d.options.schedule.lr = 2e-2;
-    check_all_say(d, {"disagree on schedule.lr: 0.01 on ranks 0 and 1, 0.02 on rank 2"});
+    check_all_say(d, "disagree on schedule.lr: 0.01 on ranks 0 and 1, 0.02 on rank 2");
     d = {};
     d.options.dist.buckets = 2;
-    check_all_say(d, {"disagree on dist.buckets: 25.0 on ranks 0 and 1, 2.0 on rank 2"});
-    check_all_say({.step = 2}, {"disagree on training data.corpus hash: "});
-    check_all_say({.width = 16}, {"disagree on model.", "embed_dim: 8 on ranks 0 and 1, 16"});
-    check_all_say({.loader_seed = 6}, {"disagree on loader.seed: 5 on ranks 0 and 1, 6 on rank 2"});
+    check_all_say(d, "disagree on dist.buckets: 25.0 on ranks 0 and 1, 2.0 on rank 2");
+    check_all_say({.step = 2}, "disagree on training data.corpus hash: ");
+    check_all_say({.width = 16}, "options.embedding_dim: 8 on ranks 0 and 1, 16 on rank 2");
+    check_all_say({.loader_seed = 6}, "disagree on loader.seed: 5 on ranks 0 and 1, 6 on rank 2");
   }
 
   TEST_CASE("keys that are missing, long values and many ranks are named too") {
@@ -161,91 +167,80 @@ TEST_SUITE("nn/training_failure") {
          {Phase{"step", 1}, Phase{"step", 0}, Phase{"evaluation", 1}, Phase{"sample", 0},
           Phase{"on_step", 0}, Phase{"on_eval", 0}, Phase{"checkpoint", 0}, Phase{"should_stop", 1},
           Phase{"measure", 1}, Phase{"folder", 0}}) {
-      INFO(phase.name, " on rank ", phase.rank);
       const std::string failing = phase.name;
+      INFO(failing, " on rank ", phase.rank);
       const TempFolder folder;
-      std::vector<std::string> said(3);
-      std::vector<int> of_peer(3, 0);
-      const std::string first = message_of<Error>([&] {
-        run_ranks(3, [&](const dist::Comm& comm) {
-          const bool mine = comm.rank() == phase.rank;
-          const auto fail_in = [&](const char* where) {
-            require(!mine || failing != where, "the ", where, " fails");
-          };
-          int64_t training = 0;
-          const Ref<Module> model = make<Failing>(small_model(), [&](const Context& ctx) {
-            if (ctx.rng && ++training == 4) fail_in("step");
-            if (ctx.rng && training == 1) fail_in("measure");
-            if (!ctx.rng && !ctx.cache) fail_in("evaluation");
-            if (ctx.cache) fail_in("sample");
-            return false;
-          });
-          SGD optimizer(model->parameters(), {});
-          TrainerOptions options = steps(4);
-          options.folder = folder.path();
-          options.eval_every = 2;
-          options.sample_every = 2;
-          options.checkpoint_every = 3;
-          options.sample = {.tokens = 5, .context = kContext};
-          options.prompt = {1, 2};
-          if (failing == "folder") options.folder = folder.file("text", "x");
-          try {
-            Trainer trainer(
-                model, optimizer, Loader(tokens(), {.context = kContext}), tokens(100), options,
-                {.on_step = [&](const StepReport&) { fail_in("on_step"); },
-                 .on_eval = [&](const EvalReport&) { fail_in("on_eval"); },
-                 .on_checkpoint = [&](int64_t, const std::string&) { fail_in("checkpoint"); },
-                 .should_stop =
-                     [&] {
-                       fail_in("should_stop");
-                       return false;
-                     }},
-                std::make_shared<ByteTokenizer>());
-            if (failing == "measure") trainer.measure(0.1);
-            trainer.run();
-          } catch (const dist::PeerError& error) {
-            of_peer[size_t(comm.rank())] = 1;
-            said[size_t(comm.rank())] = error.what();
-            throw;
-          } catch (const Error& error) {
-            said[size_t(comm.rank())] = error.what();
-            throw;
-          }
+      const Ends ends = ends_of(3, [&](const dist::Comm& comm) {
+        const bool mine = comm.rank() == phase.rank;
+        const auto fail_in = [&](const char* where) {
+          require(!mine || failing != where, "the ", where, " fails");
+        };
+        int64_t training = 0;
+        const Ref<Module> model = make<Failing>(small_model(), [&](const Context& ctx) {
+          if (ctx.rng && ++training == 4) fail_in("step");
+          if (ctx.rng && training == 1) fail_in("measure");
+          if (!ctx.rng && !ctx.cache) fail_in("evaluation");
+          if (ctx.cache) fail_in("sample");
+          return false;
         });
+        SGD optimizer(model->parameters(), {});
+        TrainerOptions options = steps(4);
+        options.folder = folder.path();
+        options.eval_every = 2;
+        options.sample_every = 2;
+        options.checkpoint_every = 3;
+        options.sample = {.tokens = 5, .context = kContext};
+        options.prompt = {1, 2};
+        if (failing == "folder") options.folder = folder.file("text", "x");
+        Trainer trainer(
+            model, optimizer, Loader(tokens(), {.context = kContext}), tokens(100), options,
+            {.on_step = [&](const StepReport&) { fail_in("on_step"); },
+             .on_eval = [&](const EvalReport&) { fail_in("on_eval"); },
+             .on_checkpoint = [&](int64_t, const std::string&) { fail_in("checkpoint"); },
+             .should_stop =
+                 [&] {
+                   fail_in("should_stop");
+                   return false;
+                 }},
+            std::make_shared<ByteTokenizer>());
+        if (failing == "measure") trainer.measure(0.1);
+        trainer.run();
       });
       for (int rank = 0; rank < 3; ++rank) {
-        CHECK(of_peer[size_t(rank)] == (rank == phase.rank ? 0 : 1));
-        CHECK_MESSAGE(contains(said[size_t(rank)],
-                               failing == "folder" ? "text" : "the " + failing + " fails"),
-                      said[size_t(rank)]);
+        const std::string& sentence = ends.said[size_t(rank)];
+        CHECK(ends.of_peer[size_t(rank)] == (rank == phase.rank ? 0 : 1));
+        CHECK_MESSAGE(
+            contains(sentence, failing == "folder" ? "text" : "the " + failing + " fails"),
+            sentence);
       }
-      CHECK(first == said[size_t(phase.rank)]);
     }
   }
 
   TEST_CASE("nothing to resume from is said by the first rank, and by no other") {
     const TempFolder folder;
-    std::vector<int> kinds(2, 0);
-    const std::string sentence = message_of<Error>([&] {
-      run_ranks(2, [&](const dist::Comm& comm) {
-        const Ref<Module> model = small_model();
-        SGD optimizer(model->parameters(), {});
-        TrainerOptions options = steps(2);
-        options.folder = folder.path();
-        Trainer trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
-        try {
-          trainer.resume();
-        } catch (const dist::PeerError&) {
-          kinds[size_t(comm.rank())] = 2;
-          throw;
-        } catch (const FileError&) {
-          kinds[size_t(comm.rank())] = 1;
-          throw;
-        }
-      });
+    const Ends ends = ends_of(2, [&](const dist::Comm&) {
+      const Ref<Module> model = small_model();
+      SGD optimizer(model->parameters(), {});
+      TrainerOptions options = steps(2);
+      options.folder = folder.path();
+      Trainer trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
+      trainer.resume();
     });
-    CHECK(contains(sentence, "no checkpoint"));
-    CHECK(kinds == std::vector<int>{1, 2});
+    for (const std::string& sentence : ends.said) CHECK(contains(sentence, "no checkpoint"));
+    CHECK(ends.of_peer == std::vector<int>{0, 1});
+  }
+
+  TEST_CASE("a folder that one rank does not see is named before a step") {
+    const TempFolder folder, other;
+    const Ends ends = ends_of(2, [&](const dist::Comm& comm) {
+      const Ref<Module> model = small_model();
+      SGD optimizer(model->parameters(), {});
+      TrainerOptions options = steps(2);
+      options.folder = (comm.rank() == 0 ? folder : other).path() + "/run";
+      Trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
+    });
+    for (const std::string& sentence : ends.said) CHECK(contains(sentence, "rank 1 on "));
+    CHECK(ends.of_peer == std::vector<int>{1, 0});
   }
 
   TEST_CASE("more ranks than micro-batches are refused") {

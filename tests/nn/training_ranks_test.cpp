@@ -199,6 +199,47 @@ TEST_SUITE("nn/training_ranks") {
     }
   }
 
+  TEST_CASE("what modules report is a mean over the targets of all micro-batches") {
+    class Reports final : public Module {
+     public:
+      Tensor forward(const Tensor& x, Context& ctx) override {
+        if (ctx.metrics) {
+          const std::vector<float> first = to_host<float>(x);
+          ctx.metrics->values["mean"] = first[0];
+          if (x.size(0) == 1) ctx.metrics->values["once"] = 0.1;
+        }
+        return x;
+      }
+      std::string type_name() const override { return "Reports"; }
+    };
+    // Five windows as batches of 2, 2 and 1.
+    const LoaderOptions how{.batch = 2, .context = kContext, .shuffle = false};
+    for (const int ranks : {1, 2, 3}) {
+      std::map<std::string, double> got;
+      double wanted = 0;
+      run_ranks(ranks, [&](const dist::Comm& comm) {
+        const Ref<Module> model =
+            Block({Embedding(kVocab, 4), make<Reports>(), OutputHead(4, kVocab)});
+        init(*model, {.seed = 1});
+        SGD optimizer(model->parameters(), {});
+        const Loader loader(tokens(41), how);
+        if (comm.rank() == 0)
+          for (int64_t i = 0; i < 3; ++i) {
+            const Batch batch = loader.at(i);
+            Metrics metrics;
+            Context ctx{.metrics = &metrics};
+            model->loss(batch.inputs, batch.targets, ctx);
+            wanted += metrics.values.at("mean") * double(batch.targets.numel()) / 40;
+          }
+        Trainer(model, optimizer, loader, {}, {.total_steps = 1, .accumulation = 3},
+                {.on_step = [&](const StepReport& r) { got = r.metrics; }})
+            .run();
+      });
+      CHECK(got.at("mean") == doctest::Approx(wanted));
+      CHECK(got.at("once") == 0.1);
+    }
+  }
+
   TEST_CASE("experts that are spread over ranks: training, evaluation, samples and a resume") {
     const TempFolder one, many;
     Setup setup{.model = mixture, .options = options_of(one.path(), 6), .validation = 40003};
@@ -228,6 +269,7 @@ TEST_SUITE("nn/training_ranks") {
       CHECK_FALSE(stopped.finished);
       CHECK(stopped.step == 4);
       setup.resume = true;
+      setup.options.seed = 4;  // what was begun keeps its own
       setup.should_stop = [](int rank, int64_t step) {
         if (rank == 3 && step == 7) dist::ask_all_to_stop();
         return false;
@@ -278,7 +320,7 @@ TEST_SUITE("nn/training_ranks") {
     const TempFolder one, two;
     const auto run = [&](int ranks, const std::string& folder, bool measured) {
       std::vector<std::map<std::string, std::vector<float>>> weights{size_t(ranks)};
-      std::atomic<int> samples = 0, steps = 0, checkpoints = 0;
+      std::atomic<int> samples = 0, steps = 0, checkpoints = 0, evaluations = 0;
       std::vector<Timing> timings{size_t(ranks)};
       run_ranks(ranks, [&](const dist::Comm& comm) {
         const Ref<Module> model = dense();
@@ -291,6 +333,7 @@ TEST_SUITE("nn/training_ranks") {
         Trainer trainer(model, optimizer, Loader(tokens(), {.batch = 2, .context = kContext}),
                         tokens(100), options,
                         {.on_step = [&](const StepReport& r) { steps += int(r.tokens); },
+                         .on_eval = [&](const EvalReport&) { ++evaluations; },
                          .on_sample = [&](const SampleReport&) { ++samples; },
                          .on_checkpoint = [&](int64_t, const std::string&) { ++checkpoints; }},
                         std::make_shared<ByteTokenizer>());
@@ -299,7 +342,12 @@ TEST_SUITE("nn/training_ranks") {
         if (measured) require(trainer.time_weights() > 0, "no time for the weights");
         trainer.run();
         weights[size_t(comm.rank())] = values(*model);
+        Trainer again(model, optimizer, Loader(tokens(), {.batch = 2, .context = kContext}),
+                      tokens(100), options, {}, std::make_shared<ByteTokenizer>());
+        again.resume();  // at the last step, whose sample is there
+        require(again.run(), "the end was not reached");
       });
+      CHECK(evaluations == 4);
       CHECK(samples == 3);
       CHECK(steps == 3 * 4 * 2 * kContext);
       CHECK(checkpoints == 1);

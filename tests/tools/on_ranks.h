@@ -1,39 +1,30 @@
 #pragma once
 // The built program on several ranks of this machine.
+#include <sys/stat.h>
+
 #include <cstdlib>
-#include <cstring>
 #include <map>
-#include <memory>
 #include <sstream>
 #include <string>
 
-#include <olm/engine/comm.h>
+#include <tests/support/mpirun.h>
 #include <tests/tools/program.h>
 
 namespace olm::test {
 
-/// The path of mpirun, or "".
-inline std::string find_mpirun() {
-  const char* path = std::getenv("PATH");
-  std::istringstream folders(path ? path : "");
-  for (std::string folder; std::getline(folders, folder, ':');)
-    if (::access((folder + "/mpirun").c_str(), X_OK) == 0) return folder + "/mpirun";
-  return "";
+/// False, and a message says so, where ranks cannot be started here.
+inline bool can_launch() {
+  const bool can = has_mpirun();
+  if (!can) MESSAGE("skipped: there is no mpirun, or this build has no MPI");
+  return can;
 }
 
-/// False, and a message says why, where ranks cannot be started here.
-inline bool can_launch() {
-  const char* why = !dist::is_available()   ? "this build has no transport between processes"
-                    : find_mpirun().empty() ? "there is no mpirun"
-                                            : nullptr;
-  if (why) MESSAGE("skipped: ", why);
-  return !why;
-}
+using Variables = std::map<std::string, std::string>;
 
 /// Sets variables of the environment as long as it lives.
 class Environment {
  public:
-  explicit Environment(const std::map<std::string, std::string>& values) {
+  explicit Environment(const Variables& values) {
     for (const auto& [name, value] : values) {
       if (const char* before = std::getenv(name.c_str())) before_[name] = before;
       ::setenv(name.c_str(), value.c_str(), 1);
@@ -51,7 +42,7 @@ class Environment {
   Environment& operator=(const Environment&) = delete;
 
  private:
-  std::map<std::string, std::string> before_;
+  Variables before_;
   std::vector<std::string> names_;
 };
 
@@ -61,7 +52,7 @@ struct Ranks {
   std::map<int, Args> more = {};
   /// A rank that ends at once, before it joins the others; -1 is none.
   int dies = -1;
-  std::map<std::string, std::string> environment = {};
+  Variables environment = {};
 };
 
 /// What `olm ARGS` came to on several ranks, and where their process ids were.
@@ -82,17 +73,26 @@ class OnRanks {
 
   /// Of mpirun, whose own words on what ended are left out: its status is that of a rank.
   Result run(const Args& args, RunOptions options = {}) {
-    std::map<std::string, std::string> variables = {
+    Variables variables = {
         {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
         {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
         {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // needs rights that a sandbox lacks
+        {"ASAN_OPTIONS", "detect_leaks=0"},                    // what MPI leaves behind is not ours
         {"OLM_NUM_THREADS", "1"}};
     for (const auto& [name, value] : ranks_.environment) variables[name] = value;
     const Environment environment(variables);
-    Args all = {"-q",        "-n",   std::to_string(ranks_.n), "--oversubscribe",
-                "--bind-to", "none", folder_ / "olm"};
+    Args all = {"mpirun",
+                "-q",
+                "--timeout",
+                "60",
+                "--oversubscribe",
+                "--bind-to",
+                "none",
+                "-n",
+                std::to_string(ranks_.n),
+                folder_ / "olm"};
     all.insert(all.end(), args.begin(), args.end());
-    options.program = find_mpirun();
+    options.program = "/usr/bin/env";
     return run_program(all, options);
   }
   /// The process of a rank; 0 before it began.
