@@ -38,7 +38,7 @@ class OLM_API PeerError : public CommError {
 
 struct Options {
   /// Seconds without a sign of life after which a rank is taken for dead. Ranks that compute, or
-  /// write a checkpoint, go on giving signs.
+  /// write a checkpoint, go on giving signs. In init(): seconds until all have joined.
   double timeout = 60;
   /// Seconds that an operation waits for a rank that lives and does not come to it.
   double patience = 1800;

@@ -138,7 +138,10 @@ std::string ranks_text(const RunConfig& config) {
 
 std::string launched(const std::string& command) {
   const int ranks = dist::world().size();
-  return ranks == 1 ? command : fmt::format("{} -n {} {}", launch().launcher, ranks, command);
+  const std::string launcher = launch().launcher;
+  return ranks == 1
+             ? command
+             : fmt::format("{} -n {} {}", launcher.empty() ? "mpirun" : launcher, ranks, command);
 }
 
 }  // namespace olm::tools

@@ -23,9 +23,10 @@ std::shared_ptr<MpiThread> MpiThread::join(const Options& options) {
   // It keeps what it needs alive: a process may end without it.
   std::thread([self] { self->run(); }).detach();
   std::unique_lock lock(self->mutex_);
+  // A rank that has not joined gives no sign of life.
   const bool came = self->changed_.wait_for(
-      lock, Seconds(options.patience), [&] { return self->joined_ || !self->join_error_.empty(); });
-  if (!came) throw CommError("init: waited ", options.patience, " s for other ranks to call it");
+      lock, Seconds(options.timeout), [&] { return self->joined_ || !self->join_error_.empty(); });
+  if (!came) throw CommError("init: waited ", options.timeout, " s for other ranks to call it");
   if (!self->join_error_.empty()) throw CommError(self->join_error_);
   return self;
 }
