@@ -123,20 +123,21 @@ StepInfo DataParallel::Impl::step_together(const StepOptions& how, const std::st
   const Tensor sums = all_sums(news);
   optimizer.begin_step(sums, scaled(how, options.micro_batches, targets));
   if (options.zero == 1)
-    update_owned(owned_sums, present);
+    update_owned(std::move(owned_sums), present);
   else
     update_all(present);
   return optimizer.end_step(sums, present);
 }
 
 /// Bucket by bucket, while the weights of those before go to the other ranks.
-void DataParallel::Impl::update_owned(const Tensors& owned_sums, const std::vector<bool>& present) {
+void DataParallel::Impl::update_owned(Tensors owned_sums, const std::vector<bool>& present) {
   const size_t buckets = transfer_->buckets().size();
   for (size_t b = 0; b < buckets; ++b) {
+    if (b >= kUnderWay) transfer_->finish_hand_out(b - kUnderWay);
     const size_t first = transfer_->first_owned(b), end = transfer_->first_owned(b + 1);
     Tensors gradients(end - first);
     for (size_t i = first; i < end; ++i)
-      if (present[size_t(written[i].parameter)]) gradients[i - first] = owned_sums[i];
+      if (present[size_t(written[i].parameter)]) gradients[i - first] = std::move(owned_sums[i]);
     optimizer.update_ranges(gradients, first);
     const auto& members = transfer_->buckets()[b].members;
     if (std::any_of(members.begin(), members.end(),
