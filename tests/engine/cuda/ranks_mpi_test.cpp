@@ -34,7 +34,7 @@ int count(const std::string& text, const std::string& what) {
 
 }  // namespace
 
-TEST_SUITE("cuda/ranks_mpi") {
+TEST_SUITE("engine/cuda/ranks_mpi") {
   TEST_CASE("operations among cards of several processes") {
     if (!test::has_mpirun() || !has_cards()) return;
     const Launched l = test::mpirun(3, OLM_RANKS " operations", "OLM_RANK_DEVICE=cuda");
