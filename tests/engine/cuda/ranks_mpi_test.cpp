@@ -43,6 +43,14 @@ TEST_SUITE("engine/cuda/ranks_mpi") {
     CHECK(count(l.out, "ended") == 3);
   }
 
+  TEST_CASE("a rank that ends first has given what the others wait for") {
+    if (!test::has_mpirun() || !has_cards()) return;
+    const Launched l = ranks("ends_unseen", "");
+    INFO(l.out);
+    CHECK(l.status == 0);
+    CHECK(count(l.out, "ended") == 3);
+  }
+
   TEST_CASE("what a card waits for ends where a rank fails, is killed, ends or does not come") {
     if (!test::has_mpirun() || !has_cards()) return;
     const struct {
