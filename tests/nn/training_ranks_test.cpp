@@ -162,7 +162,7 @@ void check_same(const Result& got, const Result& wanted) {
 TEST_SUITE("nn/training_ranks") {
   TEST_CASE("a dense model: losses, weights and checkpoints have the same bits on any number") {
     const TempFolder one;
-    Setup setup{.options = options_of(one.path(), 6), .validation = 40003};
+    Setup setup{.options = options_of(one.path(), 6), .validation = 20003};
     setup.options.accumulation = 5;
     setup.options.eval_every = 3;
     setup.options.end_of_text = 0;
@@ -242,7 +242,7 @@ TEST_SUITE("nn/training_ranks") {
 
   TEST_CASE("experts that are spread over ranks: training, evaluation, samples and a resume") {
     const TempFolder one, many;
-    Setup setup{.model = mixture, .options = options_of(one.path(), 6), .validation = 40003};
+    Setup setup{.model = mixture, .options = options_of(one.path(), 6), .validation = 20003};
     setup.options.eval_every = setup.options.sample_every = 3;
     setup.options.sample = {.tokens = 5, .context = kContext};
     setup.options.prompt = {1, 2};
