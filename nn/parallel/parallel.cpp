@@ -156,8 +156,13 @@ void DataParallel::Impl::backward(const Tensor& loss, int64_t n, const Tensors& 
   BackwardOptions how;
   if (options.micro_batches > 1) how.gradient = full(loss.shape(), double(n), options_of(loss));
   const auto pass = [&] {
+    // Where rows travel, ranks wait for each other here, and one of them may have no gradient of an
+    // expert until its end.
+    if (transfer_) transfer_->set_waiting(!experts_ || experts_->group().size() == 1);
     olm::backward(loss, how);
-    if (transfer_) in_backward_ = transfer_->departed();
+    if (!transfer_) return;
+    in_backward_ = transfer_->departed();
+    transfer_->set_waiting(true);
   };
   sums_->run(next_, part.size(), pass, [this](size_t p, Tensor sum) {
     if (transfer_)

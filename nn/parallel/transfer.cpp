@@ -41,6 +41,7 @@ void Transfer::clear() {
   }
   launched_ = 0;
   under_way_.clear();
+  waiting_ = true;
   departed_ = 0;
 }
 
@@ -105,6 +106,7 @@ void Transfer::launch(size_t b) {
 /// arrived: where ranks compute faster than they send, waiting now or at the end is the same. Not
 /// where experts are spread: others may wait in backward for rows of this rank.
 void Transfer::release(size_t most_left) {
+  if (!waiting_) most_left = under_way_.size();
   while (!under_way_.empty()) {
     dist::Work& work = states_[under_way_.front()].work;
     const bool free_to_wait = most_left == 0 || !has_experts_;

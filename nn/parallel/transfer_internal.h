@@ -29,6 +29,9 @@ class Transfer {
   /// Takes the sum of this rank's gradients of a parameter, which may be none. Buckets leave in
   /// their order, as soon as they are complete.
   void take(int64_t parameter, Tensor sum);
+  /// While off, buckets leave without waiting for any, however many are under way: for a backward
+  /// pass that itself waits for other ranks, which may have none to send before it ends.
+  void set_waiting(bool waiting) { waiting_ = waiting; }
   /// Buckets that left since clear().
   int64_t departed() const { return departed_; }
   /// Waits for a bucket's sums over all ranks, and returns those of the elements that this rank
@@ -67,6 +70,7 @@ class Transfer {
   size_t launched_ = 0;
   bool has_experts_ = false;
   std::deque<size_t> under_way_;
+  bool waiting_ = true;
   int64_t departed_ = 0;
 };
 
