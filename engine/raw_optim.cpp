@@ -12,10 +12,11 @@ namespace {
 
 /// The norm of what has these sums of squares, left in the memory of their device.
 void norm_into(double* norm, const Tensor& sums) {
-  kernels::run(
-      sums.device().kind,
-      kernels::NormOfSums{
-          .sums = sums.data<double>(), .n = sums.numel(), .norm = norm, .stream = stream_of(sums)});
+  kernels::run(sums.device().kind,
+               kernels::NormOfSums{.sums = static_cast<const double*>(sums.data()),
+                                   .n = sums.numel(),
+                                   .norm = norm,
+                                   .stream = stream_of(sums)});
 }
 
 void check_item(const char* op, const OptimItem& item, const OptimItem& first, Device device) {
@@ -94,11 +95,12 @@ Tensor squared_sums(const Tensors& xs) {
     blocks += norm_blocks(x.numel());
   }
   const Tensor sums = empty({blocks}, {.dtype = f64, .device = xs[0].device()});
-  kernels::run(xs[0].device().kind, kernels::SquaredSums{.dtype = xs[0].dtype(),
-                                                         .tensors = list.data(),
-                                                         .count = int64_t(list.size()),
-                                                         .sums = sums.mutable_data<double>(),
-                                                         .stream = stream_of(sums)});
+  kernels::run(xs[0].device().kind,
+               kernels::SquaredSums{.dtype = xs[0].dtype(),
+                                    .tensors = list.data(),
+                                    .count = int64_t(list.size()),
+                                    .sums = static_cast<double*>(sums.mutable_data()),
+                                    .stream = stream_of(sums)});
   return sums;
 }
 

@@ -10,6 +10,7 @@
 //
 // It takes the place of an FFN: Residual(Block({RMSNorm(d), SwiGLUMoEFFN({…})})). In training
 // (ctx.rng set) it adds balance losses to ctx.aux_losses, which Module::loss adds to the loss.
+// expert_parallel.h spreads experts over ranks.
 // Where ctx.metrics is set, each router reports the load of its experts there. The Trainer sets it,
 // logs the loads and updates expert biases; a training loop of your own does it like this:
 //

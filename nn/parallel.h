@@ -7,6 +7,7 @@
 //   for (int64_t step = 0; step < 1000; ++step) {
 //     for (int64_t i = parallel.begin(); i < parallel.end(); ++i) {  // this rank's part of them
 //       const Batch batch = loader.at(step * 8 + i);
+//       Generator rng(derive_seed(1, std::to_string(step * 8 + i)));  // of its dropout
 //       Context ctx{.rng = &rng};
 //       const Tensor loss = model->loss(batch.inputs, batch.targets, ctx);
 //       parallel.backward(loss, count_targets(batch.targets), ctx.aux_losses);
@@ -40,15 +41,17 @@ struct DataParallelOptions {
   Tensors order = {};  ///< parameters in the order of the model; the optimizer's if empty
 };
 
-/// What a step of DataParallel moves and keeps, of this rank.
+/// What a step of DataParallel moves and keeps at most, of this rank.
 struct ParallelCost {
-  int64_t bytes_sent = 0;     ///< per step, to other ranks; experts' rows are not in it
-  size_t gradient_bytes = 0;  ///< gradients, and those kept until they are added
-  size_t moment_bytes = 0;    ///< of the optimizer, once all parameters had a gradient
-  /// Of the sums of this rank's part, and what the largest bucket takes while it is under way.
+  int64_t bytes_sent = 0;  ///< per step, to other ranks; experts' rows and notes are not in it
+  /// Of gradients that are kept between micro-batches; in a world of one, up to the update.
+  size_t gradient_bytes = 0;
+  size_t moment_bytes = 0;  ///< of the optimizer, once all parameters had a gradient
+  /// Of the sums of this rank's part, of gradients under way, and of those that wait to fill one
+  /// more bucket.
   size_t bucket_bytes = 0;
   int64_t buckets = 0;              ///< of gradients, per step
-  int64_t buckets_in_backward = 0;  ///< of the last step, under way before its backward had ended
+  int64_t buckets_in_backward = 0;  ///< those of the last step that left before backward had ended
 };
 
 /// Gradients of micro-batches on all ranks, summed, and the update of an optimizer on their mean

@@ -1,6 +1,7 @@
 #include <olm/nn/parallel_plan.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include <olm/engine/raw_optim.h>
@@ -195,34 +196,62 @@ int64_t largest_batch(Module& model, const ParallelPlanOptions& options, double 
   return low;
 }
 
-StepTime step_time(const ParallelPlan& plan, const RankSpeed& s) {
-  require(s.matrix_flops > 0 && s.share > 0, "step_time: wants matrix_flops and a share above 0");
+namespace {
+
+/// Seconds in which a rank sends `bytes` to the others of n ranks, of which neighbours share a
+/// machine.
+double travel_seconds(const RankSpeed& s, double bytes, int64_t n, double messages) {
   require(s.ranks_per_machine >= 1, "step_time: wants at least one rank per machine, got ",
           s.ranks_per_machine);
-  // Neighbours share a machine; the others of n ranks are reached through the link.
-  const auto seconds = [&](double bytes, int64_t n, double messages) {
-    if (bytes == 0) return 0.0;
-    const int64_t near = std::min(n, s.ranks_per_machine);
-    const double far_share = double(n - near) / double(n - 1);
-    require(far_share == 0 || s.link_bytes > 0, "step_time: wants link_bytes above 0");
-    require(near == 1 || s.local_bytes > 0, "step_time: wants local_bytes above 0");
-    const double far = far_share > 0 ? bytes * far_share / s.link_bytes : 0;
-    const double local = near > 1 ? bytes * (1 - far_share) / s.local_bytes : 0;
-    return std::max({far, local, messages * s.message_seconds});
-  };
-  const double buckets = double(std::max<int64_t>(1, plan.buckets));
-  const double messages = buckets * double(plan.ranks - 1);
-  const double gradients = seconds(plan.sent.gradients, plan.ranks, messages);
-  const double weights = seconds(plan.sent.weights, plan.ranks, messages);
-  const double tokens = seconds(plan.sent.tokens, plan.expert_ranks, 0);
-  StepTime time{.compute = plan.flops / (s.matrix_flops * s.share),
+  if (bytes == 0) return 0;
+  const int64_t near = std::min(n, s.ranks_per_machine);
+  const double far_share = double(n - near) / double(n - 1);
+  require(far_share == 0 || s.link_bytes > 0, "step_time: wants link_bytes above 0");
+  require(near == 1 || s.local_bytes > 0, "step_time: wants local_bytes above 0");
+  const double far = far_share > 0 ? bytes * far_share / s.link_bytes : 0;
+  const double local = near > 1 ? bytes * (1 - far_share) / s.local_bytes : 0;
+  return std::max({far, local, messages * s.message_seconds});
+}
+
+double bucket_count(const ParallelPlan& plan) { return double(std::max<int64_t>(1, plan.buckets)); }
+
+double gradient_seconds(const ParallelPlan& plan, const RankSpeed& s) {
+  return travel_seconds(s, plan.sent.gradients, plan.ranks,
+                        bucket_count(plan) * double(plan.ranks - 1));
+}
+
+double compute_seconds(const ParallelPlan& plan, const RankSpeed& s) {
+  require(s.matrix_flops > 0 && s.share > 0, "step_time: wants matrix_flops and a share above 0");
+  return plan.flops / (s.matrix_flops * s.share);
+}
+
+/// Of the last micro-batch, as much as messages can use.
+double backward_seconds(const ParallelPlan& plan, const RankSpeed& s) {
+  return s.overlap * compute_seconds(plan, s) * 2 / 3 / double(plan.micro_batches);
+}
+
+}  // namespace
+
+StepTime step_time(const ParallelPlan& plan, const RankSpeed& s) {
+  const double buckets = bucket_count(plan);
+  const double gradients = gradient_seconds(plan, s);
+  const double weights =
+      travel_seconds(s, plan.sent.weights, plan.ranks, buckets * double(plan.ranks - 1));
+  const double tokens = travel_seconds(s, plan.sent.tokens, plan.expert_ranks, 0);
+  StepTime time{.compute = compute_seconds(plan, s),
                 .update = s.memory_bytes > 0 ? plan.update_bytes / s.memory_bytes : 0,
                 .communication = gradients + weights + tokens};
-  const double backward = s.overlap * time.compute * 2 / 3 / double(plan.micro_batches);
   // The last bucket has nothing to hide behind.
-  time.exposed = std::max(gradients - backward, gradients / buckets) +
+  time.exposed = std::max(gradients - backward_seconds(plan, s), gradients / buckets) +
                  std::max(weights - time.update, weights / buckets) + tokens;
   return time;
+}
+
+int64_t buckets_under_way(const ParallelPlan& plan, const RankSpeed& s) {
+  const double gradients = gradient_seconds(plan, s);
+  if (gradients == 0) return 1;
+  const double left = 1 - backward_seconds(plan, s) / gradients;
+  return std::max<int64_t>(1, int64_t(std::ceil(double(plan.buckets) * left)));
 }
 
 }  // namespace olm::nn

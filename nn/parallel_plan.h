@@ -96,5 +96,8 @@ struct StepTime {
 /// Gradients travel while backward of the last micro-batch goes on, for two thirds of its time;
 /// weights while others are updated; rows of mixtures while nothing else is done.
 OLM_API StepTime step_time(const ParallelPlan& plan, const RankSpeed& speed);
+/// Of the buckets of gradients how many are under way at the end of backward, where they come
+/// faster than they travel: ParallelPlanOptions::under_way for such ranks; else 1.
+OLM_API int64_t buckets_under_way(const ParallelPlan& plan, const RankSpeed& speed);
 
 }  // namespace olm::nn

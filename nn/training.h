@@ -285,6 +285,7 @@ class OLM_API Trainer {
   void set_total_steps(int64_t total);
   int64_t total_steps() const { return options_.total_steps; }
   int64_t step() const { return step_; }
+  const DataParallel& parallel() const { return *parallel_; }
   /// Resumes from the newest checkpoint in the folder, bit for bit: cuts the logs back to it and
   /// takes its total number of steps. Throws where corpus, tokenizer or architecture differ.
   void resume();

@@ -1,6 +1,8 @@
 // Copies with conversion, filling, y = a·x + b·y, and the search for NaN and infinity: all bound by
 // memory. One thread makes one element, or 16 bytes where everything lies in a line; threads go on
 // over the grid. Traffic: each element of x read once, each of y written once (axpby also reads y).
+#include <bit>
+
 #include <olm/kernels/base/convert.h>
 #include <olm/kernels/copy.h>
 #include <olm/kernels/cuda/row.cuh>
@@ -133,8 +135,11 @@ void run(Cuda, const Fill& k) {
   const int64_t n = count(view);
   if (n == 0) return;
   const Copy merged = simplified(view);
-  visit_cuda_any(k.dtype, [&]<class T>() {
-    const T value = is_float(k.dtype) ? convert<T>(k.value) : convert<T>(k.whole);
+  // f64, in which steps keep sums in device memory, is filled by its bits.
+  const bool bits = k.dtype == f64;
+  const int64_t whole = bits ? std::bit_cast<int64_t>(k.value) : k.whole;
+  visit_cuda_any(bits ? i64 : k.dtype, [&]<class T>() {
+    const T value = is_float(k.dtype) && !bits ? convert<T>(k.value) : convert<T>(whole);
     launch(fill_strided<T>, grid_over(n, k.stream), out<T>(k.y),
            shape_of<1>(merged, {&merged.y_strides}), value);
   });

@@ -110,6 +110,7 @@ Tensor MoEFeedForwardBase::forward(const Tensor& x, Context& ctx) {
 Tensors MoEFeedForwardBase::own_leaves() {
   Tensors leaves;
   if (!spread) return leaves;
+  spread->update_leaves();
   for (const auto list : ExpertParameters::kLists)
     leaves.insert(leaves.end(), (spread->leaves.*list).begin(), (spread->leaves.*list).end());
   return leaves;

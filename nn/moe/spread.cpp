@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <span>
+#include <string>
 
 #include <olm/autograd/ops/all_to_all_rows.h>
 #include <olm/engine/raw.h>
@@ -13,9 +15,8 @@ namespace olm::nn {
 namespace {
 
 /// Rows by source rank and expert.
-using Table = std::vector<std::vector<int64_t>>;
+using Table = std::vector<std::vector<int32_t>>;
 
-/// Brings a leaf to where its parameter is, which may have been moved, converted or frozen.
 void follow(const Tensor& leaf, const Tensor& parameter) {
   const TensorImpl &a = leaf.impl(), &b = parameter.impl();
   if (a.storage != b.storage || a.offset != b.offset || a.dtype != b.dtype) {
@@ -26,10 +27,16 @@ void follow(const Tensor& leaf, const Tensor& parameter) {
     set_requires_grad(leaf, requires_grad(parameter));
 }
 
-void follow(const SpreadExperts& spread, const ExpertParameters& here) {
-  for (const auto list : ExpertParameters::kLists)
-    for (size_t i = 0; i < (spread.leaves.*list).size(); ++i)
-      follow((spread.leaves.*list)[i], (here.*list)[i % size_t(spread.here())]);
+ExpertParameters parameters_here(const std::vector<ExpertParts>& parts,
+                                 const SpreadExperts& spread) {
+  return parameters_of(std::span(parts).subspan(size_t(spread.first()), size_t(spread.here())));
+}
+
+bool same_handles(const ExpertParameters& a, const ExpertParameters& b) {
+  return std::ranges::all_of(ExpertParameters::kLists, [&](const auto list) {
+    return std::ranges::equal(a.*list, b.*list,
+                              [](const Tensor& x, const Tensor& y) { return x.is_same(y); });
+  });
 }
 
 /// Backward has its exchanges on all ranks only where it has them on one.
@@ -43,15 +50,15 @@ void require_trained_alike(const ExpertParameters& all) {
 
 /// What all ranks have for each expert.
 Table exchanged_counts(const Tensor& offsets, const SpreadExperts& spread) {
-  const std::vector<int64_t> at = to_host<int64_t>(offsets);
-  std::vector<int64_t> own(at.size() - 1);
+  const std::vector<int32_t> at = to_host<int32_t>(offsets);
+  std::vector<int32_t> own(at.size() - 1);
   for (size_t e = 0; e < own.size(); ++e) own[e] = at[e + 1] - at[e];
-  const size_t bytes = own.size() * sizeof(int64_t);
+  const size_t bytes = own.size() * sizeof(int32_t);
   Table table;
   for (const std::string& theirs :
        spread.group.all_gather(std::string(reinterpret_cast<const char*>(own.data()), bytes))) {
     require(theirs.size() == bytes, "MoEFeedForward: rank ", table.size(),
-            " of those that share the experts sent counts of ", theirs.size() / sizeof(int64_t),
+            " of those that share the experts sent counts of ", theirs.size() / sizeof(int32_t),
             " experts, this one has ", own.size());
     std::memcpy(table.emplace_back(own.size()).data(), theirs.data(), bytes);
   }
@@ -85,9 +92,10 @@ Plan plan_of(const Table& table, const SpreadExperts& spread, Device device) {
 
 }  // namespace
 
-ExpertParameters parameters_here(const std::vector<ExpertParts>& parts,
-                                 const SpreadExperts& spread) {
-  return parameters_of(std::span(parts).subspan(size_t(spread.first()), size_t(spread.here())));
+void SpreadExperts::update_leaves() const {
+  for (const auto list : ExpertParameters::kLists)
+    for (size_t i = 0; i < (leaves.*list).size(); ++i)
+      follow((leaves.*list)[i], (parameters.*list)[i % size_t(here())]);
 }
 
 void require_spreadable(const std::string& layer, const Children& experts) {
@@ -101,21 +109,23 @@ std::shared_ptr<SpreadExperts> spread_over(const dist::Comm& group, const Childr
   auto spread = std::make_shared<SpreadExperts>();
   spread->group = group;
   spread->experts = int64_t(experts.size());
-  const ExpertParameters here = parameters_here(common_parts(experts), *spread);
+  spread->parameters = parameters_here(common_parts(experts), *spread);
   for (int source = 0; source < group.size(); ++source)
     for (const auto list : ExpertParameters::kLists)
-      for (const Tensor& p : here.*list) (spread->leaves.*list).push_back(raw::alias(p));
-  follow(*spread, here);
+      for (const Tensor& p : spread->parameters.*list)
+        (spread->leaves.*list).push_back(raw::alias(p));
+  spread->update_leaves();
   return spread;
 }
 
-Tensor run_spread(const Children& experts, SpreadExperts& spread, const Tensor& x,
+Tensor run_spread(const Children& experts, const SpreadExperts& spread, const Tensor& x,
                   const Tensor& offsets, Context& ctx) {
   const std::vector<ExpertParts> parts = common_parts(experts);
-  require(!parts.empty() && int64_t(parts.size()) == spread.experts,
+  require(int64_t(parts.size()) == spread.experts &&
+              same_handles(parameters_here(parts, spread), spread.parameters),
           "MoEFeedForward: experts were replaced after they had been spread over ranks");
   require_trained_alike(parameters_of(parts));
-  follow(spread, parameters_here(parts, spread));
+  spread.update_leaves();
   const Plan plan = plan_of(exchanged_counts(offsets, spread), spread, x.device());
   const ExpertParts& first = parts.front();
   const Tensor rows = all_to_all_rows(x, plan.sent, plan.received, spread.group);

@@ -7,18 +7,17 @@ namespace olm::nn {
 
 struct SpreadExperts {
   dist::Comm group;
-  int64_t experts = 0;  ///< of the mixture
-  /// Second handles on the parameters of the experts here, a set for the rows of each rank, whose
-  /// gradients so stay apart: that of source rank s and expert e is number s · here() + e.
+  int64_t experts = 0;          ///< of the mixture
+  ExpertParameters parameters;  ///< of the experts here
+  /// Second handles on them, a set for the rows of each rank, whose gradients so stay apart: that
+  /// of source rank s and expert e is number s · here() + e.
   ExpertParameters leaves;
 
   int64_t here() const { return experts / group.size(); }
   int64_t first() const { return here() * group.rank(); }  ///< of those here
+  /// Brings leaves to where parameters are, which may have been moved, converted or frozen.
+  void update_leaves() const;
 };
-
-/// Of the experts that this rank keeps.
-ExpertParameters parameters_here(const std::vector<ExpertParts>& parts,
-                                 const SpreadExperts& spread);
 
 /// Throws naming `layer` where experts cannot be computed by ranks that know nothing else of them.
 void require_spreadable(const std::string& layer, const Children& experts);
@@ -30,7 +29,7 @@ std::shared_ptr<SpreadExperts> spread_over(const dist::Comm& group, const Childr
 /// in backward: rows go to the ranks of their experts and come back, and each rank computes groups
 /// of rows by source and expert, those of the unspread layer on the source rank. The host reads the
 /// offsets, and ranks tell each other their counts, before rows travel.
-Tensor run_spread(const Children& experts, SpreadExperts& spread, const Tensor& x,
+Tensor run_spread(const Children& experts, const SpreadExperts& spread, const Tensor& x,
                   const Tensor& offsets, Context& ctx);
 
 }  // namespace olm::nn

@@ -1,5 +1,7 @@
 #include <olm/nn/parallel/agree_internal.h>
 
+#include <algorithm>
+
 #include <olm/engine/file.h>
 #include <olm/engine/json.h>
 #include <olm/engine/raw.h>
@@ -7,17 +9,54 @@
 namespace olm::nn::parallel {
 namespace {
 
-/// Ranks that gave each value, in the order of the first of them.
-std::vector<std::pair<std::string, std::vector<int>>> by_value(
-    const std::vector<std::string>& values) {
-  std::vector<std::pair<std::string, std::vector<int>>> groups;
-  for (size_t r = 0; r < values.size(); ++r) {
-    auto at = groups.begin();
-    while (at != groups.end() && at->first != values[r]) ++at;
-    if (at == groups.end()) at = groups.insert(at, {values[r], {}});
-    at->second.push_back(int(r));
+/// A fact as it travels: "1" and its value, or "0" where a rank does not have it.
+std::string find(const Facts& facts, const std::string& name) {
+  for (const auto& [key, value] : facts)
+    if (key == name) return "1" + value;
+  return "0";
+}
+
+/// The first fact that one rank does not have, or with another value; "" where there is none.
+std::string first_difference(const std::vector<Facts>& all) {
+  for (const Facts& facts : all)
+    for (size_t i = 0; i < facts.size(); ++i) {
+      const auto& [name, value] = facts[i];
+      for (const Facts& other : all) {
+        const bool same = i < other.size() && other[i] == facts[i];
+        if (!same && find(other, name) != "1" + value) return name;
+      }
+    }
+  return "";
+}
+
+/// A value for a message: of a long one what stands around its byte number `at`.
+std::string excerpt(const std::string& value, size_t at) {
+  constexpr size_t kBefore = 20, kAfter = 40;
+  if (value.empty()) return "empty";
+  const size_t begin = at > kBefore ? at - kBefore : 0;
+  const size_t end = std::min(value.size(), at + kAfter);
+  return (begin > 0 ? "…" : "") + value.substr(begin, end - begin) +
+         (end < value.size() ? "…" : "");
+}
+
+/// "3 on rank 0, 4 on ranks 1 and 2".
+std::string who_has_what(const std::vector<std::string>& found) {
+  std::vector<std::pair<std::string, std::vector<int>>> kinds;
+  for (size_t rank = 0; rank < found.size(); ++rank) {
+    auto kind = kinds.begin();
+    while (kind != kinds.end() && kind->first != found[rank]) ++kind;
+    if (kind == kinds.end()) kind = kinds.insert(kind, {found[rank], {}});
+    kind->second.push_back(int(rank));
   }
-  return groups;
+  const std::string &a = kinds[0].first, &b = kinds[1].first;
+  const auto at = size_t(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+  std::string text;
+  for (const auto& [value, ranks] : kinds) {
+    if (!text.empty()) text += ", ";
+    text += value[0] == '0' ? "not there" : excerpt(value.substr(1), std::max<size_t>(at, 1) - 1);
+    text += " on " + name_ranks(ranks);
+  }
+  return text;
 }
 
 std::string hash_of(const Tensor& t) {
@@ -29,29 +68,35 @@ std::string hash_of(const Tensor& t) {
 }  // namespace
 
 std::string name_ranks(const std::vector<int>& ranks) {
-  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
-  for (size_t i = 0; i < ranks.size(); ++i)
-    text += (i == 0 ? "" : i + 1 == ranks.size() ? " and " : ", ") + std::to_string(ranks[i]);
-  return text;
+  constexpr size_t kMaxNamed = 8;
+  const size_t n = ranks.size(), named = std::min(n, kMaxNamed);
+  std::string text = n == 1 ? "rank " : "ranks ";
+  for (size_t i = 0; i < named; ++i)
+    text += (i == 0 ? "" : i + 1 == n ? " and " : ", ") + std::to_string(ranks[i]);
+  return n > named ? text + " and " + std::to_string(n - named) + " more" : text;
 }
 
-void require_same_facts(const dist::Comm& comm, const Facts& facts) {
+/// Hashes travel first, so that many long values cost nothing where they are the same.
+void require_same_facts(const dist::Comm& comm, const Facts& facts, const char* who) {
+  if (comm.size() == 1) return;
   Json mine = Json::array();
-  for (const auto& fact : facts) mine.push_back(Json(fact.second));
-  std::vector<Json> all;
-  for (const std::string& text : comm.all_gather(mine.dump()))
-    all.push_back(Json::parse(text, "facts of a rank"));
-  for (size_t i = 0; i < facts.size(); ++i) {
-    std::vector<std::string> values;
-    for (const Json& rank : all)
-      values.push_back(i < rank.size() ? rank.at(i).as_string() : "nothing");
-    const auto groups = by_value(values);
-    if (groups.size() == 1) continue;
-    std::string text;
-    for (const auto& [value, ranks] : groups)
-      text += (text.empty() ? "" : ", ") + value + " on " + name_ranks(ranks);
-    fail("DataParallel: ranks differ in ", facts[i].first, ": ", text);
+  for (const auto& [name, value] : facts) {
+    mine.push_back(name);
+    mine.push_back(hash_hex(value));
   }
+  const std::vector<std::string> hashes = comm.all_gather(hash_hex(mine.dump()));
+  if (std::count(hashes.begin(), hashes.end(), hashes[0]) == comm.size()) return;
+  std::vector<Facts> all;
+  for (const std::string& text : comm.all_gather(mine.dump())) {
+    const Json rank = Json::parse(text, "facts of a rank");
+    Facts& its = all.emplace_back();
+    for (size_t i = 0; i + 1 < rank.size(); i += 2)
+      its.emplace_back(rank.at(i).as_string(), rank.at(i + 1).as_string());
+  }
+  const std::string name = first_difference(all);
+  if (name.empty()) return;  // the same in another order
+  const std::vector<std::string> found = comm.all_gather(find(facts, name));
+  fail(who, "ranks disagree on ", name, ": ", who_has_what(found));
 }
 
 void hand_out(const dist::Comm& comm, const Tensors& tensors) {

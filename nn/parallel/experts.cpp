@@ -79,11 +79,10 @@ void spread(MoEFeedForwardBase& layer, const dist::Comm& group,
       layer.experts.at(e)->for_each_parameter(
           [](const std::string&, Parameter& p) { p.keep_elsewhere(); });
   }
-  const ExpertParameters here = parameters_here(common_parts(layer.experts), spread);
   for (const auto list : ExpertParameters::kLists)
-    for (size_t i = 0; i < (here.*list).size(); ++i)
+    for (size_t i = 0; i < (spread.parameters.*list).size(); ++i)
       for (int s = 0; s < group.size(); ++s)
-        sources.push_back({.parameter = (here.*list)[i],
+        sources.push_back({.parameter = (spread.parameters.*list)[i],
                            .rank = s,
                            .leaf = (spread.leaves.*list)[size_t(s * spread.here()) + i]});
 }

@@ -47,7 +47,7 @@ class DataParallel::Impl {
   Tensor all_sums(const std::vector<parallel::StepNews>& news) const;
   StepInfo step_alone(const StepOptions& how);
   StepInfo step_together(const StepOptions& how, const std::string& note);
-  void update_owned(const Tensors& owned_sums, const std::vector<bool>& present);
+  void update_owned(Tensors owned_sums, const std::vector<bool>& present);
   void update_all(const std::vector<bool>& present);
 
   std::shared_ptr<ExpertParallel> experts_;

@@ -127,15 +127,15 @@ void LocalSums::clear() {
     }
 }
 
-int64_t LocalSums::most_held(size_t parameter, int64_t n) const {
+int64_t LocalSums::most_held(size_t parameter, int64_t n, bool leaves) const {
   const Watched& w = watched_[parameter];
   if (!w.trained) return 0;
   int64_t held = 0, most = 0;
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i + leaves < n; ++i) {
     held += 1 - SumTree::additions_after(i, n);
-    most = std::max(most, held);
+    most = std::max(most, ordered_ ? held : 1);
   }
-  return int64_t(w.sources.size()) * (ordered_ ? most : 1);
+  return int64_t(w.sources.size()) * most;
 }
 
 }  // namespace olm::nn::parallel

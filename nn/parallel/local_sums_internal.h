@@ -44,8 +44,9 @@ class LocalSums {
   void clear();
   /// Which parameters had a gradient in the run of the last micro-batch or one before.
   const std::vector<bool>& present() const { return present_; }
-  /// Gradients of a parameter that are held at most at once, in n micro-batches.
-  int64_t most_held(size_t parameter, int64_t n) const;
+  /// Gradients of a parameter that are held at most after each of n micro-batches; `leaves`: those
+  /// of the last one do not stay.
+  int64_t most_held(size_t parameter, int64_t n, bool leaves) const;
 
  private:
   /// Where gradients of a parameter arrive: the parameter itself, or a handle on it for each rank

@@ -189,39 +189,6 @@ StepInfo DataParallel::Impl::step(StepOptions how, const std::string& note) {
   return info;
 }
 
-ParallelCost DataParallel::Impl::cost() const {
-  ParallelCost cost{.moment_bytes = optimizer.state_bytes()};
-  for (size_t p = 0; p < parameters_.size(); ++p)
-    cost.gradient_bytes += size_t(sums_->most_held(p, part.size()) * parameters_[p].numel()) *
-                           size_of(acc_dtype(parameters_[p].dtype()));
-  if (alone()) return cost;
-  size_t largest = 0;
-  for (const Bucket& b : transfer_->buckets()) {
-    if (!transfer_->travels(b)) continue;
-    const dist::Comm& c = transfer_->comm_of(b);
-    const DType dtype = acc_dtype(b.dtype), wire = dtype == f32 ? options.wire : dtype;
-    const int64_t others = c.size() - 1;
-    const dist::Counts even = dist::even_counts(b.elements, c.size());
-    const int64_t own = (options.zero == 1 ? b.counts : even)[size_t(c.rank())];
-    const DType back = options.zero == 1 ? b.dtype : dtype;
-    cost.bytes_sent +=
-        (b.elements - own) * int64_t(size_of(wire)) + own * others * int64_t(size_of(back));
-    ++cost.buckets;
-    if (options.zero == 1) cost.bucket_bytes += size_t(own) * size_of(dtype);
-    const size_t flat = options.zero == 0 || b.members.size() > 1 ? size_t(b.elements) : 0;
-    const size_t narrow = wire == dtype ? 0 : size_t(b.elements);
-    largest =
-        std::max(largest, flat * size_of(dtype) + (narrow + size_t(own * others)) * size_of(wire));
-  }
-  cost.bucket_bytes += largest;
-  cost.buckets_in_backward = in_backward_;
-  StepNews news{.losses = std::vector<MicroBatchLoss>(size_t(part.size())), .present = trained_};
-  for (const ParameterRange& r : written)
-    news.sums.resize(news.sums.size() + size_t(raw::norm_blocks(r.end - r.begin)));
-  cost.bytes_sent += gathered_bytes(news_bytes_ > 0 ? news_bytes_ : pack(news).size(), comm.size());
-  return cost;
-}
-
 DataParallel::DataParallel(Optimizer& optimizer, DataParallelOptions options, dist::Comm comm,
                            std::shared_ptr<ExpertParallel> experts)
     : impl_(std::make_unique<Impl>(optimizer, std::move(options), std::move(comm),

@@ -30,12 +30,32 @@ StepInfo DataParallel::Impl::step_alone(const StepOptions& how) {
   return optimizer.end_step(sums, present);
 }
 
+namespace {
+
+/// The values of scalars that are together on a device: one copy brings all to the host.
+std::vector<double> values_of(const Tensors& scalars) {
+  const Tensor all = empty({int64_t(scalars.size())}, options_of(scalars[0]));
+  for (size_t i = 0; i < scalars.size(); ++i)
+    raw::copy_(raw::view(raw::slice(all, 0, int64_t(i), int64_t(i) + 1), scalars[i].shape()),
+               scalars[i]);
+  return to_host<double>(all);
+}
+
+}  // namespace
+
 /// What this rank tells the others, but for who had gradients.
 StepNews DataParallel::Impl::local_news(const Tensors& owned_sums) const {
   StepNews news;
+  Tensors scalars;
   for (const Loss& loss : losses_) {
-    MicroBatchLoss l{.loss = loss.loss.item<double>(), .targets = loss.targets};
-    for (const Tensor& x : loss.aux) l.aux.push_back(x.item<double>());
+    scalars.push_back(loss.loss);
+    scalars.insert(scalars.end(), loss.aux.begin(), loss.aux.end());
+  }
+  const std::vector<double> values = values_of(scalars);
+  auto next = values.begin();
+  for (const Loss& loss : losses_) {
+    MicroBatchLoss l{.loss = *next++, .targets = loss.targets};
+    for (size_t i = 0; i < loss.aux.size(); ++i) l.aux.push_back(*next++);
     news.losses.push_back(std::move(l));
   }
   Tensors there;
@@ -53,8 +73,8 @@ StepNews DataParallel::Impl::local_news(const Tensors& owned_sums) const {
 
 /// In the order of micro-batches, so that their sum has the same bits everywhere.
 void DataParallel::Impl::add_losses(const std::vector<StepNews>& news) {
-  const Device device = losses_[0].loss.device();
-  const auto scalar = [&](double v) { return full({}, v, {.dtype = f64, .device = device}); };
+  const TensorOptions as = options_of(losses_[0].loss);
+  const auto scalar = [&](double v) { return full({}, v, as); };
   targets = 0;
   for (const StepNews& rank : news)
     for (const MicroBatchLoss& l : rank.losses) {
@@ -103,20 +123,21 @@ StepInfo DataParallel::Impl::step_together(const StepOptions& how, const std::st
   const Tensor sums = all_sums(news);
   optimizer.begin_step(sums, scaled(how, options.micro_batches, targets));
   if (options.zero == 1)
-    update_owned(owned_sums, present);
+    update_owned(std::move(owned_sums), present);
   else
     update_all(present);
   return optimizer.end_step(sums, present);
 }
 
 /// Bucket by bucket, while the weights of those before go to the other ranks.
-void DataParallel::Impl::update_owned(const Tensors& owned_sums, const std::vector<bool>& present) {
+void DataParallel::Impl::update_owned(Tensors owned_sums, const std::vector<bool>& present) {
   const size_t buckets = transfer_->buckets().size();
   for (size_t b = 0; b < buckets; ++b) {
+    if (b >= kUnderWay) transfer_->finish_hand_out(b - kUnderWay);
     const size_t first = transfer_->first_owned(b), end = transfer_->first_owned(b + 1);
     Tensors gradients(end - first);
     for (size_t i = first; i < end; ++i)
-      if (present[size_t(written[i].parameter)]) gradients[i - first] = owned_sums[i];
+      if (present[size_t(written[i].parameter)]) gradients[i - first] = std::move(owned_sums[i]);
     optimizer.update_ranges(gradients, first);
     const auto& members = transfer_->buckets()[b].members;
     if (std::any_of(members.begin(), members.end(),

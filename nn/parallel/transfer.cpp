@@ -38,7 +38,8 @@ void Transfer::clear() {
     states_[b].sums.resize(buckets_[b].members.size());
     states_[b].missing = buckets_[b].trained ? buckets_[b].members.size() : 0;
   }
-  launched_ = released_ = 0;
+  launched_ = 0;
+  under_way_.clear();
   departed_ = 0;
 }
 
@@ -52,7 +53,7 @@ void Transfer::take(int64_t parameter, Tensor sum) {
   states_[b].sums[m] = std::move(sum);
   --states_[b].missing;
   while (launched_ < buckets_.size() && states_[launched_].missing == 0) launch(launched_++);
-  release_done();
+  release(kUnderWay);
 }
 
 /// All gradients of a bucket, one behind the other. Those that are absent are -0, which added to
@@ -82,6 +83,8 @@ void Transfer::launch(size_t b) {
   State& state = states_[b];
   if (!travels(bucket)) return;
   ++departed_;
+  release(kUnderWay - 1);
+  under_way_.push_back(b);
   const dist::Comm& comm = comm_of(bucket);
   state.flat = flat_gradients(bucket, state);
   const bool narrow = options_.wire == bf16 && state.flat.dtype() == f32;
@@ -97,19 +100,22 @@ void Transfer::launch(size_t b) {
   state.flat = {};
 }
 
-/// Memory of buckets that have arrived is free for those that follow.
-void Transfer::release_done() {
-  for (; released_ < launched_ && states_[released_].work.done(); ++released_) {
-    states_[released_].work.wait();
-    states_[released_].work = {};
+/// Waits until no more than so many buckets are under way, and frees the memory of those that have
+/// arrived: where ranks compute faster than they send, waiting now or at the end is the same.
+void Transfer::release(size_t most_left) {
+  while (!under_way_.empty()) {
+    dist::Work& work = states_[under_way_.front()].work;
+    if (under_way_.size() <= most_left && !work.done()) return;
+    work.wait();
+    work = {};
+    under_way_.pop_front();
   }
 }
 
 Tensors Transfer::owned_sums(size_t b) {
   const Bucket& bucket = buckets_[b];
   State& state = states_[b];
-  state.work.wait();
-  state.work = {};
+  release(0);
   if (options_.zero == 0 && state.flat.defined())
     state.part = raw::slice(state.flat, 0, begin_of_own(bucket),
                             begin_of_own(bucket) + bucket.counts[size_t(comm_of(bucket).rank())]);

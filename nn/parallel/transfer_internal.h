@@ -1,10 +1,15 @@
 #pragma once
 // Gradients of buckets on their way to their owners, and weights on their way back.
+#include <deque>
+#include <utility>
 #include <vector>
 
 #include <olm/nn/parallel/buckets_internal.h>
 
 namespace olm::nn::parallel {
+
+/// Buckets that may be under way at once: the memory of messages is theirs.
+inline constexpr size_t kUnderWay = 4;
 
 /// A rank's buckets: takes its sums of gradients, gives those of all ranks.
 class Transfer {
@@ -31,7 +36,7 @@ class Transfer {
   Tensors owned_sums(size_t bucket);
   /// After owned_sums(), in a transfer that hands sums to all: those of each member.
   Tensors whole_sums(size_t bucket);
-  /// Begins to give owners' elements of the parameters to all, and ends it.
+  /// Begins to give owners' elements of a bucket's parameters to all, and ends it.
   void hand_out(size_t bucket);
   void finish_hand_out(size_t bucket);
   /// Forgets the sums of a step.
@@ -48,7 +53,7 @@ class Transfer {
   };
   void launch(size_t bucket);
   Tensor flat_gradients(const Bucket& bucket, State& state) const;
-  void release_done();
+  void release(size_t most_left);
   int64_t begin_of_own(const Bucket& bucket) const;
 
   std::vector<Bucket> buckets_;
@@ -59,7 +64,8 @@ class Transfer {
   std::vector<ParameterRange> owned_;
   std::vector<size_t> first_owned_;
   std::vector<std::pair<size_t, size_t>> place_;  // of each parameter: its bucket and member
-  size_t launched_ = 0, released_ = 0;
+  size_t launched_ = 0;
+  std::deque<size_t> under_way_;
   int64_t departed_ = 0;
 };
 

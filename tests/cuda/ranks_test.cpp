@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 
 #include <olm/engine/backend.h>
 #include <olm/engine/cuda/report.h>
 #include "tests/support/comm_cases.h"
+#include "tests/support/rank_training.h"
 #include "tests/support/ranks.h"
 
 using namespace olm;
@@ -24,7 +26,8 @@ int count_cards() {
 
 TEST_SUITE("cuda/ranks") {
   TEST_CASE("operations among cards") {
-    for (int ranks = 1; ranks <= count_cards(); ++ranks)
+    const int cards = count_cards();
+    for (const int ranks : std::set<int>{std::min(cards, 1), cards})
       for (const auto& [name, run] : test::comm_cases()) {
         if (name.find("f64") != std::string::npos || name == "bad calls") continue;
         CAPTURE(ranks);
@@ -72,5 +75,24 @@ TEST_SUITE("cuda/ranks") {
       test::set_case_device(cuda(comm.rank()));
       test::comm_cases().front().run(comm);
     });
+  }
+
+  TEST_CASE("training on several cards has the bits of one") {
+    const int cards = count_cards();
+    for (test::RankTraining made : std::vector<test::RankTraining>{
+             {.name = "dense"},
+             {.name = "experts", .experts = true, .activations = bf16},
+             {.name = "spread experts", .experts = true, .spread = 2}}) {
+      CAPTURE(made.name);
+      made.on_cards = true;
+      made.parallel.micro_batches = 4;
+      test::RankTraining alone = made;
+      alone.spread = 1;
+      if (cards < 1) return;
+      const test::RankResult one = test::train_on_ranks(alone, 1, 2);
+      if (cards >= 2) test::check_same(test::train_on_ranks(made, 2, 2), one);
+      made.parallel.bucket_mb = 0.01;
+      if (cards >= 3 && made.spread == 1) test::check_same(test::train_on_ranks(made, 3, 2), one);
+    }
   }
 }

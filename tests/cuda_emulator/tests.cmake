@@ -33,7 +33,11 @@ target_compile_options(olm_cuda_emulator_test_kernels_race PRIVATE -O1 -g1 -fsan
 # Ranks on several cards, where copies come late, where they come early, and in a drawn order.
 foreach(words lazy eager seed=1)
   string(REGEX REPLACE "=.*" "" mode ${words})
-  add_test(NAME cuda_emulator/ranks_${mode} COMMAND olm_tests --test-suite=cuda/ranks --no-intro)
+  set(cases "")
+  if(mode STREQUAL "eager")  # training would say nothing new
+    set(cases "--test-case=oper*,a rank*")
+  endif()
+  add_test(NAME cuda_emulator/ranks_${mode} COMMAND olm_tests --test-suite=cuda/ranks --no-intro ${cases})
   set_tests_properties(cuda_emulator/ranks_${mode} PROPERTIES TIMEOUT 300
     ENVIRONMENT "OLM_CUDA_EMULATOR=${words},devices=3")
 endforeach()

@@ -145,5 +145,7 @@ TEST_SUITE("engine/comm_mpi") {
       CHECK(text.find("Open MPI ") == 0);
     else
       CHECK(text.find("none: ") == 0);
+    const Launched doctor = test::run_shell(OLM_PROGRAM " doctor");
+    CHECK(count(doctor.out, "\nranks             " + text + "\n") == 1);
   }
 }

@@ -180,6 +180,7 @@ TEST_SUITE("nn/optim") {
       for (const Tensor& p : two.parameters) copies.push_back(raw::clone(p));
       Owners three(make, copies, kThree);
       for (const auto& optimizer : three.optimizers) optimizer->load_state_dict(two.state());
+      check_same_state(three.state(), two.state(), name);
       for (uint64_t step = 3; step < 6; ++step) {
         step_whole(*whole, make_gradients(step, dtype));
         three.step(make_gradients(step, dtype));
@@ -220,6 +221,27 @@ TEST_SUITE("nn/optim") {
     CHECK(optimizer.state_pieces().size() == 4);
     check_error([&] { optimizer.set_ranges(kWhole[0].ranges); }, {"parameter 0", "elsewhere"});
     CHECK(optimizer.ranges() == std::vector<ParameterRange>{{1, 0, 3 * kBlock}});
+  }
+
+  TEST_CASE("bytes of the state are those of what is kept") {
+    for (const auto& [name, make] : makers())
+      for (const DType dtype : {f32, bf16, f64}) {
+        const Tensors parameters = make_parameters(dtype);
+        for (const Tensor& p : parameters) set_requires_grad(p);
+        const auto optimizer = make(parameters);
+        optimizer->set_ranges(kTwo[0].ranges);
+        const size_t planned = optimizer->state_bytes();
+        optimizer->set_ranges(kWhole[0].ranges);
+        step_whole(*optimizer, make_gradients(1, dtype));
+        optimizer->set_ranges(kTwo[0].ranges);
+        size_t bytes = 0;
+        for (const TensorPiece& piece : optimizer->state_pieces())
+          if (piece.name.find('.') != std::string::npos)
+            bytes += size_t(piece.data.numel()) * size_of(piece.data.dtype());
+        CHECK(planned == bytes);
+        CHECK(optimizer->state_bytes() == bytes);
+        CHECK((bytes > 0) == (name != "plain sgd" || dtype == bf16));
+      }
   }
 
   TEST_CASE("ranges that are none are refused") {

@@ -150,6 +150,9 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK(plan.sent.tokens == 0);
     CHECK(plan.sent.news < 1e4);
 
+    o.under_way = 10;
+    CHECK(parallel_plan(*model, o).memory.buckets > 2 * plan.memory.buckets);
+    o.under_way = 1;
     o.parallel.wire = bf16;
     CHECK(parallel_plan(*model, o).sent.gradients == plan.sent.gradients / 2);
     o.parallel = {.micro_batches = 8, .zero = 0};
@@ -228,11 +231,13 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK(t.communication == doctest::Approx(12 + 2.4));
     CHECK(t.exposed == doctest::Approx(10 + 1.9));
     CHECK(t.seconds() == doctest::Approx(6 + 0.5 + 11.9));
+    CHECK(buckets_under_way(plan, speed) == 9);  // 2 of 12 seconds are hidden
     RankSpeed fast = speed;
     fast.link_bytes = 1e12;
     fast.local_bytes = 1e13;
     const StepTime hidden = step_time(plan, fast);  // but for the last bucket
     CHECK(hidden.exposed == doctest::Approx(hidden.communication / 10));
+    CHECK(buckets_under_way(plan, fast) == 1);
     fast.message_seconds = 1;  // 15 messages of each bucket, twice
     CHECK(step_time(plan, fast).communication == 300);
     fast.link_bytes = 0;

@@ -67,6 +67,28 @@ TEST_SUITE("nn/parallel") {
     }
   }
 
+  TEST_CASE("ranks may have different numbers of micro-batches") {
+    // Of five, four ranks have 1, 1, 2 and 1: ((0 + 1) + (2 + 3)) + 4.
+    RankTraining made{.parallel = {.micro_batches = 5}};
+    const RankResult one = train_on_ranks(made, 1);
+    for (const int64_t zero : {0, 1}) {
+      made.parallel.zero = zero;
+      check_same(train_on_ranks(made, 4), one);
+    }
+  }
+
+  TEST_CASE("parameters in bf16 learn what those in f32 do") {
+    const RankResult exact = train_on_ranks({.activations = bf16}, 1, 6);
+    const RankResult half = train_on_ranks({.parameters = bf16, .activations = bf16}, 2, 6);
+    for (size_t step = 0; step < 6; ++step)
+      CHECK(half.steps[step].loss == doctest::Approx(exact.steps[step].loss).epsilon(0.005));
+    CHECK(half.steps[5].loss < half.steps[0].loss - 0.1);
+    for (const auto& [name, tensor] : half.state)
+      CHECK(tensor.dtype() == (name.starts_with("blocks")            ? bf16
+                               : name.find('.') == std::string::npos ? i64
+                                                                     : f32));
+  }
+
   TEST_CASE("experts that are idle or spread over ranks have the bits of one rank") {
     RankTraining made{.experts = true};
     const RankResult one = train_on_ranks(made, 1);

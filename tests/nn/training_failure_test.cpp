@@ -230,6 +230,19 @@ TEST_SUITE("nn/training_failure") {
     CHECK(ends.of_peer == std::vector<int>{0, 1});
   }
 
+  TEST_CASE("a folder that one rank does not see is named before a step") {
+    const TempFolder folder, other;
+    const Ends ends = ends_of(2, [&](const dist::Comm& comm) {
+      const Ref<Module> model = small_model();
+      SGD optimizer(model->parameters(), {});
+      TrainerOptions options = steps(2);
+      options.folder = (comm.rank() == 0 ? folder : other).path() + "/run";
+      Trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
+    });
+    for (const std::string& sentence : ends.said) CHECK(contains(sentence, "rank 1 on "));
+    CHECK(ends.of_peer == std::vector<int>{1, 0});
+  }
+
   TEST_CASE("more ranks than micro-batches are refused") {
     const std::string sentence = message_of<Error>([&] {
       run_ranks(3, [&](const dist::Comm&) {

@@ -269,6 +269,7 @@ TEST_SUITE("nn/training_ranks") {
       CHECK_FALSE(stopped.finished);
       CHECK(stopped.step == 4);
       setup.resume = true;
+      setup.options.seed = 4;  // what was begun keeps its own
       setup.should_stop = [](int rank, int64_t step) {
         if (rank == 3 && step == 7) dist::ask_all_to_stop();
         return false;
@@ -319,7 +320,7 @@ TEST_SUITE("nn/training_ranks") {
     const TempFolder one, two;
     const auto run = [&](int ranks, const std::string& folder, bool measured) {
       std::vector<std::map<std::string, std::vector<float>>> weights{size_t(ranks)};
-      std::atomic<int> samples = 0, steps = 0, checkpoints = 0;
+      std::atomic<int> samples = 0, steps = 0, checkpoints = 0, evaluations = 0;
       std::vector<Timing> timings{size_t(ranks)};
       run_ranks(ranks, [&](const dist::Comm& comm) {
         const Ref<Module> model = dense();
@@ -332,6 +333,7 @@ TEST_SUITE("nn/training_ranks") {
         Trainer trainer(model, optimizer, Loader(tokens(), {.batch = 2, .context = kContext}),
                         tokens(100), options,
                         {.on_step = [&](const StepReport& r) { steps += int(r.tokens); },
+                         .on_eval = [&](const EvalReport&) { ++evaluations; },
                          .on_sample = [&](const SampleReport&) { ++samples; },
                          .on_checkpoint = [&](int64_t, const std::string&) { ++checkpoints; }},
                         std::make_shared<ByteTokenizer>());
@@ -340,7 +342,12 @@ TEST_SUITE("nn/training_ranks") {
         if (measured) require(trainer.time_weights() > 0, "no time for the weights");
         trainer.run();
         weights[size_t(comm.rank())] = values(*model);
+        Trainer again(model, optimizer, Loader(tokens(), {.batch = 2, .context = kContext}),
+                      tokens(100), options, {}, std::make_shared<ByteTokenizer>());
+        again.resume();  // at the last step, whose sample is there
+        require(again.run(), "the end was not reached");
       });
+      CHECK(evaluations == 4);
       CHECK(samples == 3);
       CHECK(steps == 3 * 4 * 2 * kContext);
       CHECK(checkpoints == 1);

@@ -1,5 +1,5 @@
 // A rank of a test: mpirun -n N olm_ranks CASE. Says on one line what became of it. With
-// OLM_TEST_DEVICE=cuda tensors are on cards.
+// OLM_RANK_DEVICE=cuda tensors are on cards.
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -32,7 +32,7 @@ void sleep_forever() {
 
 /// cpu, or this rank's card.
 Device device() {
-  const char* name = std::getenv("OLM_TEST_DEVICE");
+  const char* name = std::getenv("OLM_RANK_DEVICE");
   if (!name) return cpu;
   const size_t cards = cuda_backend::cards().size();
   return parse_device(name).kind == DeviceKind::cuda && cards > 0

@@ -25,7 +25,7 @@ namespace {
 constexpr int64_t kVocab = 1100, kWidth = 32;  // the embedding has two blocks of a norm
 
 std::string bits(const Tensor& t) {
-  const Tensor c = raw::contiguous(t);
+  const Tensor c = raw::contiguous(raw::to(t, cpu));
   return {static_cast<const char*>(c.data()), size_t(c.numel()) * size_of(c.dtype())};
 }
 
@@ -38,7 +38,7 @@ void add_state(std::map<std::string, Tensor>& state, const Optimizer& optimizer)
     const Tensor& t = state.at(piece.name);
     raw::copy_(
         raw::slice(raw::view(t, {t.numel()}), 0, piece.begin, piece.begin + piece.data.numel()),
-        piece.data);
+        raw::to(piece.data, cpu));
   }
 }
 
@@ -48,7 +48,7 @@ void add_result(RankResult& result, Module& model, const Optimizer& optimizer,
   add_state(result.state, optimizer);
   for (const auto& [key, p] : model.named_parameters()) {
     if (p.device() == meta) continue;
-    if (!result.state.count(key)) result.state[key] = raw::clone(p);
+    if (!result.state.count(key)) result.state[key] = raw::clone(raw::to(p, cpu));
     CHECK(bits(result.state[key]) == bits(p));
   }
   if (result.steps.empty()) result.steps = steps, result.targets = targets;
@@ -101,7 +101,9 @@ RankLoss rank_loss(Module& model, const RankTraining& made, int64_t number) {
   const Tensor inputs = randint(0, kVocab, {1, 5 + number % 3}, ids);
   const Tensor targets = randint(0, kVocab, inputs.shape(), ids);
   Context ctx{.dtype = made.activations, .rng = &rng};
-  RankLoss result{.loss = model.loss(inputs, targets, ctx), .targets = count_targets(targets)};
+  const Device device = model.parameters()[0].device();
+  RankLoss result{.loss = model.loss(raw::to(inputs, device), raw::to(targets, device), ctx),
+                  .targets = count_targets(targets)};
   result.aux = ctx.aux_losses;
   if (number == made.bad_micro_batch)
     result.loss = with_gradient(result.loss, model.parameters()[size_t(made.bad_parameter)], NAN);
@@ -124,6 +126,7 @@ RankResult train_on_ranks(const RankTraining& made, int ranks, int64_t steps, co
       [&](const dist::Comm& world) {
         // All begin with the values of rank 0; experts are spread where they are alike.
         const auto model = make_rank_model(made, world.rank() == 0 || made.spread > 1 ? 7 : 8);
+        if (made.on_cards) model->to(cuda(world.rank()));
         const auto experts = made.spread > 1 ? spread_experts(*model, made.spread, world) : nullptr;
         AdamW optimizer(decay_groups(model->parameters(), 0.1), {.lr = 1e-2, .clip_norm = 0.5});
         DataParallelOptions options = made.parallel;

@@ -13,8 +13,9 @@ namespace olm::test {
 struct RankTraining {
   std::string name = {};
   bool experts = false;
-  int64_t spread = 1;   ///< ranks over which experts are spread
-  bool frozen = false;  ///< the first layer
+  int64_t spread = 1;     ///< ranks over which experts are spread
+  bool frozen = false;    ///< the first layer
+  bool on_cards = false;  ///< rank r on cuda(r)
   DType parameters = f32, activations = f32;
   nn::DataParallelOptions parallel = {.micro_batches = 8};
   nn::StepOptions how = {};

@@ -22,6 +22,21 @@ TEST_SUITE("tools/config") {
     CHECK(r.out.find("embed_dim = 384 ") != std::string::npos);
   }
 
+  TEST_CASE("[dist] says how ranks share the work, and refuses what cannot be") {
+    const TempFolder folder;
+    write_file(folder / "run.toml", "[dist]\nexperts = 2\nwire = \"bf16\"\n");
+    const Result r = run_program({"train", "--config", folder / "run.toml", "--dist.zero", "0",
+                                  "--dist.deterministic", "false", "--print-config"});
+    REQUIRE(r.status == 0);
+    for (const char* part : {"[dist]\nzero = 0 ", "\nexperts = 2 ", "\nbuckets = 25.0 ",
+                             "\ndeterministic = false ", "\nwire = \"bf16\" ", "\ntimeout = 60.0 "})
+      CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);
+    check_refused({"train", "--dist.zero=2"}, {"--dist.zero", "2"});
+    check_refused({"train", "--dist.wire=f16"}, {"--dist.wire", "f16", "bf16"});
+    check_refused({"train", "--dist.buckets=0"}, {"--dist.buckets", "0"});
+    check_refused({"train", "--data=text", "--dist.experts=2"}, {"dist.experts", "1", "got 2"});
+  }
+
   TEST_CASE("what is printed can be read, and says the same") {
     const TempFolder folder;
     const std::string text = "sample with \"quotes\", \\ and\nlines";

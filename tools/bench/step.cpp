@@ -94,9 +94,15 @@ rusage usage() {
   return u;
 }
 
+double cpu_seconds(const rusage& u) {
+  const auto seconds = [](const timeval& t) { return double(t.tv_sec) + 1e-6 * double(t.tv_usec); };
+  return seconds(u.ru_utime) + seconds(u.ru_stime);
+}
+
 struct Step {
   double forward = 0, backward = 0, optimizer = 0, loss = 0;
   int64_t faults = 0;
+  double cpu = 0;  // seconds of all threads
   dist::Traffic traffic = {};
   double seconds() const { return forward + backward + optimizer; }
 };
@@ -139,7 +145,7 @@ class StepRun {
   Step step(bool parts) {
     Step s;
     Tensor last;
-    const int64_t faults = usage().ru_minflt;
+    const rusage used = usage();
     const dist::Traffic before = dist::world().traffic();
     auto at = Clock::now();
     const auto passed = [&] {
@@ -167,7 +173,8 @@ class StepRun {
     synchronize(device_);
     s.optimizer = passed();
     if (!parallel_) s.loss = last.item<double>();
-    s.faults = usage().ru_minflt - faults;
+    s.faults = usage().ru_minflt - used.ru_minflt;
+    s.cpu = cpu_seconds(usage()) - cpu_seconds(used);
     s.traffic = dist::world().traffic() - before;
     return s;
   }
@@ -256,6 +263,7 @@ void add_figures(Json& json, const Preset& p, nn::Module& model, const Kept<Step
   json["model_gflops"] = rounded(model_flop(p, model) / whole.median / 1e9);
   json["faults_per_step"] =
       int64_t(spread_over(kept.values, [](const Step& s) { return double(s.faults); }).median);
+  json["cpu_ms"] = part([](const Step& s) { return s.cpu; });
   json["peak_rss_mib"] = int64_t(usage().ru_maxrss / 1024);
   json["kept"] = kept.kept;
   json["steps"] = kept.taken;

@@ -16,8 +16,9 @@ namespace olm::tools {
 ///   }
 ///
 /// and `train --model.family mine`, `sample`, `inspect` and the others know it. Unlike the library
-/// it prints, handles signals (SIGINT, SIGTERM and SIGHUP while training; SIGPIPE and SIGXFSZ are
-/// ignored) and opens standard streams that came closed: it is to be all that main() does then.
+/// it prints, handles signals (SIGINT, SIGTERM and SIGHUP while training, under mpirun or srun also
+/// SIGUSR1 and SIGUSR2; SIGPIPE and SIGXFSZ are ignored), joins the ranks of a launcher and opens
+/// standard streams that came closed: it is to be all that main() does then.
 int run(int argc, char** argv);
 
 }  // namespace olm::tools

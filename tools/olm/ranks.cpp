@@ -122,10 +122,11 @@ Device device_of_rank(const std::string& text) {
 std::string ranks_text(const RunConfig& config) {
   const int ranks = dist::world().size();
   const std::vector<std::string> hosts = dist::hosts();
+  const std::string transport = dist::describe();
   const size_t machines = std::set<std::string>(hosts.begin(), hosts.end()).size();
   std::string text =
       fmt::format("{} on {} {}, {}; micro-batches {}, {}", ranks, machines,
-                  machines == 1 ? "machine" : "machines", dist::describe(),
+                  machines == 1 ? "machine" : "machines", transport.substr(0, transport.find(',')),
                   config.train.accumulation, shares_text(config.train.accumulation, ranks));
   const auto& d = config.dist;
   text += d.zero == 1 ? "; moments spread (ZeRO-1)" : "; moments on each";
@@ -137,7 +138,10 @@ std::string ranks_text(const RunConfig& config) {
 
 std::string launched(const std::string& command) {
   const int ranks = dist::world().size();
-  return ranks == 1 ? command : fmt::format("{} -n {} {}", launch().launcher, ranks, command);
+  const std::string launcher = launch().launcher;
+  return ranks == 1
+             ? command
+             : fmt::format("{} -n {} {}", launcher.empty() ? "mpirun" : launcher, ranks, command);
 }
 
 }  // namespace olm::tools

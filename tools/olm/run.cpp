@@ -250,7 +250,8 @@ void resume(Run& run, nn::Trainer& trainer) {
 Plan plan(Run& run, nn::Trainer& trainer) {
   const RunConfig& c = run.config;
   const auto begin = std::chrono::steady_clock::now();
-  // What the optimizer will hold beside each weight.
+  // What the optimizer will hold, in all and, of all ranks together, beside each weight.
+  const double held = double(trainer.parallel().cost().moment_bytes);
   const double moments = c.optim.optimizer == "adamw" ? 2 : 1;
   const bool timed = c.train.minutes > 0 && !run.resumed;
   // A short training is not measured for long.
@@ -264,8 +265,8 @@ Plan plan(Run& run, nn::Trainer& trainer) {
   const int64_t parameters = run.model->num_parameters();
   const int64_t active = nn::active_parameters(*run.model);
   const int64_t tokens = c.train.batch_size * c.train.accumulation * run.context;
-  // Values, gradients, and the moments that the first step will make.
-  const double memory = double(t.peak_bytes) + double(parameters) * 4 * moments;
+  // Values, gradients, and the moments that the first step will make of a new run.
+  const double memory = double(t.peak_bytes) + (run.resumed ? 0 : held);
   // Of forward and backward.
   const double flops = 3 * nn::forward_flops_per_token(*run.model, run.context);
   const int64_t left = trainer.total_steps() - trainer.step();
@@ -279,6 +280,7 @@ Plan plan(Run& run, nn::Trainer& trainer) {
       {"training tokens", grouped(run.train.size())},
       {"validation tokens", grouped(run.validation.size())},
       {"vocabulary", fmt::format("{} ({})", run.tokenizer->vocab_size(), run.tokenizer->name())}};
+  if (dist::world().size() > 1) run.about.emplace_back("ranks", ranks_text(c));
   if (active != parameters) run.about.emplace_back("active parameters", grouped(active));
   return {.parameters = parameters,
           .tokens_per_step = tokens,

@@ -53,7 +53,7 @@ void resume(Run& run, nn::Trainer& trainer);
 /// What the plan says of a run.
 struct Plan {
   int64_t parameters = 0, tokens_per_step = 0, steps_left = 0;
-  double memory = 0;  ///< of the rank that takes most
+  double memory = 0;  ///< of the first rank, which has as much to do as any
   double flops_per_token = 0, seconds = 0;
 };
 /// Times some steps, and fixes their number where minutes were given; fills in run.about. All ranks

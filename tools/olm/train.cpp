@@ -151,8 +151,8 @@ void open_folder(Run& run) {
   const int64_t ranks = dist::world().size(), micro_batches = run.config.train.accumulation;
   require(micro_batches >= ranks, "train.accumulation: ", ranks, " ranks want as many batches per ",
           "step, one for each at least, got ", micro_batches);
-  require(ranks % run.config.dist.experts == 0, "dist.experts: ", run.config.dist.experts,
-          " ranks with a part of the experts each do not divide the ", ranks, " there are");
+  require(ranks % run.config.dist.experts == 0, "dist.experts: wants a divisor of the number of ",
+          "ranks, ", ranks, ", got ", run.config.dist.experts);
   if (!is_first_rank()) return;
   if (!run.resumed) return require_no_run(run.folder);
   run.lock = RunLock(run.folder);

@@ -111,6 +111,8 @@ void MpiOperation::check(const Mpi& mpi, size_t piece, int error) const {
   const Piece& p = pieces_[piece];
   if (error == MPI_ERR_TRUNCATE)
     throw CommError("wanted ", p.bytes, " bytes from rank ", p.peer, ", got more");
+  if (error != MPI_SUCCESS && p.peer >= 0)
+    throw CommError("messages with rank ", p.peer, ": ", mpi.text_of(error));
   mpi.check(error, "MPI");
 }
 

@@ -35,13 +35,15 @@ void Signs::send_to(int rank, SignKind kind, const std::string& text) {
   s.to = rank;
   s.is_alive = kind == SignKind::alive;
   s.bytes = char(kind) + text.substr(0, kBytes - 1);
-  mpi_.check(
-      mpi_.Isend(s.bytes.data(), int(s.bytes.size()), mpi_.byte, rank, kTag, comm_, &s.request),
-      "MPI");
+  const int error =
+      mpi_.Isend(s.bytes.data(), int(s.bytes.size()), mpi_.byte, rank, kTag, comm_, &s.request);
+  // Whom nothing reaches falls silent, which says more than the error.
+  if (error != MPI_SUCCESS) return sendings_.pop_back();
   if (s.is_alive) ++unsent_[size_t(rank)];
 }
 
 void Signs::send(SignKind kind, const std::string& text) {
+  leaves_ = leaves_ || kind == SignKind::leaving;
   for (int r = 0; r < size_; ++r)
     if (r != rank_) send_to(r, kind, text);
 }
@@ -54,14 +56,15 @@ std::vector<Sign> Signs::poll(Clock::duration interval) {
   looked_ = now;
   for (auto s = sendings_.begin(); s != sendings_.end();) {
     int done = 0;
-    mpi_.check(mpi_.Test(&s->request, &done, MPI_STATUS_IGNORE), "MPI");
+    if (mpi_.Test(&s->request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) done = 1;
     if (done && s->is_alive) --unsent_[size_t(s->to)];
     s = done ? sendings_.erase(s) : std::next(s);
   }
   if (now - sent_ >= interval) {
     sent_ = now;
     for (int r = 0; r < size_; ++r)
-      if (r != rank_ && unsent_[size_t(r)] == 0 && !left_[size_t(r)])
+      // One that has left waits for the others to leave, too.
+      if (r != rank_ && unsent_[size_t(r)] == 0 && !(left_[size_t(r)] && leaves_))
         send_to(r, SignKind::alive, "");
   }
   std::vector<Sign> came;

@@ -56,6 +56,7 @@ class Signs {
   MPI_Request receive_;
   std::vector<Clock::time_point> seen_;
   std::vector<bool> left_;
+  bool leaves_ = false;
   Clock::time_point sent_, looked_;
 };
 

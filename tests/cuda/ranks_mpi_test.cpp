@@ -1,0 +1,64 @@
+// Ranks on cards that mpirun starts: tests/ranks/main.cpp.
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include <olm/engine/cuda/report.h>
+#include "tests/support/mpirun.h"
+
+using namespace olm;
+using olm::test::Launched;
+
+namespace {
+
+/// Three cards, or an emulator, which has some in each process.
+bool has_cards() {
+  const auto cards = cuda_backend::cards();
+  return cards.size() >= 3 || (!cards.empty() && cards[0].name.starts_with("emulated"));
+}
+
+/// Of mpirun: it kills all when one is killed, unless it is to leave the others alone.
+constexpr const char* kLeavesOthers = "--enable-recovery";
+
+/// Three ranks that take others for dead after 2 s, and wait 3 s for those that live.
+Launched ranks(const std::string& name, const std::string& options) {
+  return test::mpirun(3, OLM_RANKS " " + name, "OLM_RANK_DEVICE=cuda OLM_TIMEOUT=2 OLM_PATIENCE=3",
+                      options);
+}
+
+int count(const std::string& text, const std::string& what) {
+  int n = 0;
+  for (size_t at = 0; (at = text.find(what, at)) != std::string::npos; at += what.size()) ++n;
+  return n;
+}
+
+}  // namespace
+
+TEST_SUITE("cuda/ranks_mpi") {
+  TEST_CASE("operations among cards of several processes") {
+    if (!test::has_mpirun() || !has_cards()) return;
+    const Launched l = test::mpirun(3, OLM_RANKS " operations", "OLM_RANK_DEVICE=cuda");
+    INFO(l.out);
+    CHECK(l.status == 0);
+    CHECK(count(l.out, "ended") == 3);
+  }
+
+  TEST_CASE("what a card waits for ends where a rank fails, is killed, ends or does not come") {
+    if (!test::has_mpirun() || !has_cards()) return;
+    const struct {
+      const char *name, *sentence, *options = "";
+    } cases[] = {
+        {"throws", ": rank 1: the disk is full\n"},
+        {"is_killed", ": all_reduce, step 7: no sign of life for 2 s from rank 1 on ",
+         kLeavesOthers},
+        {"exits", ": all_reduce, step 7: rank 1 on "},
+        {"never_comes", ": all_reduce, step 7: waited 3 s for other ranks, alive but not coming"}};
+    for (const auto& [name, sentence, options] : cases) {
+      const Launched l = ranks(name, options);
+      INFO(l.out);
+      CHECK(count(l.out, sentence) >= 2);
+      CHECK(count(l.out, "speaks") == 1);
+      CHECK(l.seconds < 20);
+    }
+  }
+}
