@@ -2,6 +2,7 @@
 // the one that computes: it begins when what was launched before has run, and what is launched
 // after Work::wait() begins when it has ended. The host waits for neither.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <list>
@@ -344,6 +345,9 @@ nccl::UniqueId agree_on_id(const dist::Comm& ranks) {
 
 Lane& CardBackend::lane(int card) {
   if (const auto found = lanes_.find(card); found != lanes_.end()) return *found->second;
+  // At the end of the process: before this rank leaves the others, and before CUDA ends.
+  [[maybe_unused]] static const int registered =
+      (cuda_backend::card(card), std::atexit(end_communicators));
   const nccl::UniqueId id = agree_on_id(dist::Comm(host_));
   auto lane = std::make_shared<Lane>(rank(), size(), id, card,
                                      [host = host_](const char* operation, double seconds) {

@@ -33,6 +33,10 @@ class Watch {
     for (Communicator* comm : all_)
       if (comm->card() == card) comm->check();
   }
+  bool has_ended() {
+    std::lock_guard lock(mutex_);
+    return std::all_of(all_.begin(), all_.end(), [](Communicator* c) { return c->has_ended(); });
+  }
 
  private:
   void run() {
@@ -59,6 +63,13 @@ Watch& watch() {
 }  // namespace
 
 void check_communicators(int card) { watch().check(card); }
+
+void end_communicators() noexcept {
+  try {
+    while (!watch().has_ended()) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  } catch (const std::exception&) {  // no card can be asked any more
+  }
+}
 
 Communicator::Communicator(int rank, int size, const nccl::UniqueId& id, int card,
                            OtherFailure others, std::function<bool()> idle)
@@ -140,6 +151,11 @@ void Communicator::issue(const char* operation, const std::function<Status(nccl:
 void Communicator::check() {
   std::lock_guard lock(mutex_);
   if (failure_) std::rethrow_exception(failure_);
+}
+
+bool Communicator::has_ended() {
+  std::lock_guard lock(mutex_);
+  return failure_ || idle_();
 }
 
 void Communicator::fail_with(std::exception_ptr failure) {

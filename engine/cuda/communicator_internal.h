@@ -32,6 +32,8 @@ class Communicator {
   /// Looks for what has gone wrong, here and on other ranks, and ends all operations if something
   /// has: kernels that wait for others return.
   void look();
+  /// Whether all that was issued has run, or will not.
+  bool has_ended();
   int card() const { return card_; }
 
  private:
@@ -54,5 +56,7 @@ class Communicator {
 
 /// Throws what ended a communicator of the card: what it computed since is worthless.
 void check_communicators(int card);
+/// Returns when all that this process has issued has run, or will not: others may wait for it.
+void end_communicators() noexcept;
 
 }  // namespace olm::cuda_backend

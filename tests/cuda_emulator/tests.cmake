@@ -37,7 +37,7 @@ foreach(words lazy eager seed=1)
   if(mode STREQUAL "eager")  # training would say nothing new
     set(cases "--test-case=oper*,a rank*")
   endif()
-  add_test(NAME cuda_emulator/ranks_${mode} COMMAND olm_tests --test-suite=cuda/ranks --no-intro ${cases})
+  add_test(NAME cuda_emulator/ranks_${mode} COMMAND olm_tests --test-suite=engine/cuda/ranks --no-intro ${cases})
   set_tests_properties(cuda_emulator/ranks_${mode} PROPERTIES TIMEOUT 300
     ENVIRONMENT "OLM_CUDA_EMULATOR=${words},devices=3")
 endforeach()

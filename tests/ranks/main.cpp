@@ -14,6 +14,7 @@
 #include <olm/engine/backend.h>
 #include <olm/engine/comm.h>
 #include <olm/engine/cuda/report.h>
+#include <olm/engine/raw.h>
 #include "tests/support/comm_cases.h"
 
 using namespace olm;
@@ -130,6 +131,18 @@ void late_end(const dist::Comm& comm) {
   if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
 }
 
+/// Rank 0 ends without having looked at what it gives, which the others take much later.
+void ends_unseen(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  const Tensor x = full({100000}, comm.rank() + 1, {.device = device()});
+  const dist::Work work = comm.broadcast(x, 0);
+  if (comm.rank() == 0) return;
+  work.wait();
+  const Tensor got = raw::to(x, cpu);
+  require(got.data<float>()[99999] == 1, "wanted what rank 0 gave");
+}
+
 void measure(const dist::Comm& comm) {
   const auto report = [&](const char* what, double seconds, int times) {
     if (comm.rank() == 0) std::printf("%s: %.4f ms\n", what, seconds / times * 1e3);
@@ -180,7 +193,7 @@ const std::map<std::string, void (*)(const dist::Comm&)> kCases = {
     {"operations", operations},   {"exits", exits},         {"is_killed", is_killed},
     {"is_stopped", is_stopped},   {"throws", throws},       {"all_throw", all_throw},
     {"never_comes", never_comes}, {"disagrees", disagrees}, {"late_end", late_end},
-    {"measure", measure},         {"idle", idle},
+    {"ends_unseen", ends_unseen}, {"measure", measure},     {"idle", idle},
 };
 
 /// A program that uses MPI itself, and asks it for so much of threads; 0 is MPI_THREAD_SINGLE.

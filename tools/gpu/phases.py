@@ -120,7 +120,7 @@ def ranks(s):
     if cards < 2:
         s.row("cards", "skipped", note=f"{cards} card; ranks want two")
     environment = dict(OLM_CUDA_EMULATOR="devices=2") if s.dry else {}
-    s.check("olm_tests cuda/ranks", [s.program("olm_tests"), "--no-intro", "--test-suite=cuda/ranks"], 60,
+    s.check("olm_tests engine/cuda/ranks", [s.program("olm_tests"), "--no-intro", "--test-suite=engine/cuda/ranks"], 60,
             **test_environment(s, 1, **environment))
 
 

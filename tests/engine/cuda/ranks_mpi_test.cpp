@@ -34,10 +34,18 @@ int count(const std::string& text, const std::string& what) {
 
 }  // namespace
 
-TEST_SUITE("cuda/ranks_mpi") {
+TEST_SUITE("engine/cuda/ranks_mpi") {
   TEST_CASE("operations among cards of several processes") {
     if (!test::has_mpirun() || !has_cards()) return;
     const Launched l = test::mpirun(3, OLM_RANKS " operations", "OLM_RANK_DEVICE=cuda");
+    INFO(l.out);
+    CHECK(l.status == 0);
+    CHECK(count(l.out, "ended") == 3);
+  }
+
+  TEST_CASE("a rank that ends first has given what the others wait for") {
+    if (!test::has_mpirun() || !has_cards()) return;
+    const Launched l = ranks("ends_unseen", "");
     INFO(l.out);
     CHECK(l.status == 0);
     CHECK(count(l.out, "ended") == 3);

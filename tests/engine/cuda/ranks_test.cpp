@@ -24,7 +24,7 @@ int count_cards() {
 
 }  // namespace
 
-TEST_SUITE("cuda/ranks") {
+TEST_SUITE("engine/cuda/ranks") {
   TEST_CASE("operations among cards") {
     const int cards = count_cards();
     for (const int ranks : std::set<int>{std::min(cards, 1), cards})
