@@ -8,6 +8,7 @@
 #include <olm/nn/moe.h>
 #include <olm/nn/parallel/plan_memory_internal.h>
 #include <olm/nn/parallel/step_exchange_internal.h>
+#include <olm/nn/parallel/transfer_internal.h>
 #include <olm/nn/structure.h>
 
 namespace olm::nn {
@@ -96,7 +97,7 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
                                      [](auto& a, auto& b) { return a.size() < b.size(); });
   const int64_t rank = o.rank.value_or(most - parts.begin());
   Outline out{.step = {.micro_batches = parts[size_t(rank)].size(),
-                       .under_way = o.under_way,
+                       .under_way = std::min(o.under_way, int64_t(kUnderWay)),
                        .rank = int(rank),
                        .ranks = int(o.ranks),
                        .replica = int(rank / o.expert_ranks),
@@ -249,9 +250,10 @@ StepTime step_time(const ParallelPlan& plan, const RankSpeed& s) {
 
 int64_t buckets_under_way(const ParallelPlan& plan, const RankSpeed& s) {
   const double gradients = gradient_seconds(plan, s);
-  if (gradients == 0) return 1;
+  const int64_t usual = ParallelPlanOptions().under_way;
+  if (gradients == 0) return usual;
   const double left = 1 - backward_seconds(plan, s) / gradients;
-  return std::max<int64_t>(1, int64_t(std::ceil(double(plan.buckets) * left)));
+  return std::max(usual, int64_t(std::ceil(double(plan.buckets) * left)));
 }
 
 }  // namespace olm::nn

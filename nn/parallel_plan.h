@@ -24,9 +24,9 @@ struct ParallelPlanOptions {
   /// Ranks over which the experts of each mixture are spread; divides `ranks`.
   int64_t expert_ranks = 1;
   DataParallelOptions parallel = {};  ///< `order` is that of the model
-  /// Buckets of gradients that are under way while backward goes on: one where they travel as fast
-  /// as they come.
-  int64_t under_way = 1;
+  /// Buckets of gradients that are under way while backward goes on: where they travel as fast as
+  /// they come one and that which leaves, and where not at most four.
+  int64_t under_way = 2;
 };
 
 /// Bytes of a rank at the moment of a step at which it holds most, without the workspaces of
@@ -96,8 +96,8 @@ struct StepTime {
 /// Gradients travel while backward of the last micro-batch goes on, for two thirds of its time;
 /// weights while others are updated; rows of mixtures while nothing else is done.
 OLM_API StepTime step_time(const ParallelPlan& plan, const RankSpeed& speed);
-/// Of the buckets of gradients how many are under way at the end of backward, where they come
-/// faster than they travel: ParallelPlanOptions::under_way for such ranks; else 1.
+/// Of the buckets of gradients how many have not arrived at the end of backward, where they come
+/// faster than they travel: ParallelPlanOptions::under_way for such ranks; else 2.
 OLM_API int64_t buckets_under_way(const ParallelPlan& plan, const RankSpeed& speed);
 
 }  // namespace olm::nn

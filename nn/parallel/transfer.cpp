@@ -19,6 +19,7 @@ Transfer::Transfer(std::vector<Bucket> buckets, Tensors parameters, dist::Comm c
       experts_(std::move(experts)),
       options_(options) {
   for (size_t b = 0; b < buckets_.size(); ++b) {
+    has_experts_ = has_experts_ || buckets_[b].expert;
     first_owned_.push_back(owned_.size());
     for (const ParameterRange& r : ranges_of(buckets_[b], comm_of(buckets_[b]).rank()))
       owned_.push_back(r);
@@ -102,12 +103,14 @@ void Transfer::launch(size_t b) {
 }
 
 /// Waits until no more than so many buckets are under way, and frees the memory of those that have
-/// arrived: where ranks compute faster than they send, waiting now or at the end is the same.
+/// arrived: where ranks compute faster than they send, waiting now or at the end is the same. Not
+/// where experts are spread: others may wait in backward for rows of this rank.
 void Transfer::release(size_t most_left) {
   if (!waiting_) most_left = under_way_.size();
   while (!under_way_.empty()) {
     dist::Work& work = states_[under_way_.front()].work;
-    if (under_way_.size() <= most_left && !work.done()) return;
+    const bool free_to_wait = most_left == 0 || !has_experts_;
+    if ((under_way_.size() <= most_left || !free_to_wait) && !work.done()) return;
     work.wait();
     work = {};
     under_way_.pop_front();

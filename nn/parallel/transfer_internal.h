@@ -68,6 +68,7 @@ class Transfer {
   std::vector<size_t> first_owned_;
   std::vector<std::pair<size_t, size_t>> place_;  // of each parameter: its bucket and member
   size_t launched_ = 0;
+  bool has_experts_ = false;
   std::deque<size_t> under_way_;
   bool waiting_ = true;
   int64_t departed_ = 0;

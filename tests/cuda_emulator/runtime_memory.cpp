@@ -195,6 +195,7 @@ cudaError_t cudaGetLastError() {
   X(cudaErrorInvalidValue, "invalid argument")                                                   \
   X(cudaErrorMemoryAllocation, "out of memory")                                                  \
   X(cudaErrorInitializationError, "initialization error")                                        \
+  X(cudaErrorCudartUnloading, "driver shutting down")                                            \
   X(cudaErrorInvalidConfiguration, "invalid configuration argument")                             \
   X(cudaErrorInvalidDevicePointer, "invalid device pointer")                                     \
   X(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy")                        \

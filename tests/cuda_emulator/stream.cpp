@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -113,7 +114,18 @@ CUstream_st* find_stream(cudaStream_t handle, int device) {
   return found == streams.end() ? nullptr : handle;
 }
 
+/// The runtime ends with the process, and what is queued with it, in the order in which such ends
+/// were asked for.
+void end_with_process() {
+  static const int registered = std::atexit([] {
+    std::lock_guard lock(api_mutex());
+    for (int d = 0; d < kMaxDeviceCount; ++d) fail_device(d, cudaErrorCudartUnloading);
+  });
+  (void)registered;
+}
+
 CUstream_st* make_stream(int device, bool blocking) {
+  end_with_process();
   streams.push_back(std::make_unique<CUstream_st>());
   streams.back()->device = device;
   streams.back()->blocking = blocking;

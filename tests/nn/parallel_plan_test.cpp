@@ -144,15 +144,15 @@ TEST_SUITE("nn/parallel_plan") {
     // Of the first micro-batch all; those of the second are added and leave as they come.
     const nn::RankMemory& m = plan.memory;
     CHECK(m.gradients + m.kept_gradients + m.buckets > weights);
-    CHECK(m.gradients + m.kept_gradients + m.buckets < 1.3 * weights);
+    CHECK(m.gradients + m.kept_gradients + m.buckets < 1.6 * weights);
     CHECK(plan.sent.gradients == doctest::Approx(0.75 * weights).epsilon(0.02));
     CHECK(plan.sent.weights == doctest::Approx(0.75 * weights).epsilon(0.05));
     CHECK(plan.sent.tokens == 0);
     CHECK(plan.sent.news < 1e4);
 
     o.under_way = 10;
-    CHECK(parallel_plan(*model, o).memory.buckets > 2 * plan.memory.buckets);
-    o.under_way = 1;
+    CHECK(parallel_plan(*model, o).memory.total() > plan.memory.total() + 3 * kMB);
+    o.under_way = 2;
     o.parallel.wire = bf16;
     CHECK(parallel_plan(*model, o).sent.gradients == plan.sent.gradients / 2);
     o.parallel = {.micro_batches = 8, .zero = 0};
@@ -237,7 +237,7 @@ TEST_SUITE("nn/parallel_plan") {
     fast.local_bytes = 1e13;
     const StepTime hidden = step_time(plan, fast);  // but for the last bucket
     CHECK(hidden.exposed == doctest::Approx(hidden.communication / 10));
-    CHECK(buckets_under_way(plan, fast) == 1);
+    CHECK(buckets_under_way(plan, fast) == 2);
     fast.message_seconds = 1;  // 15 messages of each bucket, twice
     CHECK(step_time(plan, fast).communication == 300);
     fast.link_bytes = 0;

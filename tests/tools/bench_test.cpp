@@ -157,6 +157,40 @@ TEST_SUITE("tools/bench") {
     }
   }
 
+  TEST_CASE("versus_ranks runs ranks and another program by turns") {
+    if (!fs::exists("/usr/bin/env") || std::system("python3 -c '' 2>/dev/null") != 0) {
+      MESSAGE("no python3: versus_ranks is not tested");
+      return;
+    }
+    const TempFolder folder;
+    const RunOptions script{.program = OLM_FIXTURES "/../../tools/bench/versus_ranks"};
+    // In place of mpirun: a program that says what ranks took.
+    const std::string stub = folder / "mpirun", figures = folder / "figures.json";
+    const auto say = [&](const std::string& params) {
+      write_file(stub, "#!/bin/sh\necho '{\"params\": " + params +
+                           ", \"step_ms\": 0.001, \"communication_ms\": 4, \"waited_ms\": 1, "
+                           "\"buckets\": 2, \"buckets_in_backward\": 1, \"bytes_sent\": 10, "
+                           "\"planned_bytes_sent\": 11, \"peak_memory\": 5, "
+                           "\"planned_memory\": 6}'\n");
+      fs::permissions(stub, fs::perms::owner_all);
+    };
+    const Args args{"threads", "--preset",  "tiny",     "--steps", "1",      "--rounds", "2",
+                    "--olm",   OLM_PROGRAM, "--mpirun", stub,      "--json", figures};
+    say("27488");
+    const Result r = run_program(args, script);
+    INFO(r.err);
+    REQUIRE(r.status == 0);
+    CHECK(r.out.find("75% of communication hidden") != std::string::npos);
+    CHECK(r.out.find("sent 10 bytes, planned 11") != std::string::npos);
+    const Json c = read_json(figures).at("cases").at(0);
+    CHECK(c.at("peer").as_string() == "2 threads");
+    CHECK(c.at("ratio").as_double() > 1);
+    CHECK(c.at("runs").size() == 4);
+    say("5");
+    check_refused(args, {"versus_ranks: the models differ: 5 and 27488"}, script);
+    check_refused({"threads", "--ranks", "1"}, {"--ranks: wants at least 2, got 1"}, script);
+  }
+
   TEST_CASE("versus_torch runs both by turns and takes the ratio of their times") {
     if (!fs::exists("/usr/bin/env") || std::system("python3 -c '' 2>/dev/null") != 0) {
       MESSAGE("no python3: versus_torch is not tested");

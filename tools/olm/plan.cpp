@@ -172,18 +172,16 @@ void take_flags(const PlanArgs& args, const Question& q, Answer& a) {
                                     short_number(a.speed.link_bytes * 8 / 1e9)));
 }
 
-void say_what_is_assumed(const Question& q, int64_t under_way, Answer& a) {
+void say_what_is_assumed(const Question& q, bool waits, Answer& a) {
   a.assumed.push_back(
       fmt::format("forward and backward reach {:.0f} % of that rate", 100 * a.speed.share));
   if (q.options.ranks > 1)
     a.assumed.push_back(
         "gradients travel during the backward pass of the last micro-batch, for all of its time, "
         "and weights during the update");
-  if (under_way > 1)
+  if (waits)
     a.assumed.push_back(
-        fmt::format("gradients come faster than they travel: {} of {} buckets are in memory at the "
-                    "end of backward",
-                    under_way, a.plan.buckets));
+        "gradients come faster than they travel, so that as many buckets are under way as may be");
   if (q.options.expert_ranks > 1)
     a.assumed.push_back(
         "tokens choose all experts equally often, and nothing is computed while "
@@ -201,9 +199,10 @@ Answer answer_of(const PlanArgs& args, const Question& q, const dist::Comm& worl
   a.time = nn::step_time(a.plan, a.speed);
   nn::ParallelPlanOptions options = q.options;
   options.under_way = nn::buckets_under_way(a.plan, a.speed);
-  if (options.under_way > 1) a.plan = nn::parallel_plan(*q.model, options);
+  const bool waits = options.under_way > q.options.under_way;
+  if (waits) a.plan = nn::parallel_plan(*q.model, options);
   a.largest_batch = nn::largest_batch(*q.model, options, a.memory_limit);
-  say_what_is_assumed(q, options.under_way, a);
+  say_what_is_assumed(q, waits, a);
   return a;
 }
 

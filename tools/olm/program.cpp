@@ -134,8 +134,7 @@ void add_sample(CLI::App& app, Job& job, SampleArgs& args) {
                        "natural logarithms of the probabilities that the model gave them");
   sample_app->footer(
       "Where a flag is left out the run's own [sample] holds, and of a model of another program "
-      "its "
-      "generation_config.json. A prompt begins with bos where the model's tokenizer adds it.");
+      "its generation_config.json. A prompt begins with bos where the model's tokenizer adds it.");
   sample_app->add_flag("--special-tokens", args.special_tokens,
                        "special tokens in a prompt, such as <|im_start|>, get their ids");
   add_dtype(*sample_app, args.dtype);
@@ -158,8 +157,7 @@ void add_eval(CLI::App& app, Job& job, EvalArgs& args) {
   eval_app->footer(
       "Every token of every file is scored once, so that the bits per byte are those of a code for "
       "the whole text. The first token of a file is predicted from bos where the tokenizer adds "
-      "it, "
-      "else from <|endoftext|> or eos; without these it costs log2 of the number of ids.");
+      "it, else from <|endoftext|> or eos; without these it costs log2 of the number of ids.");
   add_dtype(*eval_app, args.dtype);
   add_device(*eval_app, args.device);
   eval_app->add_flag("--json", args.json, "print the figures as a JSON object");
