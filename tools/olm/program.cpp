@@ -101,9 +101,7 @@ void add_plan(CLI::App& app, Job& job, PlanArgs& args) {
       "plan", "Say what a training would take of each rank: memory, bytes sent, time");
   add_beginning(*plan_app, args.train);
   plan_app->add_option("--ranks", args.ranks, "processes; where left out those of mpirun, or one");
-  plan_app->add_option("--ranks-per-machine", args.ranks_per_machine,
-                       "of them; where left out as many as there are here, or as the card's usual "
-                       "machine has");
+  plan_app->add_option("--ranks-per-machine", args.ranks_per_machine, "as here, or usual ones");
   plan_app->add_option("--gpu", args.gpu,
                        "what a rank computes on, in place of this machine: " + card_names());
   plan_app->add_option("--link", args.link, "Gbit/s that a rank sends to other machines");
