@@ -77,13 +77,17 @@ std::string preset_names() {
   return names;
 }
 
+/// What a configuration begins with.
+void add_beginning(CLI::App& app, TrainArgs& args) {
+  app.add_option("--config", args.config, "TOML file with the configuration");
+  app.add_option("--preset", args.preset, "named configuration to begin with: " + preset_names());
+  app.add_option("--model", args.model,
+                 "model.json of a model of one's own, run folder, or name of a model");
+}
+
 void add_train(CLI::App& app, Job& job, TrainArgs& args) {
   CLI::App* train_app = app.add_subcommand("train", "Train a language model on text");
-  train_app->add_option("--config", args.config, "TOML file with the configuration");
-  train_app->add_option("--preset", args.preset,
-                        "named configuration to begin with: " + preset_names());
-  train_app->add_option("--model", args.model,
-                        "model.json of a model of one's own, run folder, or name of a model");
+  add_beginning(*train_app, args);
   train_app->add_option("--resume", args.resume, "go on with the run in this folder");
   train_app->add_flag("--print-config", args.print_config, "print the configuration and stop");
   train_app->add_flag("--print-presets", args.print_presets, "print a table of presets and stop");
@@ -95,15 +99,9 @@ void add_train(CLI::App& app, Job& job, TrainArgs& args) {
 void add_plan(CLI::App& app, Job& job, PlanArgs& args) {
   CLI::App* plan_app = app.add_subcommand(
       "plan", "Say what a training would take of each rank: memory, bytes sent, time");
-  plan_app->add_option("--config", args.train.config, "TOML file with the configuration");
-  plan_app->add_option("--preset", args.train.preset,
-                       "named configuration to begin with: " + preset_names());
-  plan_app->add_option("--model", args.train.model,
-                       "model.json of a model of one's own, run folder, or name of a model");
+  add_beginning(*plan_app, args.train);
   plan_app->add_option("--ranks", args.ranks, "processes; where left out those of mpirun, or one");
-  plan_app->add_option("--ranks-per-machine", args.ranks_per_machine,
-                       "of them; where left out as many as there are here, or as the card's usual "
-                       "machine has");
+  plan_app->add_option("--ranks-per-machine", args.ranks_per_machine, "as here, or usual ones");
   plan_app->add_option("--gpu", args.gpu,
                        "what a rank computes on, in place of this machine: " + card_names());
   plan_app->add_option("--link", args.link, "Gbit/s that a rank sends to other machines");
