@@ -17,10 +17,11 @@ int count(const std::string& text, const std::string& what) {
   return n;
 }
 
-/// Ranks take others for dead after 1 s, and wait 1.5 s for those that live.
+/// Ranks take others for dead after 1 s, and wait 10 s for those that live, or what `environment`
+/// says.
 Launched ranks(int n, const std::string& name, const std::string& environment = "",
                const std::string& options = "") {
-  return test::mpirun(n, OLM_RANKS " " + name, "OLM_TIMEOUT=1 OLM_PATIENCE=1.5 " + environment,
+  return test::mpirun(n, OLM_RANKS " " + name, "OLM_TIMEOUT=1 OLM_PATIENCE=10 " + environment,
                       options);
 }
 
@@ -65,8 +66,7 @@ TEST_SUITE("engine/comm_mpi") {
     CHECK(count(l.out, "speaks") == 1);
     const Launched all = ranks(3, "all_throw");
     INFO(all.out);
-    CHECK(count(all.out, "rank 0 speaks after ") == 1);
-    CHECK(count(all.out, "speaks") == 1);
+    CHECK(count(all.out, " speaks after ") == 1);
   }
 
   TEST_CASE("a rank that ends, is killed or stopped, or does not come is named by the others") {
@@ -77,7 +77,8 @@ TEST_SUITE("engine/comm_mpi") {
                  ": barrier, step 7: no sign of life for 1 s from rank 1 on ");
     check_absent(ranks(3, "is_stopped"),
                  ": barrier, step 7: no sign of life for 1 s from rank 1 on ");
-    check_absent(ranks(3, "never_comes"), ": barrier, step 7: waited 1.5 s for rank 1 on ");
+    check_absent(ranks(3, "never_comes", "OLM_PATIENCE=1.5"),
+                 ": barrier, step 7: waited 1.5 s for rank 1 on ");
   }
 
   TEST_CASE("ranks that disagree on how much travels are told") {
