@@ -58,7 +58,7 @@ struct ParallelCost {
 /// over targets. The sum is a binary tree over the number of the micro-batch (SumTree), of which a
 /// rank computes a node: the same bits on 1, 2, 4 ranks. Buckets of gradients travel while backward
 /// still runs. In a world of one nothing travels. Parameters that are frozen when it is made stay
-/// so. Where a backward pass throws, zero_grad() forgets the step, on all ranks.
+/// so. Where a backward pass throws on all ranks alike, zero_grad() on all forgets the step.
 class OLM_API DataParallel {
  public:
   /// Collective. Hands rank 0's parameters to all; throws where ranks disagree on parameters or
@@ -87,7 +87,8 @@ class OLM_API DataParallel {
   StepInfo step(StepOptions options = {}, const std::string& note = {});
   /// What each rank gave the last step as its note.
   const std::vector<std::string>& notes() const;
-  /// Forgets the micro-batches since the last step.
+  /// Forgets the micro-batches since the last step; on all ranks, at the same place in it. One that
+  /// alone has thrown ends the others instead, which may wait for it: see dist::fail().
   void zero_grad();
   /// Targets of the last step, over all ranks.
   int64_t targets() const;

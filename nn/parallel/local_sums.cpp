@@ -8,6 +8,10 @@
 
 namespace olm::nn::parallel {
 
+bool is_shared(const Tensor& x) {
+  return x.handle().use_count() > 1 || x.impl().storage.use_count() > 1;
+}
+
 void add_into(Tensor& total, const Tensor& x) {
   if (!x.defined()) return;
   if (!total.defined()) {
@@ -16,8 +20,7 @@ void add_into(Tensor& total, const Tensor& x) {
   }
   const DType dtype = acc_dtype(x.dtype());
   total = raw::cast(total, dtype);
-  const bool shared = total.handle().use_count() > 1 || total.impl().storage.use_count() > 1;
-  if (shared || !total.is_contiguous()) total = raw::clone(total);
+  if (is_shared(total) || !total.is_contiguous()) total = raw::clone(total);
   raw::add_(total, raw::cast(x, dtype));
 }
 

@@ -22,6 +22,8 @@ class TreeSum {
  private:
   Tensors open_;
 };
+/// True where others hold the tensor or its memory.
+bool is_shared(const Tensor& x);
 /// total += x, where an undefined one is none. What others hold is left as it is.
 void add_into(Tensor& total, const Tensor& x);
 

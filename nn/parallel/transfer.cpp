@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include <olm/engine/raw.h>
+#include <olm/nn/parallel/local_sums_internal.h>
 
 namespace olm::nn::parallel {
 namespace {
@@ -62,8 +63,11 @@ void Transfer::take(int64_t parameter, Tensor sum) {
 /// anything leaves its bits.
 Tensor Transfer::flat_gradients(const Bucket& bucket, State& state) const {
   const DType dtype = acc_dtype(bucket.dtype);
-  if (state.sums.size() == 1 && state.sums[0].defined() && state.sums[0].dtype() == dtype)
-    return flat_view(raw::contiguous(std::exchange(state.sums[0], Tensor())));
+  if (state.sums.size() == 1 && state.sums[0].defined() && state.sums[0].dtype() == dtype) {
+    const Tensor sum = raw::contiguous(std::exchange(state.sums[0], Tensor()));
+    // Without ZeRO the sum over ranks takes its place, and functions of on_grad() may have kept it.
+    return flat_view(options_.zero == 0 && is_shared(sum) ? raw::clone(sum) : sum);
+  }
   const Device device = parameters_[size_t(bucket.members[0].parameter)].device();
   const Tensor flat = empty({bucket.elements}, {.dtype = dtype, .device = device});
   int64_t at = 0;

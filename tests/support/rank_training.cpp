@@ -95,6 +95,21 @@ Tensor with_gradient(const Tensor& loss, const Tensor& p, double extra) {
                 });
 }
 
+Tensor chain_of(const Tensors& parameters, double gradient) {
+  Tensor loss = zeros({});
+  for (const Tensor& p : parameters) loss = with_gradient(loss, p, gradient);
+  return loss;
+}
+
+Tensors make_leaves(int64_t n, const Shape& shape) {
+  Tensors leaves;
+  for (int64_t i = 0; i < n; ++i) {
+    leaves.push_back(zeros(shape));
+    set_requires_grad(leaves.back());
+  }
+  return leaves;
+}
+
 RankLoss rank_loss(Module& model, const RankTraining& made, int64_t number) {
   Generator ids(100 + uint64_t(number));
   Generator rng(derive_seed(3, "dropout " + std::to_string(number)));

@@ -41,6 +41,10 @@ struct RankLoss {
 RankLoss rank_loss(nn::Module& model, const RankTraining& made, int64_t number);
 /// loss, whose gradient of p is that and `extra`.
 Tensor with_gradient(const Tensor& loss, const Tensor& p, double extra);
+/// A loss whose gradient reaches parameters one by one, the last one first, without activations.
+Tensor chain_of(const Tensors& parameters, double gradient = 0.5);
+/// n parameters of zeros.
+Tensors make_leaves(int64_t n, const Shape& shape);
 
 /// Backward of a rank's micro-batches of a step.
 void run_micro_batches(nn::DataParallel& parallel, nn::Module& model, const RankTraining& made,
