@@ -76,6 +76,9 @@ class OLM_API Optimizer {
   Tensors parameters() const;
   /// What it is, such as "AdamW".
   const char* name() const { return kind_.name; }
+  /// Its options, and what groups have of their own, parameter by parameter: the same on ranks that
+  /// train together.
+  std::string describe() const;
 
   /// Steps and moments by name (`step`, `missed`, `exp_avg.0`, …): aliases of what the next step
   /// changes. The learning rate is not part of it.
@@ -116,6 +119,7 @@ class OLM_API Optimizer {
     double lr = 0, weight_decay = 0, clip_norm = 0;
     const char* first = nullptr;   ///< name of the first moment; null where there is none
     const char* second = nullptr;  ///< name of the second moment
+    std::string options = {};      ///< all of them, for people
   };
   Optimizer(std::vector<ParameterGroup> groups, Kind kind);
 

@@ -1,3 +1,4 @@
+#include <olm/nn/fields.h>
 #include <olm/nn/optim.h>
 
 namespace olm::nn {
@@ -8,7 +9,8 @@ AdamW::AdamW(std::vector<ParameterGroup> groups, AdamWOptions options)
                                     .weight_decay = options.weight_decay,
                                     .clip_norm = options.clip_norm,
                                     .first = "exp_avg",
-                                    .second = "exp_avg_sq"}),
+                                    .second = "exp_avg_sq",
+                                    .options = to_json(options).dump()}),
       options_(options) {
   for (const double beta : options.betas)
     require(beta >= 0 && beta < 1, "AdamW: wanted betas in [0, 1), got ", beta);

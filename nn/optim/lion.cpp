@@ -1,3 +1,4 @@
+#include <olm/nn/fields.h>
 #include <olm/nn/optim.h>
 
 namespace olm::nn {
@@ -7,7 +8,8 @@ Lion::Lion(std::vector<ParameterGroup> groups, LionOptions options)
                                     .lr = options.lr,
                                     .weight_decay = options.weight_decay,
                                     .clip_norm = options.clip_norm,
-                                    .first = "exp_avg"}),
+                                    .first = "exp_avg",
+                                    .options = to_json(options).dump()}),
       options_(options) {
   for (const double beta : options.betas)
     require(beta >= 0 && beta < 1, "Lion: wanted betas in [0, 1), got ", beta);

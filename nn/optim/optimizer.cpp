@@ -53,6 +53,13 @@ Tensors Optimizer::parameters() const {
   return result;
 }
 
+std::string Optimizer::describe() const {
+  std::string text = kind_.options;
+  for (const Entry& entry : entries_)
+    text += detail::concat(", ", entry.lr_scale, "x ", entry.weight_decay);
+  return text;
+}
+
 void Optimizer::zero_grad() {
   for (const Entry& entry : entries_) olm::zero_grad(entry.parameter);
   targets_.reset();

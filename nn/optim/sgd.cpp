@@ -1,3 +1,4 @@
+#include <olm/nn/fields.h>
 #include <olm/nn/optim.h>
 
 namespace olm::nn {
@@ -7,7 +8,8 @@ SGD::SGD(std::vector<ParameterGroup> groups, SGDOptions options)
                                     .lr = options.lr,
                                     .weight_decay = options.weight_decay,
                                     .clip_norm = options.clip_norm,
-                                    .first = options.momentum != 0 ? "momentum" : nullptr}),
+                                    .first = options.momentum != 0 ? "momentum" : nullptr,
+                                    .options = to_json(options).dump()}),
       options_(options) {
   require(options.momentum >= 0, "SGD: wanted a momentum >= 0, got ", options.momentum);
   require(!options.nesterov || options.momentum > 0, "SGD: nesterov needs a momentum");

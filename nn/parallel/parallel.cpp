@@ -119,6 +119,7 @@ Facts DataParallel::Impl::facts() const {
     facts.emplace_back(detail::concat("parameter ", i),
                        detail::concat(trained_[i] ? "" : "frozen ", parameters_[i].dtype(), " ",
                                       parameters_[i].shape()));
+  facts.emplace_back("options of the optimizer", optimizer.describe());
   return facts;
 }
 
