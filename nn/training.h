@@ -316,6 +316,7 @@ class OLM_API Trainer {
   std::optional<std::vector<int32_t>> draw_sample(const GenerateOptions& options);
   void check_options() const;
   void require_same_ranks() const;
+  void hand_out_buffers() const;
   void check_same(const CheckpointState& state) const;
   void take_total_steps(int64_t total);
   bool is_due(int64_t every) const;

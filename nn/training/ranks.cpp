@@ -112,7 +112,17 @@ void Trainer::require_same_ranks() const {
   all["validation data"] = identity_of(validation_);
   all["loader"] = loader_.state();
   all["model"] = describe(*model_);
+  all["folder"] = options_.folder.empty() ? "none" : "given";
   require_same_on_all_ranks(flat_members(all), comm_);
+}
+
+/// Parameters are DataParallel's; what training changes beside them (biases of experts) is here.
+void Trainer::hand_out_buffers() const {
+  Tensors persistent;
+  model_->for_each_buffer([&](const std::string&, Buffer& buffer) {
+    if (buffer.persistent()) persistent.push_back(buffer.tensor());
+  });
+  parallel::hand_out(comm_, persistent);
 }
 
 }  // namespace olm::nn

@@ -35,6 +35,7 @@ Trainer::Trainer(Ref<Module> model, Optimizer& optimizer, Loader loader, TokenDa
                                   .wire = d.wire,
                                   .order = model_->parameters()};
     parallel_ = std::make_unique<DataParallel>(optimizer_, how, comm_, experts_);
+    hand_out_buffers();
   });
 }
 
@@ -136,8 +137,10 @@ void Trainer::sample_now() {
 }
 
 void Trainer::checkpoint_now() {
-  saved_step_ = step_;
-  if (options_.folder.empty()) return;
+  if (options_.folder.empty()) {
+    saved_step_ = step_;
+    return;
+  }
   set_place("checkpoint of step");
   CheckpointState state{.step = step_,
                         .total_steps = options_.total_steps,
@@ -152,6 +155,7 @@ void Trainer::checkpoint_now() {
   if (evaluated_step_ == step_) state.val_loss = val_loss_;
   Checkpoints checkpoints(options_.folder, options_.keep);
   checkpoints.save(state, *model_, optimizer_, comm_);
+  saved_step_ = step_;
   if (callbacks_.on_checkpoint && comm_.rank() == 0)
     callbacks_.on_checkpoint(step_, checkpoints.path(step_));
 }

@@ -118,6 +118,10 @@ TEST_SUITE("nn/training_failure") {
     d = {};
     d.options.dist.buckets = 2;
     check_all_say(d, "disagree on dist.buckets: 25.0 on ranks 0 and 1, 2.0 on rank 2");
+    const TempFolder folder;
+    d = {};
+    d.options.folder = folder.path();
+    check_all_say(d, "disagree on folder: none on ranks 0 and 1, given on rank 2");
     check_all_say({.step = 2}, "disagree on training data.corpus hash: ");
     check_all_say({.width = 16}, "options.embedding_dim: 8 on ranks 0 and 1, 16 on rank 2");
     check_all_say({.loader_seed = 6}, "disagree on loader.seed: 5 on ranks 0 and 1, 6 on rank 2");
@@ -241,6 +245,20 @@ TEST_SUITE("nn/training_failure") {
     });
     for (const std::string& sentence : ends.said) CHECK(contains(sentence, "rank 1 on "));
     CHECK(ends.of_peer == std::vector<int>{1, 0});
+  }
+
+  TEST_CASE("a checkpoint that failed is written where the run goes on") {
+    const TempFolder folder;
+    const Ref<Module> model = small_model();
+    SGD optimizer(model->parameters(), {});
+    TrainerOptions options = steps(1);
+    options.folder = folder.path();
+    const std::string in_the_way = folder.file("checkpoints", "a file");
+    Trainer trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
+    CHECK(contains(message_of<Error>([&] { trainer.run(); }), "checkpoints"));
+    remove_all(in_the_way);
+    CHECK(trainer.run());
+    CHECK(Checkpoints(folder.path()).steps() == std::vector<int64_t>{1});
   }
 
   TEST_CASE("more ranks than micro-batches are refused") {

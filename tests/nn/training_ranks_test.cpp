@@ -199,6 +199,22 @@ TEST_SUITE("nn/training_ranks") {
     }
   }
 
+  TEST_CASE("all ranks begin with the biases of the first one") {
+    const TempFolder one, two;
+    Setup setup{.options = options_of(one.path(), 2)};
+    setup.model = [] {
+      Ref<Module> model = mixture();
+      const double bias = dist::world().rank();
+      model->for_each_buffer([&](const std::string&, Buffer& buffer) {
+        if (buffer.persistent()) buffer.assign(full(buffer.tensor().shape(), bias));
+      });
+      return model;
+    };
+    const Result wanted = train(1, setup);
+    setup.options.folder = two.path();
+    check_same(train(2, setup), wanted);
+  }
+
   TEST_CASE("what modules report is a mean over the targets of all micro-batches") {
     class Reports final : public Module {
      public:
