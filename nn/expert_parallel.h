@@ -41,11 +41,17 @@ class OLM_API ExpertParallel {
   /// of a group runs as many as the others, and where sums are ordered those of each group are a
   /// node of SumTree, cut among groups.
   void check_micro_batches(int64_t micro_batches, bool ordered) const;
+  /// Likewise for as many groups of so many ranks, before there are any.
+  static void check_micro_batches(int64_t groups, int64_t in_group, int64_t micro_batches,
+                                  bool ordered);
 
  private:
   dist::Comm group_, replicas_;
   std::vector<Source> sources_;
 };
+
+/// Throws where spread_experts() would for this model, and changes nothing; on this rank alone.
+OLM_API void require_spreadable_experts(Module& model, int64_t ranks);
 
 /// Spreads the experts of every mixture of a model, whose parameters are filled alike on all ranks,
 /// over groups of `ranks` neighbours: rank s of E / ranks experts from s · E / ranks on. Parameters

@@ -93,7 +93,11 @@ ExpertParallel::ExpertParallel(dist::Comm group, dist::Comm replicas, std::vecto
     : group_(std::move(group)), replicas_(std::move(replicas)), sources_(std::move(sources)) {}
 
 void ExpertParallel::check_micro_batches(int64_t micro_batches, bool ordered) const {
-  const int64_t groups = replicas_.size(), in_group = group_.size();
+  check_micro_batches(replicas_.size(), group_.size(), micro_batches, ordered);
+}
+
+void ExpertParallel::check_micro_batches(int64_t groups, int64_t in_group, int64_t micro_batches,
+                                         bool ordered) {
   const SumTree tree(micro_batches);
   const std::vector<SumTree::Node> nodes = tree.cut(groups * in_group), whole = tree.cut(groups);
   for (int64_t g = 0; g < groups; ++g) {
@@ -110,6 +114,11 @@ void ExpertParallel::check_micro_batches(int64_t micro_batches, bool ordered) co
             "), for which the sum in "
             "a fixed order has no part; take a power of two for each rank, or sums in any order");
   }
+}
+
+void require_spreadable_experts(Module& model, int64_t ranks) {
+  require(ranks >= 1, "spread_experts: wanted groups of at least 1 rank, got ", ranks);
+  if (ranks > 1) check_layers(model, mixtures_of(model), ranks);
 }
 
 std::shared_ptr<ExpertParallel> spread_experts(Module& model, int64_t ranks, dist::Comm world) {

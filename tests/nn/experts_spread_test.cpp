@@ -110,6 +110,8 @@ TEST_SUITE("nn/experts_spread") {
         const auto own = unfilled_copy(model);
         init(*own);
         check_error([&] { spread_experts(*own, ranks, comm); }, parts);
+        if (world % ranks == 0)
+          check_error([&] { require_spreadable_experts(*own, ranks); }, parts);
       });
     };
     const auto with = [](Ref<Module> mixture) { return Block({Residual(std::move(mixture))}); };

@@ -209,7 +209,12 @@ TEST_SUITE("tools/dist") {
     check_refused_once({.n = 2},
                        training(c.data, folder / "run", kMixture + Args{"--dist.experts=3"}),
                        {"dist.experts", "3", "2"});
-    CHECK_FALSE(file_exists(folder / "run/run.toml"));
+    check_refused_once({.n = 2}, training(c.data, folder / "run", {"--dist.experts=2"}),
+                       {"the model has no mixture of experts"});
+    const Args uneven = {"--dist.experts=2", "--accumulation=3"};
+    check_refused_once({.n = 2}, training(c.data, folder / "run", kMixture + uneven),
+                       {"of 3 they have 2 and 1"});
+    CHECK_FALSE(folder_exists(folder / "run"));
   }
 
   TEST_CASE("what computes in one process is refused") {

@@ -160,6 +160,15 @@ void open_folder(Run& run) {
   remove_leftovers(run.folder, false);
 }
 
+/// Throws, before there is a folder, for experts that cannot be spread as the run wants it.
+void check_experts(const Run& run) {
+  const nn::DistributedOptions& d = run.config.dist;
+  if (d.experts == 1) return;
+  nn::require_spreadable_experts(*run.model, d.experts);
+  nn::ExpertParallel::check_micro_batches(dist::world().size() / d.experts, d.experts,
+                                          run.config.train.accumulation, d.deterministic);
+}
+
 /// Data and model: the first rank encodes the text and fills the folder, then come the others.
 void load(Run& run) {
   const dist::Comm world = dist::world();
@@ -167,7 +176,8 @@ void load(Run& run) {
     if (!is_first_rank()) return;
     load_data(run);
     load_model(run);
-    trainer_options(run);  // what it refuses leaves no folder behind
+    trainer_options(run);  // what these refuse leaves no folder behind
+    check_experts(run);
     if (!run.resumed) take_folder(run);
     if (world.size() > 1) keep_tokens(run);
   });
