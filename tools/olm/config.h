@@ -137,7 +137,11 @@ struct TrainConfig {
       {.min = 1,
        .max = 10000000,
        .help = "tokens of a training sequence, where they are less than model.max_seq_len"});
-    v("accumulation", accumulation, {.min = 1, .max = 1000000, .help = "batches per step"});
+    v("accumulation", accumulation,
+      {.min = 1,
+       .max = 1000000,
+       .help = "batches per step; up to log2(batches of a rank) + 1 gradients are kept, one where "
+               "dist.deterministic is false"});
     v("dtype", dtype, activation_dtypes());
     v("device", device, device_info());
     v("seed", seed, {.min = 0, .help = "of initialisation, shuffling and dropout"});
