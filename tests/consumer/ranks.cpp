@@ -14,7 +14,7 @@ int main(int, char** argv) {
   const std::vector<int32_t> ids(text.begin(), text.end());
   const TokenDataset train = TokenDataset::from_ids(ids, 257);
   auto layer = [] {
-    return TransformerBlock({.embed_dim = 32, .num_heads = 2, .max_seq_len = 16});
+    return TransformerBlock({.embed_dim = 32, .num_heads = 2, .max_seq_len = 16, .dropout = 0.1});
   };
   auto model = Block({Embedding(257, 32), Repeat(layer, 2), OutputHead(32, 257)});
   init(model, {.seed = 1});
@@ -25,9 +25,10 @@ int main(int, char** argv) {
   for (int64_t step = 0; step < 30; ++step) {
     for (int64_t i = parallel.begin(); i < parallel.end(); ++i) {
       const Batch batch = loader.at(step * 4 + i);
-      Context ctx;
+      Generator rng(derive_seed(1, std::to_string(step * 4 + i)));
+      Context ctx{.rng = &rng};
       const Tensor mean = model->loss(batch.inputs, batch.targets, ctx);
-      parallel.backward(mean, count_targets(batch.targets));
+      parallel.backward(mean, count_targets(batch.targets), ctx.aux_losses);
     }
     loss = parallel.step().loss;
   }
