@@ -106,6 +106,7 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
   std::map<const TensorImpl*, int64_t> numbers;
   std::vector<Member> members;
   for (const auto& [key, p] : model.named_parameters()) {
+    ++out.step.all_parameters;
     out.parameters += double(p.numel());
     const TensorImpl* holder = layers.stand_in(p);
     const auto [number, fresh] = numbers.emplace(holder ? holder : &p.impl(), members.size());
@@ -127,7 +128,7 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
 RankTraffic traffic_of(const PlannedStep& s, double* owned, int64_t* travelling) {
   RankTraffic sent;
   StepNews news{.losses = std::vector<MicroBatchLoss>(size_t(s.micro_batches)),
-                .present = std::vector<bool>(s.parameters.size())};
+                .present = std::vector<bool>(s.all_parameters)};
   for (const Bucket& b : s.buckets) {
     const int ranks = b.expert ? s.replicas : s.ranks;
     const auto rank = size_t(b.expert ? s.replica : s.rank);

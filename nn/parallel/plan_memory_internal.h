@@ -16,6 +16,7 @@ struct PlannedStep {
   /// Of each gradient by its key: Member::parameter of what takes it. Of experts spread over ranks
   /// the gradients of all are there: they stand for those of this rank's experts for all ranks.
   std::map<std::string, int64_t> parameters = {};
+  size_t all_parameters = 0;  ///< of the model, frozen ones too
   int64_t micro_batches = 1;  ///< of the rank
   int64_t under_way = 1;
   int rank = 0, ranks = 1;

@@ -54,6 +54,7 @@ struct Arrangement {
   int ranks;
   DataParallelOptions parallel;
   int64_t expert_ranks = 1;
+  bool frozen = false;  // all layers but the head
 };
 
 /// Each rank sends in a step what was planned of it.
@@ -62,6 +63,7 @@ void check_sent(const DecoderConfig& config, const Arrangement& a) {
   run_ranks(a.ranks, [&](const dist::Comm& world) {
     const Ref<BlockModule> model = whole.make();
     whole.init(*model, {.seed = 1});
+    if (a.frozen) model->freeze("blocks.1");
     const ParallelPlanOptions options{.ranks = a.ranks,
                                       .rank = world.rank(),
                                       .batch = 2,
@@ -97,6 +99,11 @@ TEST_SUITE("nn/parallel_plan") {
       check_sent(small(), {3, {.micro_batches = 5, .zero = zero, .bucket_mb = 0.3}});
       check_sent(small(), {2, {.micro_batches = 2, .zero = zero, .wire = bf16}});
     }
+    // So many parameters that what ranks tell of each of them does not fit one message.
+    DecoderConfig deep = small();
+    deep.num_layers = 30;
+    deep.embed_dim = 8;
+    check_sent(deep, {.ranks = 2, .parallel = {.micro_batches = 2}, .frozen = true});
     check_sent(mixture(), {4, {.micro_batches = 4, .bucket_mb = 0.1}, 2});
   }
 
