@@ -48,7 +48,14 @@ StepReport Trainer::train_step() {
   StepReport report{
       .step = ++step_, .total_steps = options_.total_steps, .lr = options_.schedule.at(step_ - 1)};
   set_place("step");
-  std::vector<MicroBatchMetrics> reported = run_micro_batches();
+  std::vector<MicroBatchMetrics> reported;
+  try {
+    reported = run_micro_batches();
+  } catch (...) {  // alone, another run() makes this step again
+    --step_;
+    parallel_->zero_grad();
+    throw;
+  }
   loader_.set_position(first_batch + options_.accumulation);
   optimizer_.set_lr(report.lr);
   const double limit = spikes_.limit(options_.spike_factor);

@@ -247,6 +247,26 @@ TEST_SUITE("nn/training_failure") {
     CHECK(ends.of_peer == std::vector<int>{1, 0});
   }
 
+  TEST_CASE("a step that threw is made again, to the same bits, where one process goes on") {
+    const auto weights = [](int64_t failing) {
+      int64_t passes = 0;
+      const Ref<Module> inner = small_model();
+      const Ref<Module> model =
+          make<Failing>(inner, [&](const Context&) { return ++passes == failing; });
+      SGD optimizer(model->parameters(), {.momentum = 0.9});
+      Trainer trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, steps(3));
+      const std::string sentence = message_of<Error>([&] { trainer.run(); });
+      CHECK(sentence.empty() == (failing == 0));
+      CHECK(trainer.step() == (failing == 0 ? 3 : 1));
+      if (failing > 0) CHECK(trainer.run());
+      CHECK(trainer.step() == 3);
+      std::vector<std::vector<float>> all;
+      for (const Tensor& p : inner->parameters()) all.push_back(to_host<float>(p));
+      return all;
+    };
+    CHECK(weights(4 + 3) == weights(0));  // the third of four micro-batches of the second step
+  }
+
   TEST_CASE("a checkpoint that failed is written where the run goes on") {
     const TempFolder folder;
     const Ref<Module> model = small_model();
