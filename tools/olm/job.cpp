@@ -69,7 +69,10 @@ int run_job(const Job& job) {
     const int status = job.run();
     require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
             "standard output cannot be written");
-    if (job.on_ranks) dist::leave();
+    if (job.on_ranks) {
+      dist::set_place("the end");
+      dist::leave();
+    }
     return status;
   } catch (const std::bad_alloc& e) {
     return report(job, e, "out of memory");
