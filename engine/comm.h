@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -139,8 +138,12 @@ OLM_API void together(const Comm& comm, const std::function<void()>& act);
 /// that it knows (srun); a process started alone is a world of one, and needs no MPI. Throws
 /// CommError where Open MPI is missing or is not the one this library was built for, and Error
 /// where the library was built without. Called again it changes the options alone. At the end of
-/// the process the ranks leave together.
+/// the process the ranks leave together, as leave() has it.
 OLM_API Comm init(const Options& options = {});
+/// The last operation of this process: returns when all ranks have called it or come to the end of
+/// theirs. Throws CommError, which names them, where some fall silent or do not come. Where a
+/// program does not call it, its end waits likewise, and cannot say that ranks did not come.
+OLM_API void leave();
 /// All ranks; this process alone before init().
 OLM_API Comm world();
 /// The place among, and the number of, the ranks on this machine.

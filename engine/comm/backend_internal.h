@@ -53,6 +53,9 @@ class Backend {
   /// x becomes the sum over ranks, in an order of the transport's choice; null where the transport
   /// has no sum for x.
   virtual std::shared_ptr<Progress> start_all_reduce(const Tensor& x) = 0;
+  /// Returns when all that this process has begun on cards has run, or will not: others may wait
+  /// for it.
+  virtual void finish() {}
   /// The same ranks with messages in host memory; null where this is it.
   virtual std::shared_ptr<Backend> host() { return nullptr; }
   /// A group is known by a number that none of its ranks has used: not below free_number() of any
@@ -95,6 +98,7 @@ class OLM_API World {
   virtual ~World() = default;
   virtual std::shared_ptr<Backend> backend();
   virtual void set_options(const Options&) {}
+  virtual void leave() {}
   virtual int local_rank() const { return 0; }
   virtual int local_size() const { return 1; }
   virtual std::vector<std::string> hosts() const;

@@ -25,13 +25,14 @@ class Alone final : public Backend {
   Traffic traffic() const override { return {}; }
 };
 
-/// Never destroyed: exceptions and threads look at it to the end of the process.
-std::shared_ptr<World>& process_world() {
-  static auto* world = new std::shared_ptr<World>(std::make_shared<World>());
-  return *world;
+/// What it names is never destroyed: threads look at it to the end of the process, also while
+/// another calls init().
+std::atomic<World*>& process_world() {
+  static std::atomic<World*> world = new World;
+  return world;
 }
 std::mutex joining;
-bool joined = false;
+const std::shared_ptr<World>* joined = nullptr;
 
 #if OLM_MPI
 constexpr bool kAvailable = true;
@@ -41,8 +42,9 @@ constexpr bool kAvailable = false;
 std::string transport() { return "none: this build has no transport between processes"; }
 /// A process alone; throws where a launcher started several.
 std::shared_ptr<World> join_mpi(const Options&) {
-  const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
-  const char* ranks = size ? size : std::getenv("PMI_SIZE");
+  const char* ranks = nullptr;
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (!ranks) ranks = std::getenv(name);
   require(!ranks || std::string(ranks) == "1", "init: ", ranks ? ranks : "",
           " ranks were started, and this libolm was built without Open MPI (OLM_MPI)");
   return nullptr;
@@ -51,7 +53,7 @@ std::shared_ptr<World> join_mpi(const Options&) {
 
 thread_local std::shared_ptr<World> thread_world;
 
-World& current_world() { return thread_world ? *thread_world : *process_world(); }
+World& current_world() { return thread_world ? *thread_world : *process_world().load(); }
 
 }  // namespace
 
@@ -105,13 +107,14 @@ Comm init(const Options& options) {
   std::lock_guard lock(detail::joining);
   if (!own && !detail::joined)
     if (auto joined = detail::join_mpi(options)) {
-      detail::process_world() = std::move(joined);
-      detail::joined = true;
+      detail::joined = new std::shared_ptr<detail::World>(std::move(joined));
+      detail::process_world() = detail::joined->get();
     }
   current_world().set_options(options);
   return world();
 }
 
+void leave() { current_world().leave(); }
 Comm world() { return Comm(current_world().backend()); }
 int local_rank() { return current_world().local_rank(); }
 int local_size() { return current_world().local_size(); }

@@ -29,6 +29,7 @@ class Event {
   ~Event() { cudaEventDestroy(event_); }
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
+  cudaEvent_t native() const { return event_; }
   void record(cudaStream_t stream) { OLM_CUDA_CHECK(cudaEventRecord(event_, stream)); }
   void hold(cudaStream_t stream) const { OLM_CUDA_CHECK(cudaStreamWaitEvent(stream, event_, 0)); }
   bool reached() const {
@@ -132,6 +133,7 @@ void Lane::set_latest(std::shared_ptr<Span> span, bool is_launching) {
 }
 
 bool Lane::is_idle() {
+  card_.use();  // the watch's thread would open the first card to ask
   std::lock_guard lock(mutex_);
   return !is_launching_ && (!latest_ || latest_->ended.reached());
 }
@@ -168,7 +170,9 @@ std::shared_ptr<Progress> Lane::launch(Tensors kept, size_t bytes_sent, F&& work
   try {
     work();
   } catch (...) {
-    set_latest(nullptr, false);
+    // What was launched before it uses the tensors still.
+    cudaEventRecord(span.ended.native(), stream_);
+    set_latest(launched->span_, false);
     throw;
   }
   span.ended.record(stream_);
@@ -195,7 +199,7 @@ std::shared_ptr<Progress> Lane::start(const Exchange& exchange) {
 
 std::shared_ptr<Progress> Lane::start_all_reduce(const Tensor& x, nccl::Type type) {
   const size_t bytes = size_t(x.numel()) * size_of(x.dtype());
-  return launch({x}, 2 * bytes / size_t(size_) * size_t(size_ - 1), [&] {
+  return launch({x}, 2 * bytes * size_t(size_ - 1) / size_t(size_), [&] {
     void* data = x.mutable_data();
     communicator_->issue("all_reduce", [&](nccl::Handle comm) {
       return nccl::functions().all_reduce(data, data, size_t(x.numel()), type, nccl::Reduction::sum,
@@ -301,6 +305,7 @@ class CardBackend final : public Backend {
     const std::optional<nccl::Type> type = type_of(x.dtype());
     return type ? lane(x.device().index).start_all_reduce(x, *type) : nullptr;
   }
+  void finish() override { end_communicators(); }
   std::shared_ptr<Backend> host() override { return host_; }
   int64_t free_number() const override { return host_->free_number(); }
   std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) override {

@@ -1,5 +1,7 @@
 #include <olm/engine/cuda/communicator_internal.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -33,6 +35,8 @@ class Watch {
     for (Communicator* comm : all_)
       if (comm->card() == card) comm->check();
   }
+  /// False in a child that was forked: the thread, and whom the mutex is locked by, stayed behind.
+  bool is_own_process() const { return getpid() == process_; }
   bool has_ended() {
     std::lock_guard lock(mutex_);
     return std::all_of(all_.begin(), all_.end(), [](Communicator* c) { return c->has_ended(); });
@@ -48,6 +52,7 @@ class Watch {
     }
   }
 
+  const pid_t process_ = getpid();
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Communicator*> all_;
@@ -65,6 +70,7 @@ Watch& watch() {
 void check_communicators(int card) { watch().check(card); }
 
 void end_communicators() noexcept {
+  if (!watch().is_own_process()) return;
   try {
     while (!watch().has_ended()) std::this_thread::sleep_for(std::chrono::microseconds(100));
   } catch (const std::exception&) {  // no card can be asked any more

@@ -98,6 +98,43 @@ TEST_SUITE("engine/comm_mpi") {
     CHECK(count(l.out, "ended") == 2);
   }
 
+  TEST_CASE("ranks that leave name one that does not") {
+    if (!test::has_mpirun()) return;
+    const Launched l = ranks(3, "leaves");
+    INFO(l.out);
+    CHECK(l.status == 0);
+    CHECK(count(l.out, "barrier, step 7: this rank has left the others\n") == 3);
+    CHECK(count(l.out, "ended") == 3);
+    const std::string silent = ": leave, step 7: no sign of life for 1 s from rank 1 on ";
+    const Launched stopped = ranks(3, "is_stopped_at_end");
+    check_absent(stopped, silent);
+    CHECK(stopped.status != 0);
+    check_absent(ranks(3, "never_leaves", "OLM_PATIENCE=1.5"),
+                 ": leave, step 7: waited 1.5 s for rank 1 on ");
+    const Launched waits = ranks(3, "is_stopped_while_leaving");
+    INFO(waits.out);
+    CHECK(waits.status != 0);
+    CHECK(count(waits.out, "rank 0 speaks after ") == 1);
+    CHECK(count(waits.out, silent) >= 1);
+  }
+
+  TEST_CASE("a child that a rank forks is none") {
+    if (!test::has_mpirun()) return;
+    const Launched l = ranks(2, "forks");
+    INFO(l.out);
+    CHECK(l.status == 0);
+    CHECK(count(l.out, "barrier: this process was forked from a rank, and is none\n") == 2);
+    CHECK(count(l.out, "ended") == 2);
+  }
+
+  TEST_CASE("ranks that cannot be joined stay so") {
+    if (!test::has_mpirun()) return;
+    const Launched l = ranks(2, "joins_alone");
+    INFO(l.out);
+    CHECK(l.status == 1);
+    CHECK(count(l.out, "init: waited 0.5 s for other ranks to call it\n") == 2);
+  }
+
   TEST_CASE("a program that uses MPI itself is joined where it shares it with other threads") {
     if (!test::has_mpirun()) return;
     const Launched shared = ranks(2, "late_end", "OLM_MPI_LEVEL=3");

@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include "tests/support/comm_cases.h"
 #include "tests/support/ranks.h"
@@ -35,6 +37,20 @@ TEST_SUITE("engine/comm") {
     CHECK(x.version() == version);
     CHECK(comm.all_gather(std::string("a")) == std::vector<std::string>{"a"});
     for (const auto& [name, run] : test::comm_cases()) CHECK_NOTHROW(run(comm));
+    dist::leave();
+    comm.barrier();
+  }
+
+  TEST_CASE("ranks leave when the last has come") {
+    std::atomic<bool> came = false;
+    run_ranks(3, [&](const dist::Comm& comm) {
+      if (comm.rank() == 1) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        came = true;
+      }
+      dist::leave();
+      require(came, "rank ", comm.rank(), " left before rank 1 came");
+    });
   }
 
   TEST_CASE("a rank's exception ends the others, and is the one that is thrown") {

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include <dlfcn.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <olm/engine/backend.h>
@@ -131,6 +132,66 @@ void late_end(const dist::Comm& comm) {
   if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
 }
 
+/// All return when the last has come, and nothing follows.
+void leaves(const dist::Comm& comm) {
+  meet(comm);
+  const Clock::time_point begin = Clock::now();
+  if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  dist::leave();
+  require(comm.rank() == 1 || seconds_since(begin) > 0.4, "rank 1 had not left");
+  dist::leave();
+  try {
+    comm.barrier();
+  } catch (const dist::CommError& e) {
+    std::printf("%s\n", e.what());
+    return;
+  }
+  throw Error("wanted no barrier after the end");
+}
+
+void is_stopped_at_end(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) raise(SIGSTOP);
+  dist::leave();
+}
+
+/// One that waits in leave() for another that has much to do.
+void is_stopped_while_leaving(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1)
+    std::thread([] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      raise(SIGSTOP);
+    }).detach();
+  if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::seconds(3));
+  dist::leave();
+}
+
+void never_leaves(const dist::Comm& comm) {
+  meet(comm);
+  if (comm.rank() == 1) sleep_forever();
+  dist::leave();
+}
+
+/// A child that a rank forks is none, and its end is not that of the rank.
+void forks(const dist::Comm& comm) {
+  meet(comm);
+  const pid_t child = fork();
+  if (child == 0) {
+    try {
+      comm.barrier();
+    } catch (const dist::CommError& e) {
+      std::printf("%s\n", e.what());
+      std::exit(0);
+    }
+    std::_Exit(1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  require(status == 0, "the child ended with status ", status);
+  meet(comm);
+}
+
 /// Rank 0 ends without having looked at what it gives, which the others take much later.
 void ends_unseen(const dist::Comm& comm) {
   meet(comm);
@@ -190,11 +251,36 @@ void idle(const dist::Comm& comm) {
 }
 
 const std::map<std::string, void (*)(const dist::Comm&)> kCases = {
-    {"operations", operations},   {"exits", exits},         {"is_killed", is_killed},
-    {"is_stopped", is_stopped},   {"throws", throws},       {"all_throw", all_throw},
-    {"never_comes", never_comes}, {"disagrees", disagrees}, {"late_end", late_end},
-    {"ends_unseen", ends_unseen}, {"measure", measure},     {"idle", idle},
+    {"operations", operations},
+    {"exits", exits},
+    {"is_killed", is_killed},
+    {"is_stopped", is_stopped},
+    {"throws", throws},
+    {"all_throw", all_throw},
+    {"never_comes", never_comes},
+    {"disagrees", disagrees},
+    {"late_end", late_end},
+    {"leaves", leaves},
+    {"is_stopped_at_end", is_stopped_at_end},
+    {"is_stopped_while_leaving", is_stopped_while_leaving},
+    {"never_leaves", never_leaves},
+    {"forks", forks},
+    {"ends_unseen", ends_unseen},
+    {"measure", measure},
+    {"idle", idle},
 };
+
+/// Rank 0 tries to join one that does not, and tries again.
+int joins_alone() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (rank && std::string(rank) == "1") sleep_forever();
+  for (int i = 0; i < 2; ++i) try {
+      dist::init({.timeout = 0.5});
+    } catch (const dist::CommError& e) {
+      std::printf("%s\n", e.what());
+    }
+  return 1;
+}
 
 /// A program that uses MPI itself, and asks it for so much of threads; 0 is MPI_THREAD_SINGLE.
 struct OwnMpi {
@@ -220,6 +306,7 @@ double number_of(const char* name, double otherwise) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc == 2 && argv[1] == std::string("joins_alone")) return joins_alone();
   const auto found = argc == 2 ? kCases.find(argv[1]) : kCases.end();
   if (found == kCases.end()) {
     std::fprintf(stderr, "olm_ranks: wanted the name of a case\n");

@@ -258,6 +258,7 @@ class ThreadWorld final : public World {
         std::make_shared<ThreadBackend>(post_, ranks, rank, 0, std::make_shared<int64_t>(1)));
   }
   std::shared_ptr<Backend> backend() override { return backend_; }
+  void leave() override { dist::Comm(backend_).barrier(); }
   int local_rank() const override { return rank_; }
   int local_size() const override { return size_; }
   std::vector<std::string> hosts() const override {

@@ -231,6 +231,9 @@ TEST_SUITE("tools/dist") {
     CHECK(OnRanks({.dies = 1}).run(training(c.data, folder / "run")).status == 3);
     check_refused_once({.environment = {{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"}}},
                        training(c.data, folder / "run"), {"olm train: ", "/nowhere/libmpi.so"});
+    check_refused_once({.environments = {{1, {{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"}}}}},
+                       training(c.data, folder / "run"),
+                       {"olm train: rank 1: ", "/nowhere/libmpi.so"});
     CHECK_FALSE(file_exists(folder / "run/run.toml"));
   }
 

@@ -53,6 +53,8 @@ struct Ranks {
   /// A rank that ends at once, before it joins the others; -1 is none.
   int dies = -1;
   Variables environment = {};
+  /// What one rank has beside it, by rank.
+  std::map<int, Variables> environments = {};
 };
 
 /// What `olm ARGS` came to on several ranks, and where their process ids were.
@@ -65,6 +67,10 @@ class OnRanks {
       for (const std::string& flag : flags) script += " '" + flag + "'";
       script += "\n";
     }
+    for (const auto& [rank, variables] : ranks_.environments)
+      for (const auto& [name, value] : variables)
+        script += "[ $OMPI_COMM_WORLD_RANK = " + std::to_string(rank) + " ] && export " + name +
+                  "='" + value + "'\n";
     script += "[ $OMPI_COMM_WORLD_RANK = " + std::to_string(ranks_.dies) + " ] && exit 3\n";
     script += "exec '" + std::string(OLM_PROGRAM) + "' \"$@\"\n";
     write_file(folder_ / "olm", script);

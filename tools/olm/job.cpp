@@ -3,10 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <thread>
 
 #include <olm/engine/comm.h>
 
@@ -24,13 +27,24 @@ std::string printable(const std::string& message) {
   return out;
 }
 
+/// True where this rank is the one to say why it could not join the others. What all find the
+/// first says, and the launcher ends the others; it may be this one alone that finds it.
+bool speaks_for_unjoined(const std::exception& error) {
+  const int rank = launch().rank;
+  if (rank == 0) return true;
+  if (!dynamic_cast<const dist::CommError*>(&error)) return false;
+  std::this_thread::sleep_for(std::chrono::milliseconds(2000 + 500 * std::min(rank, 16)));
+  return true;
+}
+
 /// Says why the job ends, where this rank is the one to say it; the others learn it from it.
 int report(const Job& job, const std::exception& error, const std::string& sentence) {
   const dist::Comm world = dist::world();
   const bool joined = world.size() > 1;
   if (joined && !dynamic_cast<const dist::PeerError*>(&error)) dist::fail(sentence);
-  if (joined ? !dist::speaks_for(error) : launch().rank > 0) return 1;
-  const std::string rank = joined ? "rank " + std::to_string(world.rank()) + ": " : "";
+  if (joined ? !dist::speaks_for(error) : !speaks_for_unjoined(error)) return 1;
+  const int number = joined ? world.rank() : launch().rank;
+  const std::string rank = joined || number > 0 ? "rank " + std::to_string(number) + ": " : "";
   std::fprintf(stderr, "%s: %s%s\n", job.name.c_str(), rank.c_str(), printable(sentence).c_str());
   std::fflush(stderr);
   return 1;
@@ -55,6 +69,10 @@ int run_job(const Job& job) {
     const int status = job.run();
     require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
             "standard output cannot be written");
+    if (job.on_ranks) {
+      dist::set_place("the end");
+      dist::leave();
+    }
     return status;
   } catch (const std::bad_alloc& e) {
     return report(job, e, "out of memory");

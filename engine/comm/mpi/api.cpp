@@ -112,7 +112,8 @@ void Mpi::check(int error, const char* what) const {
 bool has_mpi() { return dlsym(RTLD_DEFAULT, "MPI_Init_thread") != nullptr; }
 
 const Mpi& mpi() {
-  static const Mpi loaded = load();
+  // Never destroyed: the communication thread may go on to the end of the process.
+  static const Mpi& loaded = *new Mpi(load());
   return loaded;
 }
 

@@ -52,7 +52,8 @@ void MpiThread::hear(const Sign& sign) {
       asked_to_stop_ = true;
       return;
     }
-    case SignKind::leaving: {
+    case SignKind::leaving:
+    case SignKind::ending: {
       std::lock_guard lock(mutex_);
       left_[size_t(sign.from)] = Clock::now();
       return;
@@ -83,7 +84,8 @@ void MpiThread::look_for_absent() {
   std::vector<int> silent;
   bool too_long = false;
   for (int r = 0; r < size_; ++r) {
-    if (r == rank_ || signs_->has_left(r)) continue;
+    // One that has left goes on giving signs until all have.
+    if (r == rank_ || (signs_->has_left(r) && told_leaving_)) continue;
     too_long = too_long || signs_->silence(r) > timeout;
     // Those that fell silent together are named together.
     if (signs_->silence(r) > 0.75 * timeout) silent.push_back(r);
@@ -111,10 +113,14 @@ void MpiThread::look_for_late() {
       if (signs_->has_left(r) && now - left_[size_t(r)] > kGrace) gone.push_back(r);
     if (!gone.empty()) return set_failure({rank_, with_hosts(gone) + " ended without it", gone});
     if (missing.empty() || Seconds(now - operation->moved()).count() <= patience) continue;
-    std::ostringstream text;
-    text << "waited " << patience << " s for " << with_hosts(missing) << ", alive but not coming";
-    return set_failure({rank_, text.str(), missing});
+    return set_late(patience, missing);
   }
+}
+
+void MpiThread::set_late(double patience, const std::vector<int>& missing) {
+  std::ostringstream text;
+  text << "waited " << patience << " s for " << with_hosts(missing) << ", alive but not coming";
+  set_failure({rank_, text.str(), missing});
 }
 
 void MpiThread::set_failure(Failure failure) {
@@ -128,13 +134,14 @@ void MpiThread::set_failure(Failure failure) {
 /// Tells the others what callers and this thread want them to know.
 void MpiThread::send_wishes() {
   Failure failure;
-  bool stop = false, leaving = false;
+  bool stop = false, leaving = false, ending = false;
   {
     std::lock_guard lock(mutex_);
     if (!told_failure_) failure = failure_;
     stop = wants_stop_ && !told_stop_;
-    const bool ready = failure_.from >= 0 || (active_.empty() && submitted_.empty());
-    leaving = leaving_ != Leaving::no && !told_leaving_ && ready;
+    leaving = leaving_ == Leaving::asked && !told_leaving_ && failure_.from < 0 &&
+              active_.empty() && submitted_.empty();
+    ending = leaving_ == Leaving::after_failure && !told_ending_;
   }
   if (failure.from >= 0) {
     told_failure_ = true;
@@ -150,6 +157,10 @@ void MpiThread::send_wishes() {
   if (leaving) {
     told_leaving_ = true;
     signs_->send(SignKind::leaving);
+  }
+  if (ending) {
+    told_ending_ = true;
+    signs_->send(SignKind::ending);
   }
   if (told_failure_ && signs_->all_sent()) {
     std::lock_guard lock(mutex_);
@@ -248,6 +259,11 @@ void MpiThread::set_hosts(const std::vector<std::string>& hosts) {
 std::vector<std::string> MpiThread::hosts() {
   std::lock_guard lock(mutex_);
   return hosts_;
+}
+
+void MpiThread::set_crowded(bool crowded) {
+  std::lock_guard lock(mutex_);
+  crowded_ = crowded;
 }
 
 void MpiThread::set_place(const std::string& place) {

@@ -13,7 +13,7 @@ namespace olm::dist::detail {
 class MpiThread;
 
 /// Everything but `done_` belongs to the communication thread once it is submitted.
-class MpiOperation final : public Progress, public std::enable_shared_from_this<MpiOperation> {
+class MpiOperation final : public Progress {
  public:
   using Clock = std::chrono::steady_clock;
   MpiOperation(std::shared_ptr<MpiThread> thread, std::shared_ptr<const std::vector<int>> ranks,

@@ -19,6 +19,7 @@ Signs::Signs(const Mpi& mpi, MPI_Comm comm, int rank, int size)
       receive_(mpi.request_null),
       seen_(size_t(size), Clock::now()),
       left_(size_t(size), false),
+      ended_(size_t(size), false),
       sent_(Clock::now()),
       looked_(Clock::now()) {
   expect();
@@ -43,7 +44,7 @@ void Signs::send_to(int rank, SignKind kind, const std::string& text) {
 }
 
 void Signs::send(SignKind kind, const std::string& text) {
-  leaves_ = leaves_ || kind == SignKind::leaving;
+  leaves_ = leaves_ || kind == SignKind::leaving || kind == SignKind::ending;
   for (int r = 0; r < size_; ++r)
     if (r != rank_) send_to(r, kind, text);
 }
@@ -76,9 +77,11 @@ std::vector<Sign> Signs::poll(Clock::duration interval) {
     mpi_.check(mpi_.Get_count(&status, mpi_.byte, &bytes), "MPI");
     const size_t from = size_t(status.MPI_SOURCE);
     seen_[from] = now;
-    if (bytes > 0 && SignKind(buffer_[0]) == SignKind::leaving) left_[from] = true;
-    if (bytes > 0 && SignKind(buffer_[0]) != SignKind::alive)
-      came.push_back({SignKind(buffer_[0]), int(from), buffer_.substr(1, size_t(bytes) - 1)});
+    const SignKind kind = bytes > 0 ? SignKind(buffer_[0]) : SignKind::alive;
+    ended_[from] = ended_[from] || kind == SignKind::ending;
+    left_[from] = left_[from] || kind == SignKind::leaving || kind == SignKind::ending;
+    if (kind != SignKind::alive)
+      came.push_back({kind, int(from), buffer_.substr(1, size_t(bytes) - 1)});
     expect();
   }
   return came;

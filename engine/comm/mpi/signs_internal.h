@@ -9,7 +9,8 @@
 
 namespace olm::dist::detail {
 
-enum class SignKind : char { alive, failed, absent, stop, leaving };
+/// A rank leaves where all is well, and ends after a failure.
+enum class SignKind : char { alive, failed, absent, stop, leaving, ending };
 
 struct Sign {
   SignKind kind = SignKind::alive;
@@ -30,7 +31,9 @@ class Signs {
   std::vector<Sign> poll(Clock::duration interval);
   /// Seconds since something came from a rank; not counting those in which nobody looked.
   double silence(int rank) const;
+  /// It leaves, or ends after a failure.
   bool has_left(int rank) const { return left_[size_t(rank)]; }
+  bool has_failed_and_ended(int rank) const { return ended_[size_t(rank)]; }
   /// True once what was sent has been taken over by the transport.
   bool all_sent() const;
   /// Takes back what waits for signs to come, before MPI_Finalize.
@@ -55,7 +58,7 @@ class Signs {
   std::string buffer_;
   MPI_Request receive_;
   std::vector<Clock::time_point> seen_;
-  std::vector<bool> left_;
+  std::vector<bool> left_, ended_;
   bool leaves_ = false;
   Clock::time_point sent_, looked_;
 };

@@ -1,6 +1,7 @@
 #include <olm/engine/comm/mpi/thread_internal.h>
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -11,8 +12,12 @@ using Seconds = std::chrono::duration<double>;
 
 /// Looks without a nap while somebody waits: some milliseconds, or as long as cores are free.
 constexpr int kSpins = 20000;
-/// How long a call at the end of a process may take before the process ends without it.
+/// Where ranks wait for each other's cores a look takes the time of one that computes.
+constexpr int kSpinsCrowded = 20;
+/// How long MPI_Finalize may take before the process goes on without it.
 constexpr Seconds kFarewell{10};
+/// How long a process that ends after a failure waits for the one that says why.
+constexpr Seconds kAfterFailure{2};
 
 }  // namespace
 
@@ -20,6 +25,7 @@ std::shared_ptr<MpiThread> MpiThread::join(const Options& options) {
   auto self = std::make_shared<MpiThread>();
   self->mpi_ = &mpi();
   self->options_ = options;
+  self->process_ = getpid();
   // It keeps what it needs alive: a process may end without it.
   std::thread([self] { self->run(); }).detach();
   std::unique_lock lock(self->mutex_);
@@ -48,7 +54,7 @@ MPI_Comm MpiThread::duplicate() {
 /// MPI_COMM_SELF.
 void MpiThread::leave_before_finalize() {
   const auto called = [](MPI_Comm, int, void* self, void*) {
-    static_cast<MpiThread*>(self)->leave();
+    static_cast<MpiThread*>(self)->leave_at_exit();
     return MPI_SUCCESS;
   };
   const auto not_copied = [](MPI_Comm, int, void*, void*, void*, int* flag) {
@@ -74,7 +80,10 @@ void MpiThread::enter() {
     throw CommError(
         "init: the program has called MPI itself, and wanted less than "
         "MPI_THREAD_MULTIPLE of MPI_Init_thread, which two threads need");
-  if (initialized) leave_before_finalize();
+  if (initialized)
+    leave_before_finalize();
+  else  // errors come back as codes from here on
+    mpi_->check(mpi_->Comm_set_errhandler(mpi_->world, mpi_->errors_return), "init");
   mpi_->check(mpi_->Comm_rank(mpi_->world, &rank_), "init");
   mpi_->check(mpi_->Comm_size(mpi_->world, &size_), "init");
   comm_ = duplicate();
@@ -82,7 +91,7 @@ void MpiThread::enter() {
   left_.assign(size_t(size_), Clock::time_point());
   void* bound = nullptr;
   int found = 0;
-  mpi_->check(mpi_->Comm_get_attr(comm_, MPI_TAG_UB, &bound, &found), "init");
+  mpi_->check(mpi_->Comm_get_attr(mpi_->world, MPI_TAG_UB, &bound, &found), "init");
   const int tags = found ? *static_cast<int*>(bound) : 32767;
   tags_per_group_ = int((int64_t(tags) + 1) / kGroups);
 }
@@ -176,7 +185,7 @@ void MpiThread::nap(bool moved) {
   }
   ++idle_turns_;
   const bool failed = failure_.from >= 0;
-  if (waiters_ > 0 && !failed && idle_turns_ < kSpins) {
+  if (waiters_ > 0 && !failed && idle_turns_ < (crowded_ ? kSpinsCrowded : kSpins)) {
     lock.unlock();
     sched_yield();
     return;
@@ -188,7 +197,11 @@ void MpiThread::nap(bool moved) {
 }
 
 void MpiThread::submit(const std::shared_ptr<MpiOperation>& operation) {
+  const char* name = operation->name();
+  if (getpid() != process_)
+    throw CommError(name, ": this process was forked from a rank, and is none");
   std::lock_guard lock(mutex_);
+  if (leaving_ != Leaving::no) throw CommError(at_place(name), "this rank has left the others");
   submitted_.push_back(operation);
   work_.notify_one();
 }
@@ -213,17 +226,15 @@ void MpiThread::wait(MpiOperation& operation) {
 
 bool MpiThread::may_end() {
   std::unique_lock lock(mutex_);
-  if (leaving_ == Leaving::no) return false;
-  if (failure_.from >= 0) {
+  if (leaving_ == Leaving::after_failure) {
     // Launchers kill all ranks when the first has ended: that is to be the one that says why.
     const int first = speaker();
-    return told_leaving_ && told_failure_ && signs_->all_sent() &&
-           (first == rank_ || signs_->has_left(first));
+    return told_ending_ && told_failure_ && signs_->all_sent() &&
+           (first == rank_ || signs_->has_failed_and_ended(first));
   }
-  if (!told_leaving_ || !active_.empty() || !submitted_.empty()) return false;
-  for (int r = 0; r < size_; ++r)
-    if (r != rank_ && !signs_->has_left(r)) return false;
-  return signs_->all_sent();
+  const bool others_may_follow = told_leaving_ && active_.empty() && submitted_.empty();
+  if (leaving_ != Leaving::asked || failure_.from >= 0 || !others_may_follow) return false;
+  return not_leaving().empty() && signs_->all_sent();
 }
 
 void MpiThread::end() {
@@ -242,20 +253,49 @@ void MpiThread::end() {
   changed_.notify_all();
 }
 
+std::vector<int> MpiThread::not_leaving() {
+  std::vector<int> ranks;
+  for (int r = 0; r < size_; ++r)
+    if (r != rank_ && left_[size_t(r)] == Clock::time_point()) ranks.push_back(r);
+  return ranks;
+}
+
 void MpiThread::leave() {
+  if (getpid() != process_) return;
   std::unique_lock lock(mutex_);
   if (!joined_ || leaving_ != Leaving::no) return;
   leaving_ = Leaving::asked;
   work_.notify_one();
-  const auto ended = [&] { return leaving_ != Leaving::asked; };
-  // Others are given time to come, as for any operation; a failure shortens it.
-  const Clock::time_point begin = Clock::now();
-  while (!ended()) {
-    const double limit = failure_.from >= 0 ? kFarewell.count() / 5 : options_.patience;
-    if (Seconds(Clock::now() - begin).count() > limit) return;
-    changed_.wait_for(lock, std::chrono::milliseconds(50), ended);
+  const auto is_over = [&] { return leaving_ != Leaving::asked || failure_.from >= 0; };
+  // Others are given time to come, as for any operation.
+  for (const Clock::time_point begin = Clock::now(); !is_over();) {
+    changed_.wait_for(lock, std::chrono::milliseconds(50), is_over);
+    const std::vector<int> missing = not_leaving();
+    const double patience = options_.patience;
+    if (missing.empty() || Seconds(Clock::now() - begin).count() <= patience) continue;
+    lock.unlock();
+    set_late(patience, missing);
+    lock.lock();
   }
-  changed_.wait_for(lock, kFarewell, [&] { return leaving_ == Leaving::ended; });
+  if (failure_.from >= 0) {
+    if (leaving_ == Leaving::asked) leaving_ = Leaving::no;
+    throw_failure("leave");
+  }
+  if (changed_.wait_for(lock, kFarewell, [&] { return leaving_ == Leaving::ended; })) return;
+  throw CommError(at_place("leave"), "waited ", kFarewell.count(),
+                  " s for MPI_Finalize, which returns when all ranks have called it");
+}
+
+void MpiThread::leave_at_exit() {
+  try {
+    return leave();
+  } catch (const std::exception&) {  // a process that ends has nobody to tell
+  }
+  std::unique_lock lock(mutex_);
+  if (leaving_ != Leaving::no) return;
+  leaving_ = Leaving::after_failure;
+  work_.notify_one();
+  changed_.wait_for(lock, kAfterFailure, [&] { return leaving_ == Leaving::ended; });
 }
 
 }  // namespace olm::dist::detail

@@ -1,5 +1,7 @@
 #pragma once
 // The one thread that calls MPI.
+#include <sys/types.h>
+
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -19,7 +21,7 @@ inline constexpr int kGroups = 1024;
 
 /// Joins the world, moves operations on, and tells and hears what ranks tell each other. It never
 /// waits inside MPI once it has joined, but for MPI_Finalize.
-class MpiThread : public std::enable_shared_from_this<MpiThread> {
+class MpiThread {
  public:
   using Clock = std::chrono::steady_clock;
   /// Returns when all ranks have joined. Throws CommError.
@@ -43,8 +45,14 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   bool speaks_for(const std::exception& error);
   void ask_all_to_stop();
   bool asked_to_stop();
-  /// At the end of the process: waits for the others to leave too, and ends MPI.
+  /// Waits for the others to leave too, and ends MPI. Throws CommError where it could not; does
+  /// nothing when called again, nor in a child that was forked.
   void leave();
+  /// Likewise at the end of the process, where nobody can be told; after a failure it waits for the
+  /// one that says why.
+  void leave_at_exit();
+  /// Whether more ranks share the cores of this one than there are.
+  void set_crowded(bool crowded);
 
  private:
   /// Why nothing goes on.
@@ -53,7 +61,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
     std::string text = {};    // its sentence, or what became of the absent ranks
     std::vector<int> absent;  // ranks that gave no sign, left or did not come; `from` found it
   };
-  enum class Leaving { no, asked, finalizing, ended };
+  enum class Leaving { no, asked, after_failure, finalizing, ended };
 
   void run();
   void enter();
@@ -66,8 +74,10 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   void hear(const Sign& sign);
   void look_for_absent();
   void look_for_late();
-  void find_absent(const std::vector<int>& ranks, const std::string& text);
   void set_failure(Failure failure);
+  /// These ranks live, and did not come for so many seconds.
+  void set_late(double patience, const std::vector<int>& missing);
+  std::vector<int> not_leaving();
   void send_wishes();
   bool may_end();
   void end();
@@ -84,8 +94,10 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::vector<std::shared_ptr<MpiOperation>> active_;
   bool joined_running_ = false;  // MPI was there already, and is not ended here
   bool told_failure_ = false, told_stop_ = false, told_leaving_ = false;
+  bool told_ending_ = false;
   Clock::time_point looked_for_late_;
   int rank_ = 0, size_ = 1, tags_per_group_ = 1;
+  pid_t process_ = 0;
 
   // Of all threads.
   std::mutex mutex_;
@@ -100,6 +112,7 @@ class MpiThread : public std::enable_shared_from_this<MpiThread> {
   std::map<int, std::string> sentences_;  // of ranks that failed
   std::string join_error_;
   bool joined_ = false, told_ = false, asked_to_stop_ = false, wants_stop_ = false;
+  bool crowded_ = false;
   int waiters_ = 0;
   int64_t idle_turns_ = 0;  // looks at nothing new since somebody wanted something
   Leaving leaving_ = Leaving::no;

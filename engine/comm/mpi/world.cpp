@@ -1,9 +1,13 @@
 #include <olm/engine/comm/mpi/world_internal.h>
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
+#include <cstring>
+#include <exception>
 #include <numeric>
 
 #include <olm/engine/comm/mpi/thread_internal.h>
@@ -76,6 +80,14 @@ std::string host_name() {
   return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
 }
 
+/// The cores on which the scheduler lets this process run, as bits.
+std::string allowed_cores() {
+  cpu_set_t cores;
+  std::memset(&cores, 0xff, sizeof cores);  // of more than it has room for nothing is known
+  sched_getaffinity(0, sizeof cores, &cores);
+  return {reinterpret_cast<const char*>(&cores), sizeof cores};
+}
+
 class MpiWorld final : public World {
  public:
   explicit MpiWorld(std::shared_ptr<MpiThread> thread) : thread_(std::move(thread)) {
@@ -83,10 +95,14 @@ class MpiWorld final : public World {
     std::iota(all->begin(), all->end(), 0);
     const auto host = std::make_shared<MpiBackend>(thread_, all, 0, std::make_shared<int64_t>(1));
     backend_ = with_cards(host);
-    thread_->set_hosts(Comm(host).all_gather(host_name()));
+    learn_hosts(Comm(host));
   }
   std::shared_ptr<Backend> backend() override { return backend_; }
   void set_options(const Options& options) override { thread_->set_options(options); }
+  void leave() override {
+    backend_->finish();
+    thread_->leave();
+  }
   int local_rank() const override { return count_local(thread_->rank()); }
   int local_size() const override { return count_local(thread_->size()); }
   std::vector<std::string> hosts() const override { return thread_->hosts(); }
@@ -97,6 +113,17 @@ class MpiWorld final : public World {
   bool asked_to_stop() override { return thread_->asked_to_stop(); }
 
  private:
+  /// The machine of each rank, and whether more ranks share the cores of this one than there are.
+  void learn_hosts(const Comm& comm) {
+    const std::string cores = allowed_cores();
+    const std::vector<std::string> all = comm.all_gather(cores + host_name());
+    std::vector<std::string> hosts;
+    for (const std::string& each : all) hosts.push_back(each.substr(cores.size()));
+    thread_->set_hosts(hosts);
+    int64_t sharing = std::count(all.begin(), all.end(), all[size_t(comm.rank())]);
+    for (const char each : cores) sharing -= std::popcount(uint8_t(each));
+    thread_->set_crowded(sharing > 0);
+  }
   /// Ranks below `end` on this machine.
   int count_local(int end) const {
     const std::vector<std::string> all = thread_->hosts();
@@ -133,13 +160,11 @@ bool is_running() {
   return initialized != 0;
 }
 
-/// The world of this process, which is left at its end and not in a child that it forked.
-std::shared_ptr<MpiThread> leaving;
-pid_t leaving_process = 0;
+/// What this process has joined, or why it could not: MPI is begun once.
+std::shared_ptr<MpiThread> joined;
+std::exception_ptr failed;
 
-void leave() {
-  if (leaving && getpid() == leaving_process) leaving->leave();
-}
+void leave_at_exit() { joined->leave_at_exit(); }
 
 }  // namespace
 
@@ -147,10 +172,16 @@ std::shared_ptr<World> join_mpi(const Options& options) {
   if (!is_launched() && !is_running()) return nullptr;
   // What the communication thread uses lives longer than it: it is there before it is registered.
   allocator_of(cpu);
-  leaving = MpiThread::join(options);
-  leaving_process = getpid();
-  std::atexit(leave);
-  return std::make_shared<MpiWorld>(leaving);
+  if (failed) std::rethrow_exception(failed);
+  mpi();  // where there is none, there may be one next time
+  try {
+    joined = MpiThread::join(options);
+    std::atexit(leave_at_exit);
+    return std::make_shared<MpiWorld>(joined);
+  } catch (const CommError&) {
+    failed = std::current_exception();
+    throw;
+  }
 }
 
 std::string describe_mpi() { return mpi().version + ", " + mpi().file; }
