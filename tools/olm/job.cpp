@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <new>
+#include <thread>
 
 #include <olm/engine/comm.h>
 
@@ -16,6 +18,9 @@ namespace olm::tools {
 
 namespace {
 
+/// How long a rank that could not join lets the first one speak.
+constexpr std::chrono::seconds kFirstSpeaks{2};
+
 /// A message as one line that one may print: control characters in it, from a file or a command
 /// line, would act on the terminal.
 std::string printable(const std::string& message) {
@@ -24,13 +29,24 @@ std::string printable(const std::string& message) {
   return out;
 }
 
+/// True where ranks have not joined and this one is to say why: the first, or, of a machine that
+/// lacks what the others have, one that the launcher has not ended soon, as it does all once the
+/// first has failed.
+bool speaks_alone(const std::exception& error) {
+  if (launch().rank == 0) return true;
+  if (!dynamic_cast<const dist::CommError*>(&error)) return false;
+  std::this_thread::sleep_for(kFirstSpeaks);
+  return true;
+}
+
 /// Says why the job ends, where this rank is the one to say it; the others learn it from it.
 int report(const Job& job, const std::exception& error, const std::string& sentence) {
   const dist::Comm world = dist::world();
   const bool joined = world.size() > 1;
   if (joined && !dynamic_cast<const dist::PeerError*>(&error)) dist::fail(sentence);
-  if (joined ? !dist::speaks_for(error) : launch().rank > 0) return 1;
-  const std::string rank = joined ? "rank " + std::to_string(world.rank()) + ": " : "";
+  if (joined ? !dist::speaks_for(error) : !speaks_alone(error)) return 1;
+  const int number = joined ? world.rank() : launch().rank;
+  const std::string rank = joined || number > 0 ? "rank " + std::to_string(number) + ": " : "";
   std::fprintf(stderr, "%s: %s%s\n", job.name.c_str(), rank.c_str(), printable(sentence).c_str());
   std::fflush(stderr);
   return 1;

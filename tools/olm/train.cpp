@@ -198,7 +198,7 @@ int train(const TrainArgs& args) {
     if (first) fmt::print("{}", to_toml(run.config));
     return 0;
   }
-  require_same_config(run.config);
+  require_same_config(run.config, run.resumed);
   share_cores(run.config.train);
   run.folder = run.config.train.out;
   if (run.folder.empty()) run.folder = from_first_rank(default_folder(args));
