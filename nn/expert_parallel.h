@@ -37,13 +37,9 @@ class OLM_API ExpertParallel {
   const dist::Comm& replicas() const { return replicas_; }
   /// Parameter by parameter, those of one in the order of ranks; empty in groups of one rank.
   const std::vector<Source>& sources() const { return sources_; }
-  /// Throws where the ranks of the world cannot train on so many micro-batches to a step: each rank
-  /// of a group runs as many as the others, and where sums are ordered those of each group are a
-  /// node of SumTree, cut among groups.
+  /// Throws where the ranks of the world cannot train on so many micro-batches to a step: see
+  /// require_even_groups().
   void check_micro_batches(int64_t micro_batches, bool ordered) const;
-  /// Likewise for as many groups of so many ranks, before there are any.
-  static void check_micro_batches(int64_t groups, int64_t in_group, int64_t micro_batches,
-                                  bool ordered);
 
  private:
   dist::Comm group_, replicas_;
@@ -52,6 +48,11 @@ class OLM_API ExpertParallel {
 
 /// Throws where spread_experts() would for this model, and changes nothing; on this rank alone.
 OLM_API void require_spreadable_experts(Module& model, int64_t ranks);
+/// Throws where `groups` of so many ranks that share experts cannot train on so many micro-batches:
+/// each rank of a group runs as many as the others, and where sums are ordered those of each group
+/// are a node of SumTree, cut among groups.
+OLM_API void require_even_groups(int64_t groups, int64_t in_group, int64_t micro_batches,
+                                 bool ordered);
 
 /// Spreads the experts of every mixture of a model, whose parameters are filled alike on all ranks,
 /// over groups of `ranks` neighbours: rank s of E / ranks experts from s · E / ranks on. Parameters

@@ -5,6 +5,7 @@
 #include <map>
 
 #include <olm/engine/raw_optim.h>
+#include <olm/nn/expert_parallel.h>
 #include <olm/nn/moe.h>
 #include <olm/nn/parallel/plan_memory_internal.h>
 #include <olm/nn/parallel/step_exchange_internal.h>
@@ -17,7 +18,8 @@ using namespace parallel;
 
 namespace {
 
-constexpr double kF32 = 4;  // bytes of a parameter, of a gradient, of a moment
+constexpr double kF32 = 4;           // bytes of a parameter, of a gradient, of a moment
+constexpr double kMaxTokens = 1e18;  // of a step, far from what an integer holds
 
 /// What a plan asks of the layers of a model.
 class Layers {
@@ -78,6 +80,11 @@ void check(const ParallelPlanOptions& o) {
           " ranks want at least as many micro-batches in a step, got ", o.parallel.micro_batches);
   require(o.expert_ranks >= 1 && o.ranks % o.expert_ranks == 0, "plan: experts spread over ",
           o.expert_ranks, " ranks do not divide ", o.ranks, " ranks");
+  require_even_groups(o.ranks / o.expert_ranks, o.expert_ranks, o.parallel.micro_batches,
+                      o.parallel.deterministic);
+  const double tokens = double(o.batch) * double(o.context) * double(o.parallel.micro_batches);
+  require(tokens < kMaxTokens, "plan: wants a step of less than ", kMaxTokens, " tokens, got ",
+          tokens);
   require(o.parallel.zero == 0 || o.parallel.zero == 1, "plan: zero wants 0 or 1, got ",
           o.parallel.zero);
   require(o.parallel.bucket_mb > 0, "plan: bucket_mb wants more than 0, got ",
@@ -187,10 +194,8 @@ int64_t largest_batch(Module& model, const ParallelPlanOptions& options, double 
     o.batch = batch;
     return parallel_plan(model, o).memory.total() <= bytes;
   };
-  if (!fits(1)) return 0;
-  int64_t low = 1, high = 2;  // one that fits, one that may not
-  while (high < kMax && fits(high)) low = high, high *= 2;
-  if (high >= kMax) return fits(kMax) ? kMax : low;
+  int64_t low = 0, high = kMax + 1;  // what fits, and what does not or is no batch
+  for (int64_t batch = 1; batch < high; batch *= 2) (fits(batch) ? low : high) = batch;
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
     (fits(middle) ? low : high) = middle;

@@ -93,11 +93,10 @@ ExpertParallel::ExpertParallel(dist::Comm group, dist::Comm replicas, std::vecto
     : group_(std::move(group)), replicas_(std::move(replicas)), sources_(std::move(sources)) {}
 
 void ExpertParallel::check_micro_batches(int64_t micro_batches, bool ordered) const {
-  check_micro_batches(replicas_.size(), group_.size(), micro_batches, ordered);
+  require_even_groups(replicas_.size(), group_.size(), micro_batches, ordered);
 }
 
-void ExpertParallel::check_micro_batches(int64_t groups, int64_t in_group, int64_t micro_batches,
-                                         bool ordered) {
+void require_even_groups(int64_t groups, int64_t in_group, int64_t micro_batches, bool ordered) {
   const SumTree tree(micro_batches);
   const std::vector<SumTree::Node> nodes = tree.cut(groups * in_group), whole = tree.cut(groups);
   for (int64_t g = 0; g < groups; ++g) {

@@ -176,6 +176,14 @@ TEST_SUITE("engine/comm_mpi") {
     }
   }
 
+  TEST_CASE("ranks that another launcher started are told that they are alone") {
+    if (!test::has_mpirun()) return;
+    const Launched l = test::run_shell("PMI_RANK=1 PMI_SIZE=2 " OLM_RANKS " operations");
+    INFO(l.out);
+    CHECK(l.status == 1);
+    CHECK(count(l.out, "init: 2 ranks were started, says PMI_SIZE, but Open MPI ") == 1);
+  }
+
   TEST_CASE("what carries tensors between ranks is described") {
     const std::string text = dist::describe();
     INFO(text);

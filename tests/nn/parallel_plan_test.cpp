@@ -195,6 +195,8 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK(spread.sent.gradients < dense.sent.gradients);
     o.expert_ranks = 3;
     CHECK_THROWS_WITH(parallel_plan(*model, o), doctest::Contains("3 ranks do not divide 4"));
+    o = {.ranks = 2, .expert_ranks = 2, .parallel = {.micro_batches = 5}};
+    CHECK_THROWS_WITH(parallel_plan(*model, o), doctest::Contains("same number of micro-batches"));
     o = {.ranks = 5, .parallel = {.micro_batches = 5}};
     o.expert_ranks = 5;
     CHECK_THROWS_WITH(parallel_plan(*model, o), doctest::Contains("do not divide the 8 experts"));
@@ -216,6 +218,8 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK(bytes(batch + 1) > 50 * kMB);
     CHECK(largest_batch(*model, o, bytes(1) - 1) == 0);
     CHECK(largest_batch(*model, o, bytes(1)) == 1);
+    CHECK(largest_batch(*model, o, bytes(700000)) == 700000);
+    CHECK(largest_batch(*model, o, 1e30) == 1000000);
   }
 
   TEST_CASE("the time of a step") {
@@ -258,5 +262,9 @@ TEST_SUITE("nn/parallel_plan") {
         doctest::Contains("3 ranks want at least as many micro-batches in a step, got 2"));
     CHECK_THROWS_AS(parallel_plan(*model, {.context = 33}), Error);
     CHECK_THROWS_WITH(parallel_plan(*model, {.rank = 1, .context = 8}), doctest::Contains("got 1"));
+    CHECK_THROWS_WITH(parallel_plan(*model, {.batch = int64_t(1) << 40,
+                                             .context = 32,
+                                             .parallel = {.micro_batches = int64_t(1) << 20}}),
+                      doctest::Contains("tokens, got"));
   }
 }

@@ -190,6 +190,11 @@ TEST_SUITE("tools/dist") {
     const std::string other = folder / "other.txt", out = folder / "run";
     write_file(other, small_text(401));
     const Args args = training(c.data, out);
+    const std::string begun = folder / "begun";
+    make_directories(begun);
+    write_file(begun + "/run.toml", run_program(args + Args{"--print-config"}).out);
+    check_refused_once({.before = {{1, "set -- train --resume " + begun}}}, training(c.data, begun),
+                       {"disagree on --resume: left out on rank 0, given on rank 1"});
     check_refused_once({.more = {{1, {"--train.seed=7"}}}}, args,
                        {"olm train: rank 0: ", "train.seed", "1 on rank 0", "7 on rank 1"});
     check_refused_once({.more = {{1, {"--data", other}}}}, args,
@@ -228,12 +233,11 @@ TEST_SUITE("tools/dist") {
     if (!can_launch()) return;
     const Corpus c;
     const TempFolder folder;
-    CHECK(OnRanks({.dies = 1}).run(training(c.data, folder / "run")).status == 3);
+    CHECK(OnRanks({.before = {{1, "exit 3"}}}).run(training(c.data, folder / "run")).status == 3);
     check_refused_once({.environment = {{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"}}},
                        training(c.data, folder / "run"), {"olm train: ", "/nowhere/libmpi.so"});
-    check_refused_once({.environments = {{1, {{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"}}}}},
-                       training(c.data, folder / "run"),
-                       {"olm train: rank 1: ", "/nowhere/libmpi.so"});
+    check_refused_once({.before = {{1, "export OLM_MPI_LIBRARY=/nowhere/libmpi.so"}}},
+                       training(c.data, folder / "run"), {"olm train: rank 1: MPI: ", "/nowhere/"});
     CHECK_FALSE(file_exists(folder / "run/run.toml"));
   }
 

@@ -50,11 +50,9 @@ struct Ranks {
   int n = 2;
   /// Flags that one rank has more, by rank.
   std::map<int, Args> more = {};
-  /// A rank that ends at once, before it joins the others; -1 is none.
-  int dies = -1;
+  /// A line of the shell that one rank runs before it joins the others, by rank.
+  std::map<int, std::string> before = {};
   Variables environment = {};
-  /// What one rank has beside it, by rank.
-  std::map<int, Variables> environments = {};
 };
 
 /// What `olm ARGS` came to on several ranks, and where their process ids were.
@@ -67,11 +65,8 @@ class OnRanks {
       for (const std::string& flag : flags) script += " '" + flag + "'";
       script += "\n";
     }
-    for (const auto& [rank, variables] : ranks_.environments)
-      for (const auto& [name, value] : variables)
-        script += "[ $OMPI_COMM_WORLD_RANK = " + std::to_string(rank) + " ] && export " + name +
-                  "='" + value + "'\n";
-    script += "[ $OMPI_COMM_WORLD_RANK = " + std::to_string(ranks_.dies) + " ] && exit 3\n";
+    for (const auto& [rank, line] : ranks_.before)
+      script += "[ $OMPI_COMM_WORLD_RANK = " + std::to_string(rank) + " ] && " + line + "\n";
     script += "exec '" + std::string(OLM_PROGRAM) + "' \"$@\"\n";
     write_file(folder_ / "olm", script);
     ::chmod((folder_ / "olm").c_str(), 0700);

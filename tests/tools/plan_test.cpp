@@ -84,6 +84,12 @@ TEST_SUITE("tools/plan") {
       CHECK_MESSAGE(contains(r.out, part), part);
   }
 
+  TEST_CASE("a step that takes for ever is told in years") {
+    const Result r = run_program(
+        {"plan", "--gpu", "h100", "--rate", "1e-6", "--share", "1e-6", "--batch-size", "1000000"});
+    CHECK(contains(r.out, "a step takes about 1e+07 years"));
+  }
+
   TEST_CASE("a model that no rank can hold is planned as quickly") {
     const Json p = plan_of({"--model", "Llama3_1_405B", "--train.context", "8192", "--dtype",
                             "bf16", "--batch-size", "1", "--accumulation", "1024", "--ranks",
@@ -126,6 +132,11 @@ TEST_SUITE("tools/plan") {
     check_refused({"plan", "--preset", "gpt2-124m", "--ranks", "16", "--gpu", "h100"},
                   {"--link: 16 ranks with 8 on a machine"});
     check_refused({"plan", "--ranks", "-1"}, {"--ranks: wants 1 to"});
+    check_refused({"plan", "--ranks", "0"}, {"--ranks: wants 1 to", "got 0"});
+    check_refused({"plan", "--vocab-size", "0"}, {"--vocab-size: wants 1 to", "got 0"});
+    for (const char* flag : {"--link", "--rate", "--memory", "--share"})
+      for (const char* value : {"0", "-1", "nan", "1e300"})
+        check_refused({"plan", flag, value}, {flag, ": wants 1e-06 to ", "got "});
     check_refused({"plan", "--share", "1.5"}, {"--share", "1.5"});
     check_refused(
         {"plan", "--gpu", "h100", "--ranks", "6", "--accumulation", "6", "--dist.experts=4"},

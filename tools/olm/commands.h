@@ -17,9 +17,9 @@ int train(const TrainArgs& args);
 
 struct PlanArgs {
   TrainArgs train = {};
-  int64_t ranks = 0, ranks_per_machine = 0, vocab_size = 0;  // 0 is as --help says
+  std::optional<int64_t> ranks = {}, ranks_per_machine = {}, vocab_size = {};
   std::string gpu = {};
-  double link = 0, rate = 0, share = 0, memory = 0;
+  std::optional<double> link = {}, rate = {}, share = {}, memory = {};
   bool json = false;
 };
 int plan(const PlanArgs& args);

@@ -19,6 +19,9 @@ namespace olm::tools {
 
 namespace {
 
+/// How long a rank that could not join lets each one before it speak.
+constexpr std::chrono::milliseconds kFirstSpeaks{2000}, kOthersSpeak{500};
+
 /// A message as one line that one may print: control characters in it, from a file or a command
 /// line, would act on the terminal.
 std::string printable(const std::string& message) {
@@ -33,7 +36,7 @@ bool speaks_for_unjoined(const std::exception& error) {
   const int rank = launch().rank;
   if (rank == 0) return true;
   if (!dynamic_cast<const dist::CommError*>(&error)) return false;
-  std::this_thread::sleep_for(std::chrono::milliseconds(2000 + 500 * std::min(rank, 16)));
+  std::this_thread::sleep_for(kFirstSpeaks + kOthersSpeak * std::min(rank, 16));
   return true;
 }
 

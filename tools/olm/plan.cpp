@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <tuple>
 
 #include <olm/kernels/base/parallel.h>
 #include <olm/nn/model_io.h>
@@ -23,9 +25,10 @@ namespace {
 /// What a step reaches of the rate of matrices where nothing else is known: GPUs wait for memory
 /// between products, CPUs little.
 constexpr double kCardShare = 0.5, kCpuShare = 0.8;
-constexpr int64_t kMaxRanks = 1 << 20;
-constexpr double kCardOverhead = 1.5e9;     // bytes that CUDA and its libraries keep
-constexpr double kMessageSeconds = 1.5e-6;  // before a network adapter takes the next message
+constexpr int64_t kMaxRanks = 1 << 20, kMaxIds = std::numeric_limits<int32_t>::max();
+constexpr double kLeast = 1e-6, kMost = 1e9;  // of flags for speeds and sizes
+constexpr double kCardOverhead = 1.5e9;       // bytes that CUDA and its libraries keep
+constexpr double kMessageSeconds = 1.5e-6;    // before a network adapter takes the next message
 
 struct Question {
   RunConfig config = {};
@@ -54,7 +57,7 @@ std::string counted(int64_t n, const char* what) {
 
 /// How many ids there will be, as far as it can be known without training a tokenizer.
 int64_t vocab_size_of(const PlanArgs& args, const RunConfig& config) {
-  if (args.vocab_size > 0) return args.vocab_size;
+  if (args.vocab_size) return *args.vocab_size;
   const std::string& spec = config.data.tokenizer;
   if (spec.starts_with("bpe:")) {
     nn::require_tokenizer_spec(spec);
@@ -87,7 +90,7 @@ Question question_of(const PlanArgs& args, const dist::Comm& world) {
   q.context = c.train.context.value_or(c.model.context());
   q.model = model_of(c.model, q.vocab_size);
   nn::set_recompute(*q.model, c.train.recompute);
-  q.options = {.ranks = args.ranks > 0 ? args.ranks : world.size(),
+  q.options = {.ranks = args.ranks.value_or(world.size()),
                .batch = c.train.batch_size,
                .context = q.context,
                .dtype = c.train.dtype,
@@ -129,12 +132,11 @@ void measure_machine(const PlanArgs& args, const Question& q, const dist::Comm& 
   if (t.threads > 0) set_threads(int(t.threads));
   const Device device = compute_device(t.device, "train.device");
   const MatrixShape matrix = usual_matrix(*q.model);
-  const int64_t near = world.size() > 1 ? dist::local_size() : args.ranks_per_machine;
+  const int64_t near = world.size() > 1 ? dist::local_size() : args.ranks_per_machine.value_or(1);
   a.rank = device_text(device);
-  a.speed = {.share = device == cpu ? kCpuShare : kCardShare,
-             .ranks_per_machine = std::max<int64_t>(1, near)};
+  a.speed = {.share = device == cpu ? kCpuShare : kCardShare, .ranks_per_machine = near};
   world.barrier();
-  if (args.rate == 0) {
+  if (!args.rate) {
     a.speed.matrix_flops =
         measure_matrix_rate(device, q.options.dtype, q.options.batch * q.context, matrix);
     a.assumed.push_back(
@@ -156,11 +158,11 @@ void measure_machine(const PlanArgs& args, const Question& q, const dist::Comm& 
 
 /// What flags say in place of what is known or measured.
 void take_flags(const PlanArgs& args, const Question& q, Answer& a) {
-  if (args.rate > 0) a.speed.matrix_flops = args.rate * 1e12;
-  if (args.share > 0) a.speed.share = args.share;
-  if (args.memory > 0) a.memory_limit = args.memory * 1e9;
-  if (args.link > 0) a.speed.link_bytes = args.link * 1e9 / 8;
-  if (args.ranks_per_machine > 0) a.speed.ranks_per_machine = args.ranks_per_machine;
+  if (args.rate) a.speed.matrix_flops = *args.rate * 1e12;
+  if (args.share) a.speed.share = *args.share;
+  if (args.memory) a.memory_limit = *args.memory * 1e9;
+  if (args.link) a.speed.link_bytes = *args.link * 1e9 / 8;
+  if (args.ranks_per_machine) a.speed.ranks_per_machine = *args.ranks_per_machine;
   a.speed.ranks_per_machine = std::min(a.speed.ranks_per_machine, q.options.ranks);
   const bool far = q.options.ranks > a.speed.ranks_per_machine;
   require(!far || a.speed.link_bytes > 0, "--link: ", q.options.ranks, " ranks with ",
@@ -300,16 +302,19 @@ void print(const Question& q, const Answer& a) {
 }
 
 void check(const PlanArgs& args) {
-  require(args.ranks >= 0 && args.ranks <= kMaxRanks, "--ranks: wants 1 to ", kMaxRanks, ", got ",
-          args.ranks);
-  require(args.ranks_per_machine >= 0 && args.vocab_size >= 0,
-          "--ranks-per-machine, --vocab-size: positive numbers were wanted");
+  const std::tuple<const char*, std::optional<int64_t>, int64_t> counts[] = {
+      {"--ranks", args.ranks, kMaxRanks},
+      {"--ranks-per-machine", args.ranks_per_machine, kMaxRanks},
+      {"--vocab-size", args.vocab_size, kMaxIds}};
+  for (const auto& [name, value, most] : counts)
+    require(!value || (*value >= 1 && *value <= most), name, ": wants 1 to ", most, ", got ",
+            value.value_or(0));
   for (const auto& [name, value] : {std::pair("--link", args.link), std::pair("--rate", args.rate),
                                     std::pair("--memory", args.memory)})
-    require(value >= 0 && std::isfinite(value), name, ": a positive number was wanted, got ",
-            value);
-  require(args.share >= 0 && args.share <= 1, "--share: wants more than 0 and at most 1, got ",
-          args.share);
+    require(!value || (*value >= kLeast && *value <= kMost), name, ": wants ", kLeast, " to ",
+            kMost, ", got ", value.value_or(0));
+  require(!args.share || (*args.share >= kLeast && *args.share <= 1), "--share: wants ", kLeast,
+          " to 1, got ", args.share.value_or(0));
   if (!args.gpu.empty()) find_card(args.gpu);
 }
 

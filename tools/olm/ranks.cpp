@@ -84,10 +84,11 @@ void join_ranks() { dist::init({.patience = kPreparing}); }
 
 void limit_waiting(const RunConfig& config) { dist::init({.timeout = config.dist.timeout}); }
 
-void require_same_config(RunConfig config) {
+void require_same_config(RunConfig config, bool resumed) {
   config.train.threads = 0;
   config.data.path.clear();
-  std::map<std::string, std::string> values = {{"version", version()}};
+  std::map<std::string, std::string> values = {{"version", version()},
+                                               {"--resume", resumed ? "given" : "left out"}};
   for (const KeyInfo& key : list_keys(config))
     values[key.path] = key.value.empty() ? "left out" : key.value;
   nn::require_same_on_all_ranks(values);

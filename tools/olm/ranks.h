@@ -22,9 +22,9 @@ void join_ranks();
 /// Once all is prepared: a rank that is waited for has as long as the configuration says.
 void limit_waiting(const RunConfig& config);
 
-/// Throws where ranks disagree on the version or a key of the configuration, and names it. What is
-/// a machine's own (threads, where its copy of the text lies) may differ.
-void require_same_config(RunConfig config);
+/// Throws where ranks disagree on the version, on going on or a key of the configuration, and names
+/// it. What is a machine's own (threads, where its copy of the text lies) may differ.
+void require_same_config(RunConfig config, bool resumed);
 /// Threads for a rank that shares its cores with others of its machine, as the scheduler lets them
 /// run: cores by ranks. Nothing happens where the user named a number.
 void share_cores(const TrainConfig& config);

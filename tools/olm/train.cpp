@@ -165,8 +165,8 @@ void check_experts(const Run& run) {
   const nn::DistributedOptions& d = run.config.dist;
   if (d.experts == 1) return;
   nn::require_spreadable_experts(*run.model, d.experts);
-  nn::ExpertParallel::check_micro_batches(dist::world().size() / d.experts, d.experts,
-                                          run.config.train.accumulation, d.deterministic);
+  nn::require_even_groups(dist::world().size() / d.experts, d.experts,
+                          run.config.train.accumulation, d.deterministic);
 }
 
 /// Data and model: the first rank encodes the text and fills the folder, then come the others.
@@ -208,7 +208,7 @@ int train(const TrainArgs& args) {
     if (first) fmt::print("{}", to_toml(run.config));
     return 0;
   }
-  require_same_config(run.config);
+  require_same_config(run.config, run.resumed);
   share_cores(run.config.train);
   run.folder = run.config.train.out;
   if (run.folder.empty()) run.folder = from_first_rank(default_folder(args));

@@ -152,6 +152,18 @@ bool is_launched() {
   return false;
 }
 
+/// Throws where a launcher says that it started several ranks, and Open MPI knows of one: it was
+/// that of another MPI, or its variables were set by hand.
+void require_company(const MpiThread& thread) {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    if (!is_set(name)) continue;
+    const std::string ranks = std::getenv(name);
+    if (thread.size() > 1 || ranks == "1") return;
+    throw CommError("init: ", ranks, " ranks were started, says ", name, ", but ", mpi().version,
+                    " finds this one alone; wanted its own mpirun, or srun --mpi=pmix");
+  }
+}
+
 /// True where the program has called MPI_Init itself.
 bool is_running() {
   if (!has_mpi()) return false;
@@ -169,7 +181,8 @@ void leave_at_exit() { joined->leave_at_exit(); }
 }  // namespace
 
 std::shared_ptr<World> join_mpi(const Options& options) {
-  if (!is_launched() && !is_running()) return nullptr;
+  const bool launched = is_launched();
+  if (!launched && !is_running()) return nullptr;
   // What the communication thread uses lives longer than it: it is there before it is registered.
   allocator_of(cpu);
   if (failed) std::rethrow_exception(failed);
@@ -177,6 +190,7 @@ std::shared_ptr<World> join_mpi(const Options& options) {
   try {
     joined = MpiThread::join(options);
     std::atexit(leave_at_exit);
+    if (launched) require_company(*joined);
     return std::make_shared<MpiWorld>(joined);
   } catch (const CommError&) {
     failed = std::current_exception();
