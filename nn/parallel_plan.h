@@ -67,8 +67,8 @@ struct ParallelPlan {
   double flops = 0;         ///< with what is recomputed
   double update_bytes = 0;  ///< that adding gradients and updating read and write
 };
-/// Throws for more ranks than micro-batches, for experts that do not divide, and where the model
-/// does not take ids [batch, context].
+/// Throws for more ranks than micro-batches, for experts that do not divide or whose ranks have
+/// unlike numbers of micro-batches, and where the model does not take ids [batch, context].
 OLM_API ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& options);
 /// The largest batch with which a rank holds at most `bytes`; 0 where none does.
 OLM_API int64_t largest_batch(Module& model, const ParallelPlanOptions& options, double bytes);
@@ -93,8 +93,8 @@ struct StepTime {
   double exposed = 0;        ///< of it, that computing waits for
   double seconds() const { return compute + update + exposed; }
 };
-/// Gradients travel while backward of the last micro-batch goes on, for two thirds of its time;
-/// weights while others are updated; rows of mixtures while nothing else is done.
+/// Gradients travel while backward of the last micro-batch goes on, which takes two thirds of its
+/// time; weights while others are updated; rows of mixtures while nothing else is done.
 OLM_API StepTime step_time(const ParallelPlan& plan, const RankSpeed& speed);
 /// Of the buckets of gradients how many have not arrived at the end of backward, where they come
 /// faster than they travel: ParallelPlanOptions::under_way for such ranks; else 2.
