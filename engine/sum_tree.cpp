@@ -18,15 +18,21 @@ SumTree::SumTree(int64_t terms) : terms_(terms) {
 std::vector<SumTree::Node> SumTree::cut(int64_t parts) const {
   require(parts >= 1 && parts <= terms_, "SumTree: wanted 1 to ", terms_, " parts of ", terms_,
           " terms, got ", parts);
+  // The largest on top; of those of one size the first.
+  const auto later = [](const Node& a, const Node& b) {
+    return a.size() != b.size() ? a.size() < b.size() : a.begin > b.begin;
+  };
   std::vector<Node> nodes = {{0, terms_}};
   while (int64_t(nodes.size()) < parts) {
-    const auto largest = std::max_element(nodes.begin(), nodes.end(),
-                                          [](Node a, Node b) { return a.size() < b.size(); });
-    const Node node = *largest;
+    std::pop_heap(nodes.begin(), nodes.end(), later);
+    const Node node = nodes.back();
     const int64_t middle = node.begin + first_half(node.size());
-    *largest = {node.begin, middle};
-    nodes.insert(largest + 1, {middle, node.end});
+    nodes.back() = {node.begin, middle};
+    std::push_heap(nodes.begin(), nodes.end(), later);
+    nodes.push_back({middle, node.end});
+    std::push_heap(nodes.begin(), nodes.end(), later);
   }
+  std::sort(nodes.begin(), nodes.end(), [](Node a, Node b) { return a.begin < b.begin; });
   return nodes;
 }
 

@@ -272,9 +272,10 @@ void add_figures(Json& json, const Preset& p, nn::Module& model, const Kept<Step
 /// ", 2 ranks": "" where there is one that does all at once.
 std::string ranks_of(const Json& j) {
   if (!j.find("ranks")) return "";
-  return fmt::format(", ranks: {}, micro-batches: {}, {} of {} ms of communication waited for",
-                     j.at("ranks").as_int(), j.at("micro_batches").as_int(),
-                     j.at("waited_ms").as_double(), j.at("communication_ms").as_double());
+  return fmt::format(
+      ", ranks: {}, micro-batches: {}, {:.1f} ms of communication, {:.1f} ms waited for",
+      j.at("ranks").as_int(), j.at("micro_batches").as_int(), j.at("communication_ms").as_double(),
+      j.at("waited_ms").as_double());
 }
 
 std::string line_of(const Json& j) {
