@@ -89,8 +89,9 @@ using Counts = std::vector<int64_t>;
 OLM_API Counts even_counts(int64_t n, int ranks);
 
 /// Ranks that exchange tensors; a handle. Tensors are contiguous, of one dtype on all ranks, and
-/// where the transport reaches: throws Error, on this rank alone, for others. Bits of ordered sums
-/// depend on the terms alone.
+/// where the transport reaches: throws Error, on this rank alone, for others. Counts agree among
+/// ranks: where more comes than was wanted all are told, but a transport may have written it behind
+/// the tensor. Bits of ordered sums depend on the terms alone.
 class OLM_API Comm {
  public:
   Comm();  ///< of this process alone
