@@ -27,9 +27,11 @@ bool has_mpirun() { return dist::is_available() && run_shell("command -v mpirun"
 
 Launched mpirun(int n, const std::string& command, const std::string& environment,
                 const std::string& options, int limit) {
-  // Root may start ranks in a container; what the library leaves behind at its end is not ours.
+  // Root may start ranks in a container, where they may not read each other's memory; what the
+  // library leaves behind at its end is not ours.
   return run_shell(
-      "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 ASAN_OPTIONS=detect_leaks=0 " +
+      "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
+      "OMPI_MCA_btl_vader_single_copy_mechanism=none ASAN_OPTIONS=detect_leaks=0 " +
       environment + " timeout -k 2 " + std::to_string(limit) +
       " mpirun --oversubscribe --bind-to none " + options + " -n " + std::to_string(n) + " " +
       command);
