@@ -70,28 +70,9 @@ static_assert(offsetof(Config, size) == offsetof(ncclConfig_t, size) &&
 
 namespace {
 
-struct Loaded {
-  Functions functions;
-  SharedLibrary library;
-};
-
-Loaded load() {
-  Loaded result;
-  result.library = open_shared_library(
-      {.title = "NCCL", .variable = "OLM_NCCL", .names = {"libnccl.so.2"}},
-      [&](const auto& address) {
-        std::string missing;
-        for_each_function(result.functions, [&](const char* name, auto& function) {
-          function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(address(name));
-          if (!function) missing = name;
-        });
-        return missing;
-      });
-  return result;
-}
-
-const Loaded& loaded() {
-  static const Loaded once = load();
+const LoadedFunctions<Functions>& loaded() {
+  static const auto once = load_functions<Functions>(
+      {.title = "NCCL", .variable = "OLM_NCCL", .names = {"libnccl.so.2"}});
   return once;
 }
 

@@ -3,6 +3,7 @@
 // that programs start on machines that have none.
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <olm/kernels/base/error.h>
@@ -29,5 +30,28 @@ struct SharedLibrary {
 SharedLibrary open_shared_library(
     const LibrarySearch& search,
     const std::function<std::string(const std::function<void*(const char*)>&)>& take);
+
+/// A table of functions, and the library they are from.
+template <class Functions>
+struct LoadedFunctions {
+  Functions functions;
+  SharedLibrary library;
+};
+
+/// Opens the library that has all functions of a table, for each of which
+/// for_each_function(table, f) calls f(name, function), and fills it.
+template <class Functions>
+LoadedFunctions<Functions> load_functions(const LibrarySearch& search) {
+  LoadedFunctions<Functions> result;
+  result.library = open_shared_library(search, [&](const auto& address) {
+    std::string missing;
+    for_each_function(result.functions, [&](const char* name, auto& function) {
+      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(address(name));
+      if (!function) missing = name;
+    });
+    return missing;
+  });
+  return result;
+}
 
 }  // namespace olm

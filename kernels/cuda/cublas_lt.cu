@@ -4,31 +4,12 @@
 namespace olm::kernels {
 namespace {
 
-struct Loaded {
-  CublasLt functions;
-  SharedLibrary library;
-};
-
 /// Of the versions whose functions and structures are those of the header.
-Loaded load() {
-  Loaded result;
-  result.library = open_shared_library(
-      {.title = "cuBLASLt",
-       .variable = "OLM_CUBLASLT",
-       .names = {"libcublasLt.so.13", "libcublasLt.so.12"}},
-      [&](const auto& address) {
-        std::string missing;
-        for_each_function(result.functions, [&](const char* name, auto& function) {
-          function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(address(name));
-          if (!function) missing = name;
-        });
-        return missing;
-      });
-  return result;
-}
-
-const Loaded& loaded() {
-  static const Loaded once = load();
+const LoadedFunctions<CublasLt>& loaded() {
+  static const auto once =
+      load_functions<CublasLt>({.title = "cuBLASLt",
+                                .variable = "OLM_CUBLASLT",
+                                .names = {"libcublasLt.so.13", "libcublasLt.so.12"}});
   return once;
 }
 

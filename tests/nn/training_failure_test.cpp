@@ -7,6 +7,7 @@
 
 #include "tests/support/checks.h"
 #include "tests/support/ranks.h"
+#include "tests/support/small_tokens.h"
 #include "tests/support/temp_folder.h"
 
 using namespace olm;
@@ -14,14 +15,6 @@ using namespace olm::nn;
 using namespace olm::test;
 
 namespace {
-
-constexpr int64_t kVocab = 7, kContext = 8;
-
-TokenDataset tokens(int64_t count = 2000, int64_t step = 1) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < count; ++i) ids.push_back(int32_t((i * i * step + i / 3) % kVocab));
-  return TokenDataset::from_ids(ids, kVocab);
-}
 
 Ref<Module> small_model(int64_t width = 8) {
   Ref<Module> model = GPT2Model({.vocab_size = kVocab,
@@ -95,9 +88,10 @@ void check_all_say(const Variation& last, const std::string& part) {
     const Variation mine = comm.rank() == 2 ? last : Variation{};
     const Ref<Module> model = small_model(mine.width);
     SGD optimizer(model->parameters(), {});
-    Trainer(model, optimizer,
-            Loader(tokens(mine.size, mine.step), {.context = kContext, .seed = mine.loader_seed}),
-            {}, mine.options);
+    Trainer(
+        model, optimizer,
+        Loader(small_tokens(mine.size, mine.step), {.context = kContext, .seed = mine.loader_seed}),
+        {}, mine.options);
   });
   for (const std::string& sentence : ends.said) CHECK_MESSAGE(contains(sentence, part), sentence);
 }
@@ -197,7 +191,8 @@ TEST_SUITE("nn/training_failure") {
         options.prompt = {1, 2};
         if (failing == "folder") options.folder = folder.file("text", "x");
         Trainer trainer(
-            model, optimizer, Loader(tokens(), {.context = kContext}), tokens(100), options,
+            model, optimizer, Loader(small_tokens(), {.context = kContext}), small_tokens(100),
+            options,
             {.on_step = [&](const StepReport&) { fail_in("on_step"); },
              .on_eval = [&](const EvalReport&) { fail_in("on_eval"); },
              .on_checkpoint = [&](int64_t, const std::string&) { fail_in("checkpoint"); },
@@ -227,7 +222,7 @@ TEST_SUITE("nn/training_failure") {
       SGD optimizer(model->parameters(), {});
       TrainerOptions options = steps(2);
       options.folder = folder.path();
-      Trainer trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
+      Trainer trainer(model, optimizer, Loader(small_tokens(), {.context = kContext}), {}, options);
       trainer.resume();
     });
     for (const std::string& sentence : ends.said) CHECK(contains(sentence, "no checkpoint"));
@@ -241,7 +236,7 @@ TEST_SUITE("nn/training_failure") {
       SGD optimizer(model->parameters(), {});
       TrainerOptions options = steps(2);
       options.folder = (comm.rank() == 0 ? folder : other).path() + "/run";
-      Trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
+      Trainer(model, optimizer, Loader(small_tokens(), {.context = kContext}), {}, options);
     });
     for (const std::string& sentence : ends.said) CHECK(contains(sentence, "rank 1 on "));
     CHECK(ends.of_peer == std::vector<int>{1, 0});
@@ -254,7 +249,8 @@ TEST_SUITE("nn/training_failure") {
       const Ref<Module> model =
           make<Failing>(inner, [&](const Context&) { return ++passes == failing; });
       SGD optimizer(model->parameters(), {.momentum = 0.9});
-      Trainer trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, steps(3));
+      Trainer trainer(model, optimizer, Loader(small_tokens(), {.context = kContext}), {},
+                      steps(3));
       const std::string sentence = message_of<Error>([&] { trainer.run(); });
       CHECK(sentence.empty() == (failing == 0));
       CHECK(trainer.step() == (failing == 0 ? 3 : 1));
@@ -274,7 +270,7 @@ TEST_SUITE("nn/training_failure") {
     TrainerOptions options = steps(1);
     options.folder = folder.path();
     const std::string in_the_way = folder.file("checkpoints", "a file");
-    Trainer trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, options);
+    Trainer trainer(model, optimizer, Loader(small_tokens(), {.context = kContext}), {}, options);
     CHECK(contains(message_of<Error>([&] { trainer.run(); }), "checkpoints"));
     remove_all(in_the_way);
     CHECK(trainer.run());
@@ -286,7 +282,8 @@ TEST_SUITE("nn/training_failure") {
       run_ranks(3, [&](const dist::Comm&) {
         const Ref<Module> model = small_model();
         SGD optimizer(model->parameters(), {});
-        Trainer(model, optimizer, Loader(tokens(), {.context = kContext}), {}, steps(2, 2)).run();
+        Trainer(model, optimizer, Loader(small_tokens(), {.context = kContext}), {}, steps(2, 2))
+            .run();
       });
     });
     CHECK(contains(sentence, "3"));

@@ -14,6 +14,7 @@
 
 #include "tests/support/checks.h"
 #include "tests/support/ranks.h"
+#include "tests/support/small_tokens.h"
 #include "tests/support/temp_folder.h"
 
 using namespace olm;
@@ -21,14 +22,6 @@ using namespace olm::nn;
 using namespace olm::test;
 
 namespace {
-
-constexpr int64_t kVocab = 7, kContext = 8;
-
-TokenDataset tokens(int64_t count = 2000, int64_t step = 1) {
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < count; ++i) ids.push_back(int32_t((i * i * step + i / 3) % kVocab));
-  return TokenDataset::from_ids(ids, kVocab);
-}
 
 Ref<Module> dense(double dropout = 0.1) {
   Ref<Module> model = GPT2Model({.vocab_size = kVocab,
@@ -126,9 +119,9 @@ Result train(int ranks, const Setup& setup) {
         return trainer && setup.should_stop(comm.rank(), trainer->step());
       };
     trainer = std::make_unique<Trainer>(
-        model, optimizer, Loader(tokens(), {.batch = 2, .context = kContext, .seed = 5}),
-        setup.validation > 0 ? tokens(setup.validation) : TokenDataset(), setup.options, callbacks,
-        std::make_shared<ByteTokenizer>(), comm, experts);
+        model, optimizer, Loader(small_tokens(), {.batch = 2, .context = kContext, .seed = 5}),
+        setup.validation > 0 ? small_tokens(setup.validation) : TokenDataset(), setup.options,
+        callbacks, std::make_shared<ByteTokenizer>(), comm, experts);
     if (setup.resume) trainer->resume();
     result.finished = trainer->run();
     result.step = trainer->step();
@@ -238,7 +231,7 @@ TEST_SUITE("nn/training_ranks") {
             Block({Embedding(kVocab, 4), make<Reports>(), OutputHead(4, kVocab)});
         init(*model, {.seed = 1});
         SGD optimizer(model->parameters(), {});
-        const Loader loader(tokens(41), how);
+        const Loader loader(small_tokens(41), how);
         if (comm.rank() == 0)
           for (int64_t i = 0; i < 3; ++i) {
             const Batch batch = loader.at(i);
@@ -321,11 +314,11 @@ TEST_SUITE("nn/training_ranks") {
       "an evaluation has the bits of one rank on any number, more than there are batches too") {
     const Ref<Module> model = dense();
     for (const int64_t size : {9, 13, 16385, 40003}) {
-      const EvalReport wanted = evaluate(*model, tokens(size), kContext);
+      const EvalReport wanted = evaluate(*model, small_tokens(size), kContext);
       for (const int ranks : {2, 3, 4})
         run_ranks(ranks, [&](const dist::Comm& comm) {
           const EvalReport got =
-              evaluate(*dense(), tokens(size), kContext, f32, {}, true, {}, comm);
+              evaluate(*dense(), small_tokens(size), kContext, f32, {}, true, {}, comm);
           require(got.loss == wanted.loss && got.tokens == wanted.tokens && got.finished, "rank ",
                   comm.rank(), " of ", ranks, ": ", got.loss, " for ", wanted.loss);
         });
@@ -346,8 +339,8 @@ TEST_SUITE("nn/training_ranks") {
         options.sample = {.tokens = 5, .context = kContext};
         options.prompt = {1, 2};
         options.total_steps = 3 + comm.size();  // replaced below
-        Trainer trainer(model, optimizer, Loader(tokens(), {.batch = 2, .context = kContext}),
-                        tokens(100), options,
+        Trainer trainer(model, optimizer, Loader(small_tokens(), {.batch = 2, .context = kContext}),
+                        small_tokens(100), options,
                         {.on_step = [&](const StepReport& r) { steps += int(r.tokens); },
                          .on_eval = [&](const EvalReport&) { ++evaluations; },
                          .on_sample = [&](const SampleReport&) { ++samples; },
@@ -358,8 +351,8 @@ TEST_SUITE("nn/training_ranks") {
         if (measured) require(trainer.time_weights() > 0, "no time for the weights");
         trainer.run();
         weights[size_t(comm.rank())] = values(*model);
-        Trainer again(model, optimizer, Loader(tokens(), {.batch = 2, .context = kContext}),
-                      tokens(100), options, {}, std::make_shared<ByteTokenizer>());
+        Trainer again(model, optimizer, Loader(small_tokens(), {.batch = 2, .context = kContext}),
+                      small_tokens(100), options, {}, std::make_shared<ByteTokenizer>());
         again.resume();  // at the last step, whose sample is there
         require(again.run(), "the end was not reached");
       });

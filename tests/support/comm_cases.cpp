@@ -20,8 +20,7 @@ thread_local Device device_of_cases = cpu;
 /// Sizes with and without a remainder, below and above what travels or is added at once.
 const std::vector<int64_t> kSizes = {0, 1, 2, 3, 7, 31, 4097, 20001};
 
-/// A number of its own for each pair, whose magnitudes differ so much that the order of a sum
-/// shows.
+/// A number of its own for each pair, of magnitudes so different that the order of a sum shows.
 uint64_t mixed(int64_t a, int64_t b) {
   uint64_t x = uint64_t(a) * 0x9e3779b97f4a7c15u + uint64_t(b) * 0xbf58476d1ce4e5b9u + 1;
   x ^= x >> 31;
