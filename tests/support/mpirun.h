@@ -17,7 +17,7 @@ bool has_mpirun();
 /// "NAME=value NAME=value". Killed after `limit` seconds.
 Launched mpirun(int n, const std::string& command, const std::string& environment = "",
                 const std::string& options = "", int limit = 60);
-/// Runs a shell's command, likewise.
+/// Runs a shell's command in mpirun's environment, without it.
 Launched run_shell(const std::string& command);
 
 }  // namespace olm::test
