@@ -189,6 +189,9 @@ const T& get(const Json& json, const T* value, const char* wanted) {
 
 Json Json::parse(std::string_view text, const std::string& what) {
   Builder builder(text, what);
+  // The parser takes one outside of strings for the end of the text.
+  if (const size_t nul = text.find('\0'); nul != text.npos)
+    throw Error(what, ": not valid JSON at byte offset ", nul, ": a byte of value 0");
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
 }

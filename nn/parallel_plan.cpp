@@ -36,7 +36,8 @@ class Layers {
       if (mixture && o.expert_ranks > 1) add(path, *mixture, o.expert_ranks);
     });
     require(o.expert_ranks == 1 || !stand_in_.empty(),
-            "plan: a model without experts cannot spread them over ", o.expert_ranks, " ranks");
+            "parallel_plan: a model without experts cannot spread them over ", o.expert_ranks,
+            " ranks");
   }
 
   double recomputed_flops = 0;  ///< of forward of a token, that backward repeats
@@ -57,7 +58,7 @@ class Layers {
   }
   void add(const std::string& path, MoEFeedForwardBase& mixture, int64_t ranks) {
     const auto experts = int64_t(mixture.experts.size());
-    require(experts % ranks == 0, "plan: ", ranks, " ranks do not divide the ", experts,
+    require(experts % ranks == 0, "parallel_plan: ", ranks, " ranks do not divide the ", experts,
             " experts of ", path);
     const double passes = is_recomputed(path) ? 3 : 2;
     row_elements += passes * 2 * double(mixture.mixture.top_k * mixture.mixture.embed_dim);
@@ -73,23 +74,24 @@ class Layers {
 };
 
 void check(const ParallelPlanOptions& o) {
-  require(o.ranks >= 1, "plan: wants at least one rank, got ", o.ranks);
-  require(!o.rank || (*o.rank >= 0 && *o.rank < o.ranks), "plan: wants one of ", o.ranks,
+  require(o.ranks >= 1, "parallel_plan: wants at least one rank, got ", o.ranks);
+  require(!o.rank || (*o.rank >= 0 && *o.rank < o.ranks), "parallel_plan: wants one of ", o.ranks,
           " ranks, got ", o.rank.value_or(0));
-  require(o.parallel.micro_batches >= o.ranks, "plan: ", o.ranks,
+  require(o.parallel.micro_batches >= o.ranks, "parallel_plan: ", o.ranks,
           " ranks want at least as many micro-batches in a step, got ", o.parallel.micro_batches);
-  require(o.expert_ranks >= 1 && o.ranks % o.expert_ranks == 0, "plan: experts spread over ",
-          o.expert_ranks, " ranks do not divide ", o.ranks, " ranks");
+  require(o.expert_ranks >= 1 && o.ranks % o.expert_ranks == 0,
+          "parallel_plan: experts spread over ", o.expert_ranks, " ranks do not divide ", o.ranks,
+          " ranks");
   require_even_groups(o.ranks / o.expert_ranks, o.expert_ranks, o.parallel.micro_batches,
                       o.parallel.deterministic);
   const double tokens = double(o.batch) * double(o.context) * double(o.parallel.micro_batches);
-  require(tokens < kMaxTokens, "plan: wants a step of less than ", kMaxTokens, " tokens, got ",
-          tokens);
-  require(o.parallel.zero == 0 || o.parallel.zero == 1, "plan: zero wants 0 or 1, got ",
+  require(tokens < kMaxTokens, "parallel_plan: wants a step of less than ", kMaxTokens,
+          " tokens, got ", tokens);
+  require(o.parallel.zero == 0 || o.parallel.zero == 1, "parallel_plan: zero wants 0 or 1, got ",
           o.parallel.zero);
-  require(o.parallel.bucket_mb > 0, "plan: bucket_mb wants more than 0, got ",
+  require(o.parallel.bucket_mb > 0, "parallel_plan: bucket_mb wants more than 0, got ",
           o.parallel.bucket_mb);
-  require(o.under_way >= 1, "plan: under_way wants at least 1, got ", o.under_way);
+  require(o.under_way >= 1, "parallel_plan: under_way wants at least 1, got ", o.under_way);
 }
 
 /// All of a step but the memory of its passes.

@@ -1,6 +1,8 @@
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <numeric>
 
@@ -166,12 +168,31 @@ void Checkpoints::write(const std::string& folder, const CheckpointState& state,
   });
 }
 
+namespace {
+/// Renames a folder to `to`. Where one is there already the two exchange names, so that no moment
+/// is without `to`; on file systems that cannot (NFS) a process that ends between two renames
+/// leaves the older one under another name.
+void exchange_into_place(const std::string& from, const std::string& to) {
+  if (!folder_exists(to)) return move_into_place(from, to);
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0)
+    return sync_folder(fs::path(to).parent_path().string());
+  const std::string old = from + ".old";
+  move_into_place(to, old);
+  try {
+    move_into_place(from, to);
+  } catch (...) {
+    std::error_code ignored;
+    fs::rename(old, to, ignored);
+    throw;
+  }
+}
+}  // namespace
+
 void Checkpoints::save(const CheckpointState& state, Module& model, const Optimizer& optimizer,
                        const dist::Comm& comm) {
   const bool leads = comm.rank() == 0;  // makes folders, renames and removes
   const std::string final_path = path(state.step);
   std::string aside = final_path + ".tmp-" + std::to_string(::getpid());
-  const std::string old = final_path + ".old-" + std::to_string(::getpid());
   try {
     aside = dist::all_gather_of(comm, [&] {
               if (!leads) return std::string();
@@ -182,15 +203,11 @@ void Checkpoints::save(const CheckpointState& state, Module& model, const Optimi
             }).front();
     write(aside, state, model, optimizer, comm);
     dist::together(comm, [&] {
-      if (!leads) return;
-      if (folder_exists(final_path)) move_into_place(final_path, old);
-      move_into_place(aside, final_path);
+      if (leads) exchange_into_place(aside, final_path);
     });
   } catch (...) {
     if (!leads) throw;
     std::error_code ignored;
-    if (fs::exists(old, ignored) && !fs::exists(final_path, ignored))
-      fs::rename(old, final_path, ignored);
     fs::remove_all(aside, ignored);
     throw;
   }
@@ -272,14 +289,15 @@ void Checkpoints::prune(int64_t saved) const {
     }
   }
   const size_t newest = all.size() > size_t(keep_) ? all.size() - size_t(keep_) : 0;
-  for (size_t i = 0; i < newest; ++i)
-    if (all[i] != best && all[i] != saved) remove_all(path(all[i]));
+  const std::string old = ".old-" + std::to_string(::getpid());
+  for (size_t i = 0; i < newest; ++i)  // of what has its name nothing is missing
+    if (all[i] != best && all[i] != saved) move_into_place(path(all[i]), path(all[i]) + old);
   std::error_code error;
   for (fs::directory_iterator at(folder_, error), end; !error && at != end;) {
     const std::string name = at->path().filename().string();
     const std::string stale = at->path().string();
     at.increment(error);
-    // What an ended process left behind.
+    // Those above, one that was saved again, and what ended processes left behind.
     if (name.find(".tmp-") != std::string::npos || name.find(".old-") != std::string::npos)
       remove_all(stale);
   }

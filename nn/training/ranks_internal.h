@@ -1,55 +1,14 @@
 #pragma once
 // What the ranks of a training tell each other beside gradients.
-#include <cstring>
-#include <functional>
 #include <string>
 #include <type_traits>
-#include <utility>
 
 #include <olm/engine/comm.h>
+#include <olm/nn/parallel/bytes_internal.h>
 
 namespace olm::nn::ranks {
 
-/// Values as bytes, one behind the other.
-class ByteWriter {
- public:
-  template <class T>
-  requires std::is_trivially_copyable_v<T>
-  void put(const T& value) { bytes_.append(reinterpret_cast<const char*>(&value), sizeof(T)); }
-  void put(const std::string& text) {
-    put(uint64_t(text.size()));
-    bytes_ += text;
-  }
-  std::string take() { return std::move(bytes_); }
-
- private:
-  std::string bytes_;
-};
-
-class ByteReader {
- public:
-  explicit ByteReader(const std::string& bytes) : bytes_(bytes) {}
-  bool done() const { return at_ == bytes_.size(); }
-  template <class T>
-  requires std::is_trivially_copyable_v<T> T get() {
-    T value;
-    std::memcpy(&value, take(sizeof(T)), sizeof(T));
-    return value;
-  }
-  std::string get_text() {
-    const auto size = size_t(get<uint64_t>());
-    return {take(size), size};
-  }
-
- private:
-  const char* take(size_t n) {
-    require(n <= bytes_.size() - at_, "ranks: a message of ", bytes_.size(),
-            " bytes ends too early");
-    return bytes_.data() + std::exchange(at_, at_ + n);
-  }
-  const std::string& bytes_;
-  size_t at_ = 0;
-};
+using parallel::ByteReader, parallel::ByteWriter;
 
 /// True on all ranks where it is on one.
 bool on_any_rank(const dist::Comm& comm, bool mine);

@@ -101,6 +101,11 @@ void Trainer::report_routing(StepReport& report, const Metrics& metrics) const {
   report.metrics.insert(values.begin(), values.end());
 }
 
+namespace {
+/// For people: of a NaN hardware often sets the sign, which means nothing.
+double printed(double x) { return std::isnan(x) ? NAN : x; }
+}  // namespace
+
 /// Counts a skipped step and says why it was; throws where too many were, one after another.
 std::string Trainer::count_skipped_step(const StepReport& report, int64_t first_batch, bool spike,
                                         const StepInfo& info) {
@@ -109,9 +114,9 @@ std::string Trainer::count_skipped_step(const StepReport& report, int64_t first_
   if (spike)
     text += detail::concat("a loss of ", report.loss, " after a mean of ", spikes_.mean);
   else if (!std::isfinite(report.loss))
-    text += detail::concat("a loss of ", report.loss);
+    text += detail::concat("a loss of ", printed(report.loss));
   else
-    text += detail::concat("a gradient norm of ", info.grad_norm);
+    text += detail::concat("a gradient norm of ", printed(info.grad_norm));
   if (info.first_bad >= 0)
     text += ", first bad gradient: " + key_of(optimizer_.parameters()[size_t(info.first_bad)]);
   if (++spikes_.in_a_row >= kMaxSkipped) {

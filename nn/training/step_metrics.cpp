@@ -20,9 +20,7 @@ std::vector<const Module*> modules_of(Module& model) {
 
 void write(ByteWriter& out, const RoutingRecord& record, uint32_t router) {
   out.put(router);
-  const std::vector<int32_t> offsets = to_host<int32_t>(record.offsets);
-  out.put(uint64_t(offsets.size()));
-  for (const int32_t offset : offsets) out.put(offset);
+  out.put(to_host<int32_t>(record.offsets));
   out.put(uint64_t(record.aux_losses.size()));
   for (const auto& [name, loss] : record.aux_losses) {
     out.put(name);
@@ -36,8 +34,7 @@ RoutingRecord read_record(ByteReader& in, const std::vector<const Module*>& modu
   require(router < modules.size(), "trainer: a rank reports router ", router, " of a model of ",
           modules.size(), " modules");
   RoutingRecord record{.router = modules[router]};
-  std::vector<int32_t> offsets(size_t(in.get<uint64_t>()));
-  for (int32_t& offset : offsets) offset = in.get<int32_t>();
+  const std::vector<int32_t> offsets = in.get_list<int32_t>();
   record.offsets = from_host(offsets, {int64_t(offsets.size())});
   for (auto losses = in.get<uint64_t>(); losses > 0; --losses) {
     const std::string name = in.get_text();

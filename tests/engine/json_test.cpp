@@ -61,6 +61,9 @@ TEST_SUITE("engine/json") {
       return message_of<Error>([&] { Json::parse(text, "x.json"); });
     };
     CHECK(contains(message("{\n \"a\": }"), "x.json: not valid JSON at line 2, byte offset 8: "));
+    using namespace std::string_view_literals;
+    for (const std::string_view ends : {"{}\0"sv, "{}\0 more"sv, "[]\n\0\0"sv})
+      CHECK(contains(message(ends), "a byte of value 0"));
     for (const char* text : {"", "{", "[1,", "nul", "\"abc", "{\"a\" 1}", "[1] 2", "\x01", "1.",
                              "-", "\"\xff\"", "\"\\ud800\"", "{1:2}", "[\"a\nb\"]", "1e999"})
       CHECK_MESSAGE(contains(message(text), "x.json: "), text);

@@ -1,8 +1,13 @@
 // Checkpoints that ranks write and read together.
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include <olm/autograd/ops/arithmetic.h>
 #include <olm/autograd/ops/reduce.h>
@@ -261,6 +266,45 @@ TEST_SUITE("nn/checkpoints") {
         checkpoints.save(state_at(step, losses[step - 1]), *mine, own, comm);
     });
     CHECK(Checkpoints(folder.path()).steps() == std::vector<int64_t>{2, 3});
+  }
+
+  TEST_CASE("one that is saved again is there at any moment, one that is removed never in part") {
+    const TempFolder folder;
+    folder.file("a/x", "");
+    folder.file("b/x", "");
+    const std::string a = folder / "a", b = folder / "b";
+    if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) != 0) {
+      MESSAGE("skipped: this file system does not exchange names");
+      return;
+    }
+    const Ref<Module> model = make_model();
+    AdamW optimizer(model->parameters(), {});
+    Checkpoints checkpoints(folder.path(), 1);
+    const auto save = [&](int64_t step) { checkpoints.save(state_at(step), *model, optimizer); };
+    save(1);
+    const std::string path = checkpoints.path(1), file = path + "/state.json";
+    std::atomic<bool> done = false, is_removed = false, was_gone = false, was_cut = false;
+    std::thread watch([&] {
+      while (!done) {
+        const bool gone = !file_exists(file);
+        was_gone = was_gone || (gone && !is_removed);
+        was_cut = was_cut || (gone && folder_exists(path));
+      }
+    });
+    for (int i = 0; i < 10; ++i) save(1);
+    for (int i = 0; i < 500; ++i) std::ofstream(path + "/more" + std::to_string(i));
+    is_removed = true;
+    save(2);
+    done = true;
+    watch.join();
+    CHECK_FALSE(was_gone);
+    CHECK_FALSE(was_cut);
+    CHECK_FALSE(folder_exists(path));
+    size_t entries = 0;
+    for ([[maybe_unused]] const auto& entry :
+         std::filesystem::directory_iterator(folder / "checkpoints"))
+      ++entries;
+    CHECK(entries == 1);
   }
 
   TEST_CASE("a folder that ranks do not share is refused, naming rank and machine") {

@@ -260,6 +260,9 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK_THROWS_WITH(
         parallel_plan(*model, {.ranks = 3, .context = 8, .parallel = {.micro_batches = 2}}),
         doctest::Contains("3 ranks want at least as many micro-batches in a step, got 2"));
+    CHECK_THROWS_WITH(
+        parallel_plan(*model, {.ranks = 2, .expert_ranks = 2, .parallel = {.micro_batches = 2}}),
+        "parallel_plan: a model without experts cannot spread them over 2 ranks");
     CHECK_THROWS_AS(parallel_plan(*model, {.context = 33}), Error);
     CHECK_THROWS_WITH(parallel_plan(*model, {.rank = 1, .context = 8}), doctest::Contains("got 1"));
     CHECK_THROWS_WITH(parallel_plan(*model, {.batch = int64_t(1) << 40,

@@ -51,10 +51,17 @@ TEST_SUITE("nn/parallel") {
                                    {.name = "bf16 activations", .activations = bf16},
                                    {.name = "bf16", .parameters = bf16, .activations = bf16},
                                    {.name = "frozen", .frozen = true},
+                                   {.name = "without targets", .gaps = true},
                                    {.name = "experts", .experts = true}}) {
       CAPTURE(made.name);
       const RankResult one = train_on_ranks(made, 1);
       CHECK(one.steps[2].grad_norm > 0.5);
+      if (made.gaps) {
+        CHECK(one.targets[1] == 0);
+        CHECK(one.steps[1].loss == 0);
+        CHECK(one.steps[1].grad_norm == 0);
+        CHECK_FALSE(one.steps[1].skipped);
+      }
       for (const auto& [ranks, zero, bucket_mb] : std::vector<std::tuple<int, int, double>>{
                {2, 1, 25}, {2, 0, 25}, {3, 1, 0.05}, {4, 1, kTiny}, {4, 0, kTiny}, {8, 1, 0.05}}) {
         CAPTURE(ranks);

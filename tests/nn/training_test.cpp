@@ -188,10 +188,11 @@ TEST_SUITE("nn/training") {
   }
 
   TEST_CASE("training that only gives NaN ends with an error") {
-    const auto model = make<Spoiled>(small_model(), [](int64_t) { return NAN; });
+    const auto model = make<Spoiled>(small_model(), [](int64_t) { return -NAN; });
     AdamW optimizer(model->parameters(), {});
     Trainer trainer(model, optimizer, Loader(tokens(), batches()), {}, {.total_steps = 100});
-    test::check_error([&] { trainer.run(); }, {"diverged", "step 20", "first bad gradient"});
+    test::check_error([&] { trainer.run(); },
+                      {"diverged", "step 20", "gave a loss of nan", "first bad gradient"});
   }
 
   TEST_CASE("measuring changes nothing") {
@@ -273,7 +274,10 @@ TEST_SUITE("nn/training") {
     state.replace(state.find("\"total_steps\": 9"), 16, "\"total_steps\": 8");
     write_file(file, state);
     test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "edited"});
-    write_file(file, read_file(checkpoints.path(4) + "/state.json"));
+    state = read_file(checkpoints.path(4) + "/state.json");
+    write_file(file, state + std::string(3, '\0'));
+    test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "a byte of value 0"});
+    write_file(file, state);
     test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "step 4", "step 5"});
     // What was just saved stays, also below the steps of others.
     checkpoints.save({.step = 1, .total_steps = 9}, *model, optimizer);

@@ -15,6 +15,7 @@ struct RankTraining {
   bool experts = false;
   int64_t spread = 1;     ///< ranks over which experts are spread
   bool frozen = false;    ///< the first layer
+  bool gaps = false;      ///< micro-batches 0 to 3 and 8 to 15 have no target
   bool on_cards = false;  ///< rank r on cuda(r)
   DType parameters = f32, activations = f32;
   nn::DataParallelOptions parallel = {.micro_batches = 8};

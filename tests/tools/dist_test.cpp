@@ -205,6 +205,25 @@ TEST_SUITE("tools/dist") {
     CHECK(nn::Checkpoints(out).steps().empty());
   }
 
+  TEST_CASE("ranks that are told to do different things say so at once") {
+    if (!can_launch()) return;
+    const Corpus c;
+    const Args args = training(c.data, c.folder / "run");
+    const auto other = [](const std::string& command) {
+      return Ranks{.before = {{1, "set -- " + command}}};
+    };
+    check_refused_once(other("plan --preset nano"), args,
+                       {"ranks disagree on the command: olm train on rank 0, olm plan on rank 1"});
+    check_refused_once(other("--version"), args, {"olm train on rank 0, olm --version on rank 1"});
+    check_refused_once(other("sample run"), args, {"olm sample: rank 1: ", "one process"});
+    const Result version = run_ranks(2, {"--version"});
+    CHECK(version.status == 0);
+    CHECK(version.out.size() % 2 == 0);
+    CHECK(version.out ==
+          version.out.substr(version.out.size() / 2) + version.out.substr(version.out.size() / 2));
+    CHECK_FALSE(folder_exists(c.folder / "run"));
+  }
+
   TEST_CASE("numbers of ranks that cannot be are refused") {
     if (!can_launch()) return;
     const Corpus c;

@@ -78,7 +78,6 @@ class OnRanks {
         {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
         {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
         {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers forbid it
-        {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // needs rights that a sandbox lacks
         {"ASAN_OPTIONS", "detect_leaks=0"},                    // what MPI leaves behind is not ours
         {"OLM_NUM_THREADS", "1"}};
     for (const auto& [name, value] : ranks_.environment) variables[name] = value;

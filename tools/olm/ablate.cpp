@@ -69,8 +69,8 @@ nn::TrainerCallbacks callbacks(Variant& v, Progress& progress) {
       .on_eval =
           [&v, &progress](const nn::EvalReport& r) {
             v.owes_eval = false;
-            progress.line(fmt::format("{}: step {}/{}  validation loss {:.4f}", v.name, r.step,
-                                      r.total_steps, r.loss));
+            progress.line(fmt::format("{}: step {}/{}  validation loss {}", v.name, r.step,
+                                      r.total_steps, loss_text(r.loss)));
           },
       .on_sample = [&v](const nn::SampleReport&) { v.owes_sample = false; },
       .on_checkpoint = [&v](int64_t, const std::string& path) { publish(v.run.folder, path); },

@@ -152,6 +152,7 @@ std::vector<double> ticks(double low, double high, int count) {
 std::string short_number(double value) {
   const double size = std::abs(value);
   if (value == 0) return "0";
+  if (std::isnan(value)) return "nan";
   if (size >= 1e9) return fmt::format("{:.3g}G", value / 1e9);
   if (size >= 1e6) return fmt::format("{:.3g}M", value / 1e6);
   if (size >= 1e4) return fmt::format("{:.3g}k", value / 1e3);

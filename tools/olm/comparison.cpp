@@ -116,7 +116,7 @@ Json row_of(const Measured& m, const Results& r) {
 }
 
 std::string loss_text(const Json& value) {
-  return value.is_number() ? fmt::format("{:.4f}", value.as_double()) : "-";
+  return value.is_number() ? loss_text(value.as_double()) : "-";
 }
 
 /// The figures as people read them, under a head.

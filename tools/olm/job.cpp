@@ -12,6 +12,7 @@
 #include <thread>
 
 #include <olm/engine/comm.h>
+#include <olm/nn/training.h>
 
 #include "tools/olm/ranks.h"
 
@@ -30,14 +31,11 @@ std::string printable(const std::string& message) {
   return out;
 }
 
-/// True where this rank is the one to say why it could not join the others. What all find the
+/// Waits until it is this rank's turn to say why it could not join the others. What all find the
 /// first says, and the launcher ends the others; it may be this one alone that finds it.
-bool speaks_for_unjoined(const std::exception& error) {
+void await_turn() {
   const int rank = launch().rank;
-  if (rank == 0) return true;
-  if (!dynamic_cast<const dist::CommError*>(&error)) return false;
-  std::this_thread::sleep_for(kFirstSpeaks + kOthersSpeak * std::min(rank, 16));
-  return true;
+  if (rank > 0) std::this_thread::sleep_for(kFirstSpeaks + kOthersSpeak * std::min(rank, 16));
 }
 
 /// Says why the job ends, where this rank is the one to say it; the others learn it from it.
@@ -45,12 +43,21 @@ int report(const Job& job, const std::exception& error, const std::string& sente
   const dist::Comm world = dist::world();
   const bool joined = world.size() > 1;
   if (joined && !dynamic_cast<const dist::PeerError*>(&error)) dist::fail(sentence);
-  if (joined ? !dist::speaks_for(error) : !speaks_for_unjoined(error)) return 1;
+  if (joined && !dist::speaks_for(error)) return 1;
+  if (!joined) await_turn();
   const int number = joined ? world.rank() : launch().rank;
   const std::string rank = joined || number > 0 ? "rank " + std::to_string(number) + ": " : "";
   std::fprintf(stderr, "%s: %s%s\n", job.name.c_str(), rank.c_str(), printable(sentence).c_str());
   std::fflush(stderr);
   return 1;
+}
+
+/// Throws, on all ranks, where the command line of one is refused or asks for something else than
+/// the others': the first thing that they do together.
+void agree(const Job& job) {
+  const dist::Comm world = dist::world();
+  dist::together(world, [&] { require(job.refused.empty(), job.refused); });
+  nn::require_same_on_all_ranks({{"the command", job.name}}, world);
 }
 
 }  // namespace
@@ -69,6 +76,7 @@ int run_job(const Job& job) {
     require(job.on_ranks || started.ranks == 1, "computes in one process, and ", started.launcher,
             " started ", started.ranks, "; run it without");
     if (job.on_ranks) join_ranks();
+    agree(job);
     const int status = job.run();
     require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0,
             "standard output cannot be written");
@@ -85,14 +93,9 @@ int run_job(const Job& job) {
 }
 
 int refuse_command_line(const std::string& problem) {
-  const auto refuse = [&]() -> int { fail(problem, " (olm --help says what there is)"); };
-  // Ranks whose command lines are in order are told by the first thing that all do together.
-  run_job({"olm",
-           [&] {
-             dist::together(dist::world(), refuse);
-             return 0;
-           },
-           launch().ranks > 1});
+  run_job({.name = "olm",
+           .on_ranks = launch().ranks > 1,
+           .refused = problem + " (olm --help says what there is)"});
   return 2;
 }
 

@@ -9,7 +9,8 @@ namespace olm::tools {
 struct Job {
   std::string name = {};
   std::function<int()> run = {};
-  bool on_ranks = false;  ///< the processes that a launcher started do it together
+  bool on_ranks = false;     ///< the processes that a launcher started do it together
+  std::string refused = {};  ///< why there is no work: what is wrong with the command line
 };
 /// Runs the job; any error becomes one sentence on standard error, of one of several ranks, and
 /// status 1 on all.

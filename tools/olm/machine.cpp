@@ -169,6 +169,10 @@ std::string seconds_text(double seconds) {
   return fmt::format("{:.3g} us", 1e6 * seconds);
 }
 
+std::string loss_text(double loss) {
+  return std::isnan(loss) ? "nan" : fmt::format("{:.4f}", loss);
+}
+
 std::string grouped(int64_t value) {
   std::string digits = std::to_string(value < 0 ? -value : value);
   for (size_t at = digits.size(); at > 3; at -= 3) digits.insert(at - 3, ",");

@@ -21,6 +21,8 @@ std::string bytes_text(double bytes);
 std::string duration_text(double seconds);
 /// "12 ms", "0.8 s", "2:05".
 std::string seconds_text(double seconds);
+/// "2.3456"; "nan", whatever its sign.
+std::string loss_text(double loss);
 /// "1,234,567".
 std::string grouped(int64_t value);
 /// What to say of so many characters that a tokenizer left out.

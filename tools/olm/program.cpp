@@ -7,11 +7,13 @@
 #include <csignal>
 #include <cstdio>
 
+#include <olm/engine/comm.h>
 #include <olm/nn/version.h>
 
 #include "tools/olm/commands.h"
 #include "tools/olm/job.h"
 #include "tools/olm/presets.h"
+#include "tools/olm/ranks.h"
 #include "tools/olm/speed.h"
 
 namespace olm::tools {
@@ -389,8 +391,11 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);
-    return refuse_command_line(e.what());
+    if (e.get_exit_code() != 0) return refuse_command_line(e.what());
+    const auto print = [&] { return app.exit(e); };
+    if (launch().ranks == 1 || !dist::is_available()) return print();
+    const bool asks_version = dynamic_cast<const CLI::CallForVersion*>(&e);
+    return run_job({asks_version ? "olm --version" : "olm --help", print, true});
   }
   return run_job(job);
 }

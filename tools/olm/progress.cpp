@@ -34,8 +34,9 @@ bool can_draw() {
 }  // namespace
 
 std::string progress_text(const Progress::State& s) {
-  return fmt::format("step {}/{}  loss {:.4f}  {} tokens/s  {} left", s.step, s.total, s.loss,
-                     short_number(s.tokens_per_second), duration_text(s.seconds_left));
+  return fmt::format("step {}/{}  loss {}  {} tokens/s  {} left", s.step, s.total,
+                     loss_text(s.loss), short_number(s.tokens_per_second),
+                     duration_text(s.seconds_left));
 }
 
 Progress::Progress() : terminal_(can_draw()), last_(Clock::now()) {}

@@ -57,8 +57,8 @@ nn::TrainerCallbacks callbacks(const Run& run, Progress& progress, nn::StepRepor
               },
           .on_eval =
               [&](const nn::EvalReport& r) {
-                progress.line(fmt::format("step {}/{}  validation loss {:.4f}", r.step,
-                                          r.total_steps, r.loss));
+                progress.line(fmt::format("step {}/{}  validation loss {}", r.step, r.total_steps,
+                                          loss_text(r.loss)));
               },
           .on_sample =
               [&](const nn::SampleReport& r) {
@@ -104,7 +104,7 @@ int signal_of_any_rank() {
 /// What there is to say at the end.
 void conclude(const Run& run, const nn::Trainer& trainer, const nn::StepReport& last) {
   if (trainer.validation_loss())
-    fmt::print("done: validation loss {:.4f} after {} steps\n", *trainer.validation_loss(),
+    fmt::print("done: validation loss {} after {} steps\n", loss_text(*trainer.validation_loss()),
                trainer.step());
   else
     fmt::print("done: {} steps\n", trainer.step());
