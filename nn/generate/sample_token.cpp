@@ -24,7 +24,7 @@ void check(std::span<const float> logits, const GenerateOptions& o) {
           o.min_p);
   for (size_t i = 0; i < logits.size(); ++i)
     require(!std::isnan(logits[i]) && logits[i] < INFINITY, "sample_token: logit ", i, " is ",
-            logits[i], ", a finite number was wanted");
+            std::abs(logits[i]), ", a finite number was wanted");  // a NaN without its sign
   require(*std::max_element(logits.begin(), logits.end()) > -INFINITY,
           "sample_token: every logit is -inf, so that no token can be drawn");
 }

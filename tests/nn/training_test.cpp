@@ -274,10 +274,7 @@ TEST_SUITE("nn/training") {
     state.replace(state.find("\"total_steps\": 9"), 16, "\"total_steps\": 8");
     write_file(file, state);
     test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "edited"});
-    state = read_file(checkpoints.path(4) + "/state.json");
-    write_file(file, state + std::string(3, '\0'));
-    test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "a byte of value 0"});
-    write_file(file, state);
+    write_file(file, read_file(checkpoints.path(4) + "/state.json"));
     test::check_error([&] { checkpoints.state(5); }, {"000005/state.json", "step 4", "step 5"});
     // What was just saved stays, also below the steps of others.
     checkpoints.save({.step = 1, .total_steps = 9}, *model, optimizer);

@@ -172,6 +172,18 @@ TEST_SUITE("tools/train") {
     CHECK_FALSE(folder_exists(out / "run"));
   }
 
+  TEST_CASE("a training that diverges says nan, without a sign, and ends") {
+    const Corpus c;
+    const TempFolder out;
+    const Result r = run_program(
+        tiny_training(c.data, out / "run",
+                      {"--lr=1e6", "--optim.clip_norm=0", "--sample-every=0", "--eval-every=4"}));
+    CHECK(r.status == 1);
+    CHECK(r.err.find("olm train: training has diverged, 20 steps in a row") == 0);
+    CHECK(r.out.find("validation loss nan") != std::string::npos);
+    CHECK((r.out + r.err).find("-nan") == std::string::npos);
+  }
+
   TEST_CASE("bf16, accumulation, other families and other optimizers train") {
     const Corpus c;
     for (const Args& more :

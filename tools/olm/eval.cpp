@@ -101,8 +101,8 @@ int eval(const EvalArgs& args) {
   if (report.tokens == 0)
     throw FileError(args.data, ": the tokenizer makes no token of it, at least 1 was wanted");
   if (!std::isfinite(report.nats))
-    throw FileError(args.folder, ": the model gives a loss of ", report.nats, " on ", args.data,
-                    ", a finite number was wanted");
+    throw FileError(args.folder, ": the model gives a loss of ", std::abs(report.nats), " on ",
+                    args.data, ", a finite number was wanted");
   double bytes = 0;
   for (const std::string_view text : corpus.texts()) bytes += double(text.size());
   const int64_t dropped = dropped_in(texts);
