@@ -186,6 +186,8 @@ void Trainer::catch_up() {
     line["step"] = step_;
     if (evaluated_step_ == step_) line["val_loss"] = *val_loss_;
     if (metrics_ && evaluated_step_ == step_) metrics_->append(line);
+    // The loss says which checkpoint is the best, and that it is not made again.
+    if (evaluated_step_ == step_ && saved_step_ == step_) checkpoint_now();
   }
   if (owes_sample()) sample_now();
 }
