@@ -115,7 +115,7 @@ Json row_of(const Measured& m, const Results& r) {
   return row;
 }
 
-std::string loss_text(const Json& value) {
+std::string number_text(const Json& value) {
   return value.is_number() ? loss_text(value.as_double()) : "-";
 }
 
@@ -127,9 +127,9 @@ std::vector<std::vector<std::string>> cells(const Results& r) {
   for (const Measured& m : r.runs) {
     const Json row = row_of(m, r);
     rows.push_back({m.entry.name, grouped(m.entry.parameters),
-                    short_number(m.entry.flops_per_token), loss_text(row.at("final_loss")),
-                    loss_text(row.at("loss_at_equal_steps")),
-                    loss_text(row.at("loss_at_equal_time")),
+                    short_number(m.entry.flops_per_token), number_text(row.at("final_loss")),
+                    number_text(row.at("loss_at_equal_steps")),
+                    number_text(row.at("loss_at_equal_time")),
                     fmt::format("{:.0f}/{}", m.steps, m.entry.total_steps),
                     short_number(m.tokens_per_second), bytes_text(m.entry.memory)});
   }
