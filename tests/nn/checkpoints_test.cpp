@@ -291,7 +291,7 @@ TEST_SUITE("nn/checkpoints") {
         was_cut = was_cut || (gone && folder_exists(path));
       }
     });
-    for (int i = 0; i < 10; ++i) save(1);
+    for (int i = 0; i < 4; ++i) save(1);
     for (int i = 0; i < 500; ++i) std::ofstream(path + "/more" + std::to_string(i));
     is_removed = true;
     save(2);
