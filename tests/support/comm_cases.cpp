@@ -3,8 +3,10 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <set>
 
 #include <olm/engine/backend.h>
+#include <olm/engine/comm/backend_internal.h>
 #include <olm/engine/raw.h>
 
 namespace olm::test {
@@ -307,6 +309,35 @@ void groups(const Comm& comm) {
   require_sum(comm.group(turned), 1, size);
 }
 
+/// Numbers of the groups that a rank is in come back to those made later.
+void group_numbers(const Comm& comm) {
+  const auto used = [&] {
+    const std::vector<int64_t> numbers = comm.backend()->used_numbers();
+    return std::set<int64_t>(numbers.begin(), numbers.end());
+  };
+  std::vector<int> all(size_t(comm.size()));
+  std::iota(all.begin(), all.end(), 0);
+  if (comm.size() == 1) return;
+  for (int i = 0; i < 40; ++i) comm.group(all);
+  require(*used().rbegin() < 20, "group: 40 that were dropped took ", *used().rbegin(), " numbers");
+  const std::set<int64_t> before = used();
+  Comm group = comm.group(all);
+  std::set<int64_t> number = used();
+  for (const int64_t other : before) number.erase(other);
+  require(number.size() == 1, "group: wanted a new number, got ", number.size());
+  const Tensor x = filled<int64_t>(3, [](int64_t) { return 1; });
+  Work work;
+  if (comm.rank() == 0) {
+    work = group.all_reduce(x);
+    group = Comm();
+    require(used().count(*number.begin()) == 1, "group: an operation under way lost its number");
+  }
+  comm.barrier();
+  if (comm.rank() > 0) work = group.all_reduce(x);
+  work.wait();
+  require_bits("all_reduce in a group", x, std::vector<int64_t>(3, comm.size()));
+}
+
 void bad_calls(const Comm& comm) {
   const auto throws = [](const std::string& wanted, const std::function<void()>& f) {
     std::string got = "nothing";
@@ -391,6 +422,7 @@ const std::vector<CommCase>& comm_cases() {
       {"operations at once", overlap},
       {"bytes", bytes},
       {"groups", groups},
+      {"numbers of groups", group_numbers},
       {"bad calls", bad_calls},
       {"traffic", traffic},
   };
