@@ -8,6 +8,9 @@
 
 namespace olm::dist {
 namespace detail {
+
+size_t piece_bytes = size_t(1) << 30;
+
 namespace {
 
 /// One rank, which has nothing to exchange: Comm asks it for no exchange.
