@@ -3,10 +3,8 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
-#include <set>
 
 #include <olm/engine/backend.h>
-#include <olm/engine/comm/backend_internal.h>
 #include <olm/engine/raw.h>
 
 namespace olm::test {
@@ -302,40 +300,8 @@ void groups(const Comm& comm) {
   all.broadcast(root, 0).wait();
   require_bits("broadcast in a group", root, std::vector<int64_t>(3, size - 1));
   // A group of a group, on some ranks alone, and then one of all.
-  if (rank % 2 == 0) {
-    std::vector<int> one = {half.rank()};
-    require_sum(half.group(one), rank, rank);
-  }
+  if (rank % 2 == 0) require_sum(half.group({half.rank()}), rank, rank);
   require_sum(comm.group(turned), 1, size);
-}
-
-/// Numbers of the groups that a rank is in come back to those made later.
-void group_numbers(const Comm& comm) {
-  const auto used = [&] {
-    const std::vector<int64_t> numbers = comm.backend()->used_numbers();
-    return std::set<int64_t>(numbers.begin(), numbers.end());
-  };
-  std::vector<int> all(size_t(comm.size()));
-  std::iota(all.begin(), all.end(), 0);
-  if (comm.size() == 1) return;
-  for (int i = 0; i < 40; ++i) comm.group(all);
-  require(*used().rbegin() < 20, "group: 40 that were dropped took ", *used().rbegin(), " numbers");
-  const std::set<int64_t> before = used();
-  Comm group = comm.group(all);
-  std::set<int64_t> number = used();
-  for (const int64_t other : before) number.erase(other);
-  require(number.size() == 1, "group: wanted a new number, got ", number.size());
-  const Tensor x = filled<int64_t>(3, [](int64_t) { return 1; });
-  Work work;
-  if (comm.rank() == 0) {
-    work = group.all_reduce(x);
-    group = Comm();
-    require(used().count(*number.begin()) == 1, "group: an operation under way lost its number");
-  }
-  comm.barrier();
-  if (comm.rank() > 0) work = group.all_reduce(x);
-  work.wait();
-  require_bits("all_reduce in a group", x, std::vector<int64_t>(3, comm.size()));
 }
 
 void bad_calls(const Comm& comm) {
@@ -422,7 +388,7 @@ const std::vector<CommCase>& comm_cases() {
       {"operations at once", overlap},
       {"bytes", bytes},
       {"groups", groups},
-      {"numbers of groups", group_numbers},
+      {"numbers of groups", check_group_numbers},
       {"bad calls", bad_calls},
       {"traffic", traffic},
   };
