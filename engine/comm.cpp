@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <set>
+#include <sstream>
 
 #include <olm/engine/comm/backend_internal.h>
 #include <olm/engine/comm/ordered_sum_internal.h>
@@ -291,12 +293,19 @@ std::vector<std::string> Comm::all_gather(const std::string& bytes) const {
 }
 
 Comm Comm::group(const std::vector<int>& ranks) const {
-  std::string mine = std::to_string(backend_->free_number()) + ":";
+  std::string mine;
+  for (const int64_t used : backend_->used_numbers()) mine += std::to_string(used) + " ";
+  mine += ":";
   for (const int r : ranks) mine += " " + std::to_string(r);
   const auto list_of = [](const std::string& text) { return text.substr(text.find(':')); };
   const std::vector<std::string> all = all_gather(mine);
+  std::set<int64_t> taken;
+  for (const std::string& text : all) {
+    std::istringstream in(text);
+    for (int64_t used = 0; in >> used;) taken.insert(used);
+  }
   int64_t number = 0;
-  for (const std::string& text : all) number = std::max<int64_t>(number, std::stoll(text));
+  while (taken.count(number) > 0) ++number;
   require(std::count(ranks.begin(), ranks.end(), rank()) == 1, "group: wanted rank ", rank(),
           " once in its list of ranks", list_of(mine));
   for (const int r : ranks) {

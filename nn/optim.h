@@ -145,7 +145,7 @@ class OLM_API Optimizer {
   void require_whole(const char* what) const;
   void check_ranges(const std::vector<ParameterRange>& ranges) const;
   Tensor part_of(const Tensor& whole, const ParameterRange& range) const;
-  Tensor cut_kept(size_t k, const ParameterRange& range) const;
+  Tensor cut_kept(size_t k, const ParameterRange& range, const std::vector<size_t>& same) const;
   void prepare(Kept& kept, const ParameterRange& range) const;
   raw::OptimItem item_of(size_t range, const Tensor& gradient);
   const Tensor* find_kept(const std::map<std::string, Tensor>& state, size_t k, size_t i,

@@ -100,16 +100,33 @@ struct Outline {
   double parameters = 0, held = 0, trained = 0;  // of the model; of the rank; of it not frozen
 };
 
+/// Elements of a bucket that each rank adds, of those that share it.
+dist::Counts added_counts(const Bucket& b, const PlannedStep& s) {
+  return s.options.zero == 1 ? b.counts
+                             : dist::even_counts(b.elements, b.expert ? s.replicas : s.ranks);
+}
+
+/// Calls f(rank, elements) for each rank's part of a bucket.
+template <class F>
+void for_each_part(const Bucket& b, const dist::Counts& counts, const PlannedStep& s, const F& f) {
+  const size_t ranks_per_part = b.expert ? size_t(s.ranks / s.replicas) : 1;
+  for (size_t r = 0; r < size_t(s.ranks); ++r) f(r, double(counts[r / ranks_per_part]));
+}
+
+/// Of the ranks with the most micro-batches the first that owns most.
+int64_t usual_rank(const PlannedStep& s, const std::vector<SumTree::Node>& parts) {
+  std::vector<double> owned(parts.size());
+  for (const Bucket& b : s.buckets)
+    if (b.trained) for_each_part(b, b.counts, s, [&](size_t r, double n) { owned[r] += n; });
+  size_t most = 0;
+  for (size_t r = 1; r < parts.size(); ++r)
+    if (std::pair(parts[r].size(), owned[r]) > std::pair(parts[most].size(), owned[most])) most = r;
+  return int64_t(most);
+}
+
 Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOptions& o) {
-  const std::vector<SumTree::Node> parts = SumTree(o.parallel.micro_batches).cut(o.ranks);
-  const auto most = std::max_element(parts.begin(), parts.end(),
-                                     [](auto& a, auto& b) { return a.size() < b.size(); });
-  const int64_t rank = o.rank.value_or(most - parts.begin());
-  Outline out{.step = {.micro_batches = parts[size_t(rank)].size(),
-                       .under_way = std::min(o.under_way, int64_t(kUnderWay)),
-                       .rank = int(rank),
+  Outline out{.step = {.under_way = std::min(o.under_way, int64_t(kUnderWay)),
                        .ranks = int(o.ranks),
-                       .replica = int(rank / o.expert_ranks),
                        .replicas = int(o.ranks / o.expert_ranks),
                        .options = o.parallel}};
   std::map<const TensorImpl*, int64_t> numbers;
@@ -130,7 +147,40 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
   if (o.ranks > 1)
     out.step.buckets = make_buckets(members, o.parallel.bucket_mb * double(1 << 20), int(o.ranks),
                                     out.step.replicas);
+  const std::vector<SumTree::Node> parts = SumTree(o.parallel.micro_batches).cut(o.ranks);
+  const int64_t rank = o.rank ? *o.rank : usual_rank(out.step, parts);
+  out.step.micro_batches = parts[size_t(rank)].size();
+  out.step.rank = int(rank);
+  out.step.replica = int(rank / o.expert_ranks);
   return out;
+}
+
+BusiestTraffic busiest_of(const PlannedStep& s) {
+  BusiestTraffic busiest;
+  const double wire = double(size_of(s.options.wire));
+  const bool sharded = s.options.zero == 1;
+  std::vector<double> bytes(size_t(s.ranks)), messages(size_t(s.ranks));
+  size_t under_way = 0;
+  const auto wait = [&] {
+    const double elements = *std::max_element(bytes.begin(), bytes.end());
+    busiest.gradients += elements * (sharded ? wire : wire + kF32);
+    busiest.weights += sharded ? elements * kF32 : 0;
+    busiest.messages += *std::max_element(messages.begin(), messages.end());
+    std::fill(bytes.begin(), bytes.end(), 0);
+    std::fill(messages.begin(), messages.end(), 0);
+    under_way = 0;
+  };
+  for (const Bucket& b : s.buckets) {
+    const int others = (b.expert ? s.replicas : s.ranks) - 1;
+    if (!b.trained || others == 0) continue;
+    for_each_part(b, added_counts(b, s), s, [&](size_t r, double n) {
+      bytes[r] += n * others;
+      messages[r] += n > 0 ? (sharded ? 1 : 2) * others : 0;
+    });
+    if (++under_way == kUnderWay) wait();
+  }
+  if (under_way > 0) wait();
+  return busiest;
 }
 
 /// What the rank sends but for rows of mixtures; of elements it owns those it updates are counted.
@@ -147,7 +197,7 @@ RankTraffic traffic_of(const PlannedStep& s, double* owned, int64_t* travelling)
     *owned += double(b.counts[rank]);
     if (ranks == 1) continue;
     const bool sharded = s.options.zero == 1;
-    const auto own = double((sharded ? b.counts : dist::even_counts(b.elements, ranks))[rank]);
+    const auto own = double(added_counts(b, s)[rank]);
     sent.gradients += (double(b.elements) - own) * double(size_of(s.options.wire));
     (sharded ? sent.weights : sent.gradients) += own * double(ranks - 1) * kF32;
     ++*travelling;
@@ -171,6 +221,7 @@ ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& o) {
                     .tokens = o.batch * o.context * o.parallel.micro_batches};
   double owned = 0;
   plan.sent = traffic_of(step, &owned, &plan.buckets);
+  plan.busiest = busiest_of(step);
   const double updated = o.ranks > 1 && o.parallel.zero == 1 ? owned : outline.trained;
   plan.updated_parameters = int64_t(updated);
   step.pass = pass_memory(model, {.batch = o.batch, .context = o.context, .dtype = o.dtype});
@@ -225,8 +276,8 @@ double travel_seconds(const RankSpeed& s, double bytes, int64_t n, double messag
 double bucket_count(const ParallelPlan& plan) { return double(std::max<int64_t>(1, plan.buckets)); }
 
 double gradient_seconds(const ParallelPlan& plan, const RankSpeed& s) {
-  return travel_seconds(s, plan.sent.gradients, plan.ranks,
-                        bucket_count(plan) * double(plan.ranks - 1));
+  return travel_seconds(s, std::max(plan.sent.gradients, plan.busiest.gradients), plan.ranks,
+                        plan.busiest.messages);
 }
 
 double compute_seconds(const ParallelPlan& plan, const RankSpeed& s) {
@@ -244,8 +295,8 @@ double backward_seconds(const ParallelPlan& plan, const RankSpeed& s) {
 StepTime step_time(const ParallelPlan& plan, const RankSpeed& s) {
   const double buckets = bucket_count(plan);
   const double gradients = gradient_seconds(plan, s);
-  const double weights =
-      travel_seconds(s, plan.sent.weights, plan.ranks, buckets * double(plan.ranks - 1));
+  const double weights = travel_seconds(s, std::max(plan.sent.weights, plan.busiest.weights),
+                                        plan.ranks, plan.busiest.messages);
   const double tokens = travel_seconds(s, plan.sent.tokens, plan.expert_ranks, 0);
   StepTime time{.compute = compute_seconds(plan, s),
                 .update = s.memory_bytes > 0 ? plan.update_bytes / s.memory_bytes : 0,

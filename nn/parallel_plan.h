@@ -16,11 +16,12 @@ namespace olm::nn {
 
 struct ParallelPlanOptions {
   int64_t ranks = 1;
-  std::optional<int64_t> rank = {};  ///< the one in question; the first with the most micro-batches
-  int64_t batch = 1;                 ///< sequences of a micro-batch
-  int64_t context = 1;               ///< tokens of each sequence
-  DType dtype = f32;                 ///< of activations, f32 or bf16
-  int64_t moments = 2;               ///< optimizer state: f32 numbers per parameter
+  /// The one in question; of those with the most micro-batches the first that owns most.
+  std::optional<int64_t> rank = {};
+  int64_t batch = 1;    ///< sequences of a micro-batch
+  int64_t context = 1;  ///< tokens of each sequence
+  DType dtype = f32;    ///< of activations, f32 or bf16
+  int64_t moments = 2;  ///< optimizer state: f32 numbers per parameter
   /// Ranks over which the experts of each mixture are spread; divides `ranks`.
   int64_t expert_ranks = 1;
   DataParallelOptions parallel = {};  ///< `order` is that of the model
@@ -52,6 +53,14 @@ struct RankTraffic {
   double total() const { return gradients + weights + tokens + news; }
 };
 
+/// What all wait for in a step: of every few buckets that are under way together, the rank that
+/// owns most of them, which adds what all others send it and hands out weights to all. Cuts are at
+/// blocks, so that of a small bucket not every one of many ranks owns a part.
+struct BusiestTraffic {
+  double gradients = 0, weights = 0;  ///< bytes that it receives, and sends
+  double messages = 0;                ///< of each
+};
+
 /// Of one rank.
 struct ParallelPlan {
   int64_t ranks = 1, expert_ranks = 1;  ///< as asked for
@@ -63,6 +72,7 @@ struct ParallelPlan {
   int64_t buckets = 0;                  ///< in which gradients travel
   RankMemory memory = {};
   RankTraffic sent = {};
+  BusiestTraffic busiest = {};
   double model_flops = 0;   ///< forward and backward of its micro-batches
   double flops = 0;         ///< with what is recomputed
   double update_bytes = 0;  ///< that adding gradients and updating read and write

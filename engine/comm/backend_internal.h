@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include <olm/engine/comm.h>
@@ -19,6 +20,10 @@ struct Message {
   void* data = nullptr;
   size_t bytes = 0;
 };
+
+/// Messages over a transport whose counts are int travel in pieces of so many bytes, a multiple of 8
+/// and the same on all ranks. Tests take small ones.
+OLM_API extern size_t piece_bytes;
 
 /// Messages that travel at the same time; those between two ranks arrive in the order given.
 struct Exchange {
@@ -40,6 +45,21 @@ class Progress {
   virtual void wait() = 0;
 };
 
+/// Numbers of the groups that a process is in; from any thread.
+class OLM_API GroupNumbers {
+ public:
+  /// Members of a group, whose number is used until the last handle on them is dropped: messages of
+  /// a later group of that number then meet none of this one.
+  using Members = std::shared_ptr<const std::vector<int>>;
+  static Members take(const std::shared_ptr<GroupNumbers>& numbers, int64_t number,
+                      std::vector<int> members);
+  std::vector<int64_t> used() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::set<int64_t> used_;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -58,9 +78,8 @@ class Backend {
   virtual void finish() {}
   /// The same ranks with messages in host memory; null where this is it.
   virtual std::shared_ptr<Backend> host() { return nullptr; }
-  /// A group is known by a number that none of its ranks has used: not below free_number() of any
-  /// of them, which is then above it.
-  virtual int64_t free_number() const = 0;
+  /// A group is known by a number that none of its ranks uses. Throws alike on all ranks.
+  virtual std::vector<int64_t> used_numbers() const { return {}; }
   virtual std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) = 0;
   virtual Traffic traffic() const = 0;
   /// Why an operation of these ranks that another transport carries, under way for so many seconds

@@ -8,6 +8,9 @@
 
 namespace olm::dist {
 namespace detail {
+
+size_t piece_bytes = size_t(1) << 30;
+
 namespace {
 
 /// One rank, which has nothing to exchange: Comm asks it for no exchange.
@@ -18,7 +21,6 @@ class Alone final : public Backend {
   void require_reach(const char*, const Tensor&) const override {}
   std::shared_ptr<Progress> start(Exchange) override { return nullptr; }
   std::shared_ptr<Progress> start_all_reduce(const Tensor&) override { return nullptr; }
-  int64_t free_number() const override { return 0; }
   std::shared_ptr<Backend> group(const std::vector<int>&, int64_t) override {
     return std::make_shared<Alone>();
   }
@@ -56,6 +58,25 @@ thread_local std::shared_ptr<World> thread_world;
 World& current_world() { return thread_world ? *thread_world : *process_world().load(); }
 
 }  // namespace
+
+GroupNumbers::Members GroupNumbers::take(const std::shared_ptr<GroupNumbers>& numbers,
+                                         int64_t number, std::vector<int> members) {
+  {
+    std::lock_guard lock(numbers->mutex_);
+    numbers->used_.insert(number);
+  }
+  const auto give_back = [numbers, number](const std::vector<int>* list) {
+    delete list;
+    std::lock_guard lock(numbers->mutex_);
+    numbers->used_.erase(number);
+  };
+  return {new std::vector<int>(std::move(members)), give_back};
+}
+
+std::vector<int64_t> GroupNumbers::used() const {
+  std::lock_guard lock(mutex_);
+  return {used_.begin(), used_.end()};
+}
 
 void Meter::begin(size_t bytes_sent) {
   std::lock_guard lock(mutex_);

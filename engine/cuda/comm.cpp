@@ -307,7 +307,7 @@ class CardBackend final : public Backend {
   }
   void finish() override { end_communicators(); }
   std::shared_ptr<Backend> host() override { return host_; }
-  int64_t free_number() const override { return host_->free_number(); }
+  std::vector<int64_t> used_numbers() const override { return host_->used_numbers(); }
   std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) override {
     return with_cards(host_->group(ranks, number));
   }

@@ -69,14 +69,16 @@ void Optimizer::check_ranges(const std::vector<ParameterRange>& ranges) const {
   }
 }
 
-/// What is kept of a range, put together from the ranges so far; undefined where nothing is.
-Tensor Optimizer::cut_kept(size_t k, const ParameterRange& range) const {
+/// What is kept of a range, put together from those of `same` parameter so far; undefined where
+/// nothing is.
+Tensor Optimizer::cut_kept(size_t k, const ParameterRange& range,
+                           const std::vector<size_t>& same) const {
   const Tensor& p = entries_[size_t(range.parameter)].parameter;
   Tensor cut;
   int64_t found = 0;
-  for (size_t i = 0; i < ranges_.size(); ++i) {
+  for (const size_t i : same) {
     const ParameterRange& r = ranges_[i];
-    if (r.parameter != range.parameter || !kept_[i][k].defined()) continue;
+    if (!kept_[i][k].defined()) continue;
     if (r == range) return kept_[i][k];
     const int64_t begin = std::max(r.begin, range.begin), end = std::min(r.end, range.end);
     if (begin >= end) continue;
@@ -95,9 +97,12 @@ Tensor Optimizer::cut_kept(size_t k, const ParameterRange& range) const {
 
 void Optimizer::set_ranges(std::vector<ParameterRange> ranges) {
   check_ranges(ranges);
+  std::vector<std::vector<size_t>> so_far(entries_.size());  // of each parameter
+  for (size_t i = 0; i < ranges_.size(); ++i) so_far[size_t(ranges_[i].parameter)].push_back(i);
   std::vector<Kept> kept(ranges.size());
   for (size_t i = 0; i < ranges.size(); ++i)
-    for (size_t k = 0; k < kKept; ++k) kept[i][k] = cut_kept(k, ranges[i]);
+    for (size_t k = 0; k < kKept; ++k)
+      kept[i][k] = cut_kept(k, ranges[i], so_far[size_t(ranges[i].parameter)]);
   kept_ = std::move(kept);
   ranges_ = std::move(ranges);
 }

@@ -37,7 +37,6 @@ class DataParallel::Impl {
     int64_t targets = 0;
   };
   bool alone() const { return comm.size() == 1; }
-  bool is_expert(const Tensor& parameter) const;
   std::vector<parallel::Member> members() const;
   parallel::Facts facts() const;
   void share_ranges();

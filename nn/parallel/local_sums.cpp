@@ -1,6 +1,7 @@
 #include <olm/nn/parallel/local_sums_internal.h>
 
 #include <algorithm>
+#include <unordered_map>
 #include <utility>
 
 #include <olm/autograd/tape.h>
@@ -43,12 +44,15 @@ Tensor TreeSum::take() {
 LocalSums::LocalSums(const Tensors& parameters, const std::vector<bool>& trained,
                      const ExpertParallel* experts, bool ordered)
     : watched_(parameters.size()), present_(parameters.size()), ordered_(ordered) {
+  std::unordered_map<const TensorImpl*, Tensors> leaves;  // of experts
+  if (experts)
+    for (const ExpertParallel::Source& s : experts->sources())
+      leaves[&s.parameter.impl()].push_back(s.leaf);
   for (size_t p = 0; p < parameters.size(); ++p) {
     Watched& w = watched_[p];
     w.trained = trained[p];
-    if (experts)
-      for (const ExpertParallel::Source& source : experts->sources())
-        if (source.parameter.is_same(parameters[p])) w.sources.push_back({.leaf = source.leaf});
+    if (const auto found = leaves.find(&parameters[p].impl()); found != leaves.end())
+      for (const Tensor& leaf : found->second) w.sources.push_back({.leaf = leaf});
     if (w.sources.empty() && parameters[p].device() != meta)
       w.sources.push_back({.leaf = parameters[p]});
     for (size_t s = 0; s < w.sources.size(); ++s) watch(p, s);

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cmath>
+#include <unordered_map>
+#include <unordered_set>
 
 #include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
@@ -31,17 +33,15 @@ void check_options(const DataParallelOptions& o) {
 
 /// Numbers of an optimizer's parameters from the last of `order` to the first, then of the others.
 std::vector<int64_t> reverse_order(const Tensors& parameters, const Tensors& order) {
+  std::unordered_map<const TensorImpl*, int64_t> left;
+  for (size_t i = 0; i < parameters.size(); ++i) left[&parameters[i].impl()] = int64_t(i);
   std::vector<int64_t> numbers;
-  std::vector<bool> taken(parameters.size());
-  const auto take = [&](const Tensor& wanted) {
-    for (size_t i = 0; i < parameters.size(); ++i)
-      if (!taken[i] && parameters[i].is_same(wanted)) {
-        taken[i] = true;
-        numbers.push_back(int64_t(i));
+  for (const Tensors* list : {&order, &parameters})
+    for (size_t i = list->size(); i > 0; --i)
+      if (const auto found = left.find(&(*list)[i - 1].impl()); found != left.end()) {
+        numbers.push_back(found->second);
+        left.erase(found);
       }
-  };
-  for (size_t i = order.size(); i > 0; --i) take(order[i - 1]);
-  for (size_t i = parameters.size(); i > 0; --i) take(parameters[i - 1]);
   return numbers;
 }
 
@@ -80,16 +80,11 @@ DataParallel::Impl::Impl(Optimizer& opt, DataParallelOptions o, dist::Comm c,
   share_ranges();
 }
 
-bool DataParallel::Impl::is_expert(const Tensor& parameter) const {
-  if (!experts_) return false;
-  const auto& sources = experts_->sources();
-  return std::any_of(sources.begin(), sources.end(), [&](const ExpertParallel::Source& s) {
-    return s.parameter.is_same(parameter);
-  });
-}
-
 /// Parameters in the order in which backward reaches them; those on meta are other ranks'.
 std::vector<Member> DataParallel::Impl::members() const {
+  std::unordered_set<const TensorImpl*> spread;
+  if (experts_)
+    for (const ExpertParallel::Source& s : experts_->sources()) spread.insert(&s.parameter.impl());
   std::vector<Member> result;
   for (const int64_t i : reverse_order(parameters_, options.order)) {
     const Tensor& p = parameters_[size_t(i)];
@@ -98,7 +93,7 @@ std::vector<Member> DataParallel::Impl::members() const {
                         .numel = p.numel(),
                         .dtype = p.dtype(),
                         .trained = trained_[size_t(i)],
-                        .expert = is_expert(p)});
+                        .expert = spread.count(&p.impl()) > 0});
   }
   return result;
 }

@@ -40,8 +40,9 @@ void check_absent(const Launched& l, const std::string& sentence) {
 TEST_SUITE("engine/comm_mpi") {
   TEST_CASE("operations among ranks that mpirun started") {
     if (!test::has_mpirun()) return;
-    for (const int n : {2, 4}) {
-      const Launched l = test::mpirun(n, OLM_RANKS " operations");
+    // Four send messages in small pieces, as large ones travel.
+    for (const auto& [n, pieces] : {std::pair(2, ""), std::pair(4, "OLM_PIECE=1000")}) {
+      const Launched l = test::mpirun(n, OLM_RANKS " operations", pieces);
       INFO(l.out);
       CHECK(l.status == 0);
       CHECK(count(l.out, "ended") == n);

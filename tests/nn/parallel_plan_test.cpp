@@ -175,6 +175,31 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK(parallel_plan(*model, o).flops == (3 * 9 + 8) * 4 * 2e6);
   }
 
+  TEST_CASE("of small buckets and many ranks few are busy") {
+    // Nine buckets, each of a million elements, which are 31 blocks: of 100 ranks as many own one.
+    const auto layer = [] { return Linear(1000, 1000, {.bias = false}); };
+    const Ref<BlockModule> model = Block({Embedding(10, 1000), Repeat(layer, 8), layer()});
+    ParallelPlanOptions o{
+        .ranks = 100, .batch = 1, .context = 1, .parallel = {.micro_batches = 100}};
+    o.parallel.bucket_mb = 1;
+    const ParallelPlan small = parallel_plan(*model, o);
+    const double block = 4 * 32768 * 99;
+    CHECK(small.busiest.gradients >= 3 * block);  // four buckets at a time, of other ranks each
+    CHECK(small.busiest.gradients <= 9 * block);
+    CHECK(small.busiest.weights == small.busiest.gradients);
+    CHECK(small.busiest.messages <= 9 * 99);
+    CHECK(small.sent.weights > 2 * block);  // of the rank that owns most
+    o.rank = 0;
+    CHECK(parallel_plan(*model, o).sent.weights <= small.sent.weights);
+    o.parallel.bucket_mb = 100;
+    CHECK(parallel_plan(*model, o).busiest.gradients < small.busiest.gradients);
+    o.parallel.zero = 0;  // of an even part of each bucket, sums and back
+    const ParallelPlan even = parallel_plan(*model, o);
+    CHECK(even.busiest.gradients == doctest::Approx(even.sent.gradients).epsilon(0.01));
+    CHECK(even.busiest.weights == 0);
+    CHECK(even.busiest.messages == 2 * 99);
+  }
+
   TEST_CASE("experts are spread") {
     const Ref<BlockModule> model = ModelConfig(mixture()).make();
     ParallelPlanOptions o{.ranks = 4, .batch = 2, .context = 16, .parallel = {.micro_batches = 4}};
@@ -228,6 +253,7 @@ TEST_SUITE("nn/parallel_plan") {
     plan.update_bytes = 1e9;
     plan.sent.gradients = 15e9;
     plan.sent.weights = 3e9;
+    plan.busiest.messages = 150;
     const RankSpeed speed{.matrix_flops = 2e12,
                           .share = 0.5,
                           .memory_bytes = 2e9,
@@ -251,6 +277,8 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK(buckets_under_way(plan, fast) == 2);
     fast.message_seconds = 1;  // 15 messages of each bucket, twice
     CHECK(step_time(plan, fast).communication == 300);
+    plan.busiest.gradients = 30e9;  // of a rank that receives more than this one sends
+    CHECK(step_time(plan, speed).communication == doctest::Approx(24 + 2.4));
     fast.link_bytes = 0;
     CHECK_THROWS_WITH(step_time(plan, fast), doctest::Contains("link_bytes"));
   }

@@ -84,6 +84,15 @@ TEST_SUITE("nn/parallel") {
     }
   }
 
+  TEST_CASE("many ranks, of which most own nothing, have the bits of one") {
+    RankTraining made{.parallel = {.micro_batches = 27}};
+    const RankResult one = train_on_ranks(made, 1, 1);
+    for (const int64_t zero : {0, 1}) {
+      made.parallel.zero = zero;
+      check_same(train_on_ranks(made, 24, 1), one);
+    }
+  }
+
   TEST_CASE("parameters in bf16 learn what those in f32 do") {
     const RankResult exact = train_on_ranks({.activations = bf16}, 1, 6);
     const RankResult half = train_on_ranks({.parameters = bf16, .activations = bf16}, 2, 6);

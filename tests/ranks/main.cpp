@@ -14,6 +14,7 @@
 
 #include <olm/engine/backend.h>
 #include <olm/engine/comm.h>
+#include <olm/engine/comm/backend_internal.h>
 #include <olm/engine/cuda/report.h>
 #include <olm/engine/raw.h>
 #include "tests/support/comm_cases.h"
@@ -313,6 +314,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "olm_ranks: wanted the name of a case\n");
     return 2;
   }
+  size_t& piece = dist::detail::piece_bytes;
+  piece = size_t(number_of("OLM_PIECE", double(piece)));
   OwnMpi own(std::getenv("OLM_MPI_LEVEL"));
   int rank = -1;
   Clock::time_point begin = Clock::now();

@@ -300,10 +300,7 @@ void groups(const Comm& comm) {
   all.broadcast(root, 0).wait();
   require_bits("broadcast in a group", root, std::vector<int64_t>(3, size - 1));
   // A group of a group, on some ranks alone, and then one of all.
-  if (rank % 2 == 0) {
-    std::vector<int> one = {half.rank()};
-    require_sum(half.group(one), rank, rank);
-  }
+  if (rank % 2 == 0) require_sum(half.group({half.rank()}), rank, rank);
   require_sum(comm.group(turned), 1, size);
 }
 
@@ -391,6 +388,7 @@ const std::vector<CommCase>& comm_cases() {
       {"operations at once", overlap},
       {"bytes", bytes},
       {"groups", groups},
+      {"numbers of groups", check_group_numbers},
       {"bad calls", bad_calls},
       {"traffic", traffic},
   };

@@ -16,5 +16,7 @@ struct CommCase {
 const std::vector<CommCase>& comm_cases();
 /// Where tensors of cases are that the calling thread runs; cpu at first. Cards have no f64.
 void set_case_device(Device device);
+/// Numbers of the groups that a rank is in come back to those made later; one of the cases.
+void check_group_numbers(const dist::Comm& comm);
 
 }  // namespace olm::test

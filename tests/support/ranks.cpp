@@ -20,9 +20,10 @@ using namespace dist::detail;
 struct Operation {
   std::shared_ptr<Exchange> exchange;  // the stage under way
   int64_t group = 0, number = 0, stage = 0;
-  std::vector<int> ranks;  // of the group, in the world
-  int rank = 0;            // in the group
-  size_t open = 0;         // messages that have not arrived or left
+  std::vector<int> ranks;         // of the group, in the world
+  GroupNumbers::Members members;  // the same, so that the number of the group stays used
+  int rank = 0;                   // in the group
+  size_t open = 0;                // messages that have not arrived or left
   bool done = false;
   std::shared_ptr<Meter> meter;
 };
@@ -199,12 +200,13 @@ struct ThreadProgress final : Progress {
 class ThreadBackend final : public Backend {
  public:
   ThreadBackend(std::shared_ptr<Post> post, std::vector<int> ranks, int rank, int64_t group,
-                std::shared_ptr<int64_t> free_number)
+                const std::shared_ptr<GroupNumbers>& numbers)
       : post_(std::move(post)),
         ranks_(std::move(ranks)),
         rank_(rank),
         group_(group),
-        free_number_(std::move(free_number)) {}
+        numbers_(numbers),
+        members_(GroupNumbers::take(numbers, group, ranks_)) {}
   int rank() const override { return rank_; }
   int size() const override { return int(ranks_.size()); }
   void require_reach(const char* op, const Tensor& x) const override {
@@ -217,22 +219,22 @@ class ThreadBackend final : public Backend {
     op->group = group_;
     op->number = number_++;
     op->ranks = ranks_;
+    op->members = members_;
     op->rank = rank_;
     op->meter = meter_;
     post_->begin(op);
     return std::make_shared<ThreadProgress>(post_, op);
   }
   std::shared_ptr<Progress> start_all_reduce(const Tensor&) override { return nullptr; }
-  int64_t free_number() const override { return *free_number_; }
+  std::vector<int64_t> used_numbers() const override { return numbers_->used(); }
   std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) override {
-    *free_number_ = number + 1;
     std::vector<int> members;
     int rank = 0;
     for (const int r : ranks) {
       if (r == rank_) rank = int(members.size());
       members.push_back(ranks_.at(r));
     }
-    return std::make_shared<ThreadBackend>(post_, members, rank, number, free_number_);
+    return std::make_shared<ThreadBackend>(post_, members, rank, number, numbers_);
   }
   dist::Traffic traffic() const override { return meter_->read(); }
   std::exception_ptr failure(const char* operation, double) override {
@@ -244,7 +246,8 @@ class ThreadBackend final : public Backend {
   std::vector<int> ranks_;
   int rank_;
   int64_t group_, number_ = 0;
-  std::shared_ptr<int64_t> free_number_;  // of the rank
+  std::shared_ptr<GroupNumbers> numbers_;  // of the rank
+  GroupNumbers::Members members_;
   std::shared_ptr<Meter> meter_ = std::make_shared<Meter>();
 };
 
@@ -255,7 +258,7 @@ class ThreadWorld final : public World {
     std::vector<int> ranks(size);
     for (int r = 0; r < size; ++r) ranks[r] = r;
     backend_ = with_cards(
-        std::make_shared<ThreadBackend>(post_, ranks, rank, 0, std::make_shared<int64_t>(1)));
+        std::make_shared<ThreadBackend>(post_, ranks, rank, 0, std::make_shared<GroupNumbers>()));
   }
   std::shared_ptr<Backend> backend() override { return backend_; }
   void leave() override { dist::Comm(backend_).barrier(); }

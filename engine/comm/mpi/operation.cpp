@@ -5,12 +5,6 @@
 #include <olm/engine/comm/mpi/thread_internal.h>
 
 namespace olm::dist::detail {
-namespace {
-
-/// Bytes of a piece: counts of MPI are int.
-constexpr size_t kPiece = size_t(1) << 30;
-
-}  // namespace
 
 MPI_Datatype summed_type(const Mpi& mpi, DType dtype) {
   switch (dtype) {
@@ -65,8 +59,8 @@ void MpiOperation::begin(const Mpi& mpi, MPI_Comm comm) {
 void MpiOperation::begin_sum(const Mpi& mpi, MPI_Comm comm) {
   const size_t size = size_of(sum_.dtype()), bytes = size_t(sum_.numel()) * size;
   char* data = static_cast<char*>(sum_.mutable_data());
-  for (size_t at = 0; at < bytes; at += kPiece) {
-    const size_t n = std::min(kPiece, bytes - at);
+  for (size_t at = 0; at < bytes; at += piece_bytes) {
+    const size_t n = std::min(piece_bytes, bytes - at);
     requests_.push_back(mpi.request_null);
     pieces_.push_back({-1, n, false});
     mpi.check(mpi.Iallreduce(MPI_IN_PLACE, data + at, int(n / size), summed_type(mpi, sum_.dtype()),
@@ -86,8 +80,8 @@ void MpiOperation::begin_stage(const Mpi& mpi, MPI_Comm comm) {
 
 void MpiOperation::post(const Mpi& mpi, MPI_Comm comm, const Message& m, bool arrives) {
   const int peer = ranks_->at(size_t(m.peer));
-  for (size_t at = 0; at < m.bytes || at == 0; at += kPiece) {
-    const size_t n = std::min(kPiece, m.bytes - at);
+  for (size_t at = 0; at < m.bytes || at == 0; at += piece_bytes) {
+    const size_t n = std::min(piece_bytes, m.bytes - at);
     void* data = static_cast<char*>(m.data) + at;
     requests_.push_back(mpi.request_null);
     pieces_.push_back({peer, n, arrives});

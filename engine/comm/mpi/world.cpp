@@ -15,17 +15,15 @@
 namespace olm::dist::detail {
 namespace {
 
-/// Ranks of a group, as numbers of the world, in the order of the group.
-using Members = std::shared_ptr<const std::vector<int>>;
-
 class MpiBackend final : public Backend {
  public:
-  MpiBackend(std::shared_ptr<MpiThread> thread, Members members, int64_t number,
-             std::shared_ptr<int64_t> free_number)
+  /// Members are numbers of the world.
+  MpiBackend(std::shared_ptr<MpiThread> thread, std::vector<int> members, int64_t number,
+             const std::shared_ptr<GroupNumbers>& numbers)
       : thread_(std::move(thread)),
-        members_(std::move(members)),
+        members_(GroupNumbers::take(numbers, number, std::move(members))),
         number_(number),
-        free_number_(std::move(free_number)) {
+        numbers_(numbers) {
     const auto place = std::find(members_->begin(), members_->end(), thread_->rank());
     rank_ = int(place - members_->begin());
   }
@@ -48,13 +46,13 @@ class MpiBackend final : public Backend {
     return begun(std::make_shared<MpiOperation>(thread_, members_, meter_, x));
   }
 
-  int64_t free_number() const override { return *free_number_; }
+  std::vector<int64_t> used_numbers() const override { return numbers_->used(); }
   std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) override {
-    require(number < kGroups, "group: wanted fewer than ", kGroups, " groups");
-    *free_number_ = number + 1;
-    auto members = std::make_shared<std::vector<int>>();
-    for (const int r : ranks) members->push_back(members_->at(size_t(r)));
-    return std::make_shared<MpiBackend>(thread_, members, number, free_number_);
+    require(number < kGroups, "group: these ranks are in ", kGroups - 1,
+            " groups already, wanted fewer at a time");
+    std::vector<int> members;
+    for (const int r : ranks) members.push_back(members_->at(size_t(r)));
+    return std::make_shared<MpiBackend>(thread_, std::move(members), number, numbers_);
   }
   Traffic traffic() const override { return meter_->read(); }
   std::exception_ptr failure(const char* operation, double seconds) override {
@@ -68,9 +66,9 @@ class MpiBackend final : public Backend {
   }
 
   std::shared_ptr<MpiThread> thread_;
-  Members members_;
+  GroupNumbers::Members members_;  // of operations under way, too
   int64_t number_, operations_ = 0;
-  std::shared_ptr<int64_t> free_number_;  // of the process
+  std::shared_ptr<GroupNumbers> numbers_;
   std::shared_ptr<Meter> meter_ = std::make_shared<Meter>();
   int rank_ = 0;
 };
@@ -91,9 +89,10 @@ std::string allowed_cores() {
 class MpiWorld final : public World {
  public:
   explicit MpiWorld(std::shared_ptr<MpiThread> thread) : thread_(std::move(thread)) {
-    auto all = std::make_shared<std::vector<int>>(size_t(thread_->size()));
-    std::iota(all->begin(), all->end(), 0);
-    const auto host = std::make_shared<MpiBackend>(thread_, all, 0, std::make_shared<int64_t>(1));
+    std::vector<int> all(size_t(thread_->size()));
+    std::iota(all.begin(), all.end(), 0);
+    const auto host =
+        std::make_shared<MpiBackend>(thread_, all, 0, std::make_shared<GroupNumbers>());
     backend_ = with_cards(host);
     learn_hosts(Comm(host));
   }
