@@ -98,7 +98,8 @@ std::vector<Member> DataParallel::Impl::members() const {
                         .numel = p.numel(),
                         .dtype = p.dtype(),
                         .trained = trained_[size_t(i)],
-                        .expert = is_expert(p)});
+                        .expert = is_expert(p),
+                        .divisible = optimizer.update_of(i).divisible});
   }
   return result;
 }

@@ -2,6 +2,7 @@
 // Small models trained on ranks, and what is left of them.
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ struct RankTraining {
   bool experts = false;
   int64_t spread = 1;     ///< ranks over which experts are spread
   bool frozen = false;    ///< the first layer
+  bool muon = false;      ///< the optimizer; else AdamW
   bool on_cards = false;  ///< rank r on cuda(r)
   DType parameters = f32, activations = f32;
   nn::DataParallelOptions parallel = {.micro_batches = 8};
@@ -31,6 +33,7 @@ struct RankResult {
 };
 
 nn::Ref<nn::Module> make_rank_model(const RankTraining& made, uint64_t seed);
+std::unique_ptr<nn::Optimizer> make_rank_optimizer(const RankTraining& made, nn::Module& model);
 
 /// The loss of a micro-batch, from its number alone.
 struct RankLoss {
