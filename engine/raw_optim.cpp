@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include <olm/engine/raw.h>
+#include <olm/engine/raw_optim_internal.h>
 #include <olm/kernels/base/math.h>
 #include <olm/kernels/base/run.h>
 
@@ -19,39 +20,11 @@ void norm_into(double* norm, const Tensor& sums) {
                                    .stream = stream_of(sums)});
 }
 
-void check_item(const char* op, const OptimItem& item, const OptimItem& first, Device device) {
-  const Tensor& p = item.parameter;
-  require(p.dtype() == f32 || p.dtype() == f64, op,
-          ": parameters must be f32, of which bf16 activations are made; got ", p.dtype(), " ",
-          p.shape());
-  require(p.is_contiguous(), op, ": parameter ", p.shape(), " is not contiguous");
-  require(p.device() == device, op, ": parameter ", p.shape(), " is on ", p.device(),
-          ", the optimizer's state on ", device);
-  require(p.dtype() == first.parameter.dtype(), op,
-          ": parameters of one optimizer have one dtype, got ", first.parameter.dtype(), " and ",
-          p.dtype());
-  for (const Tensor* t : {&item.gradient, &item.first, &item.second})
-    require(!t->defined() || (t->shape() == p.shape() && t->dtype() == p.dtype() &&
-                              t->device() == device && t->is_contiguous()),
-            op, ": a gradient or moment does not fit parameter ", p.dtype(), " ", p.shape());
-}
-
-/// The moments that an update reads and writes.
-struct Moments {
-  bool first = false, second = false;
-};
-
 std::vector<kernels::OptimTensor> list_of(const char* op, const std::vector<OptimItem>& items,
                                           const StepState& state, Moments needed) {
   std::vector<kernels::OptimTensor> list;
   for (const OptimItem& item : items) {
-    check_item(op, item, items[0], state.device());
-    const Shape& shape = item.parameter.shape();
-    require(item.gradient.defined(), op, ": parameter ", shape, " has no gradient");
-    require(item.first.defined() || !needed.first, op, ": parameter ", shape,
-            " has no first moment");
-    require(item.second.defined() || !needed.second, op, ": parameter ", shape,
-            " has no second moment");
+    check_item(op, item, items[0], state.device(), needed);
     list.push_back({.parameter = item.parameter.mutable_data(),
                     .gradient = item.gradient.data(),
                     .first = item.first.defined() ? item.first.mutable_data() : nullptr,
@@ -79,6 +52,29 @@ void run_update(Update update, const std::vector<OptimItem>& items, const StepSt
 }
 
 }  // namespace
+
+void check_item(const char* op, const OptimItem& item, const OptimItem& first, Device device,
+                Moments needed) {
+  const Tensor& p = item.parameter;
+  require(p.dtype() == f32 || p.dtype() == f64, op,
+          ": parameters must be f32, of which bf16 activations are made; got ", p.dtype(), " ",
+          p.shape());
+  require(p.is_contiguous(), op, ": parameter ", p.shape(), " is not contiguous");
+  require(p.device() == device, op, ": parameter ", p.shape(), " is on ", p.device(),
+          ", the optimizer's state on ", device);
+  require(p.dtype() == first.parameter.dtype(), op,
+          ": parameters of one optimizer have one dtype, got ", first.parameter.dtype(), " and ",
+          p.dtype());
+  for (const Tensor* t : {&item.gradient, &item.first, &item.second})
+    require(!t->defined() || (t->shape() == p.shape() && t->dtype() == p.dtype() &&
+                              t->device() == device && t->is_contiguous()),
+            op, ": a gradient or moment does not fit parameter ", p.dtype(), " ", p.shape());
+  require(item.gradient.defined(), op, ": parameter ", p.shape(), " has no gradient");
+  require(item.first.defined() || !needed.first, op, ": parameter ", p.shape(),
+          " has no first moment");
+  require(item.second.defined() || !needed.second, op, ": parameter ", p.shape(),
+          " has no second moment");
+}
 
 int64_t norm_blocks(int64_t n) { return kernels::ceil_div(n, kernels::kNormBlock); }
 

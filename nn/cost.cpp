@@ -156,7 +156,7 @@ Cost cost_of(Module& model, const CostOptions& o) {
   cost.training_flops_per_token = 3 * cost.forward_flops_per_token;
   cost.weights = parameter_bytes(model, false);
   cost.gradients = parameter_bytes(model, true);
-  cost.moments = double(o.moments) * cost.gradients;
+  cost.moments = o.moments * cost.gradients;
   const Ref<Module> copy = copy_on_meta(model);
   const PassMemory pass = pass_memory(model, o);
   cost.activations = std::max(pass.arrivals.empty() ? pass.rest : pass.arrivals.front().peak,

@@ -24,7 +24,7 @@ struct CostOptions {
   int64_t batch = 1;    ///< sequences
   int64_t context = 1;  ///< tokens of each sequence
   DType dtype = f32;    ///< of activations, f32 or bf16
-  int64_t moments = 2;  ///< optimizer state: f32 numbers per parameter
+  double moments = 2;   ///< optimizer state: f32 numbers per parameter, on average
 };
 
 /// Memory over the forward and backward pass of one batch, in bytes beside weights and those

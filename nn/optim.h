@@ -1,6 +1,6 @@
 #pragma once
-// Optimizers: AdamW, SGD, Lion, each one fused pass over all parameters; and learning-rate
-// schedules.
+// Optimizers: AdamW, SGD, Lion, each one fused pass over all parameters; Muon, which multiplies
+// matrices; and learning-rate schedules.
 #include <array>
 #include <limits>
 #include <map>
@@ -19,6 +19,7 @@ struct ParameterGroup {
   Tensors parameters = {};
   std::optional<double> lr_scale = {};      ///< factor on the learning rate; 1 if not given
   std::optional<double> weight_decay = {};  ///< the optimizer's if not given
+  std::optional<bool> orthogonalize = {};   ///< by Muon; matrices alone are, if not given
 };
 
 /// The usual groups: matrices with weight decay; vectors and scalars (norms, biases) without.
@@ -45,6 +46,13 @@ struct ParameterRange {
   int64_t parameter = 0;  ///< its number in parameters()
   int64_t begin = 0, end = 0;
   bool operator==(const ParameterRange&) const = default;
+};
+
+/// What an update of a parameter is.
+struct ParameterUpdate {
+  bool divisible = true;  ///< its elements can be updated apart; not where it is orthogonalized
+  int64_t moments = 0;    ///< f32 numbers that are kept of each element
+  double flops = 0;       ///< of products of matrices
 };
 
 /// Holds parameters (handles: moving or converting a model keeps them) and their moments. A
@@ -74,6 +82,7 @@ class OLM_API Optimizer {
   int64_t steps() const { return steps_; }
   /// In the order of the groups.
   Tensors parameters() const;
+  ParameterUpdate update_of(int64_t parameter) const;
   /// What it is, such as "AdamW".
   const char* name() const { return kind_.name; }
   /// Its options, and what groups have of their own, parameter by parameter: the same on ranks that
@@ -91,8 +100,9 @@ class OLM_API Optimizer {
   //   sums = squared_sums(gradients); begin_step(all sums, options);
   //   update_ranges(gradients, 0); end_step(all sums, present);
   /// Restricts updates and moments to these elements: disjoint, in any order, each of whole blocks
-  /// of kernels::kNormBlock elements but for the end of a parameter. All of each parameter at
-  /// first. Moments that are there already are cut; throws for elements whose moments are not.
+  /// of kernels::kNormBlock elements but for the end of a parameter, or of one that is not
+  /// divisible all. All of each parameter at first. Moments that are there already are cut; throws
+  /// for elements whose moments are not.
   void set_ranges(std::vector<ParameterRange> ranges);
   const std::vector<ParameterRange>& ranges() const { return ranges_; }
   /// Bytes of what is kept of ranges(), once all parameters that are trained had a gradient.
@@ -119,7 +129,10 @@ class OLM_API Optimizer {
     double lr = 0, weight_decay = 0, clip_norm = 0;
     const char* first = nullptr;   ///< name of the first moment; null where there is none
     const char* second = nullptr;  ///< name of the second moment
-    std::string options = {};      ///< all of them, for people
+    /// Name of the only moment of parameters that are orthogonalized; null where none are.
+    const char* of_matrices = nullptr;
+    int64_t iterations = 0;    ///< of orthogonalizing
+    std::string options = {};  ///< all of them, for people
   };
   Optimizer(std::vector<ParameterGroup> groups, Kind kind);
 
@@ -127,6 +140,7 @@ class OLM_API Optimizer {
   struct Entry {
     Tensor parameter = {};
     double lr_scale = 1, weight_decay = 0;
+    bool orthogonalize = false;
     int64_t missed = 0;
     bool started = false;  // had a gradient once, on some rank, and so has moments
   };
@@ -242,6 +256,56 @@ class OLM_API Lion final : public Optimizer {
  private:
   void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) override;
   LionOptions options_;
+};
+
+struct MuonOptions {
+  double lr = 1e-3;
+  double momentum = 0.95;
+  bool nesterov = true;
+  double weight_decay = 0.1;
+  /// Matrices move by as much as AdamW would move them, so that its learning rates and decay serve;
+  /// else by o · sqrt(max(1, M / N)), the first Muon's, which wants a rate of about 0.02.
+  bool match_adamw = true;
+  int64_t iterations = 5;
+  DType dtype = bf16;                         ///< in which matrices are multiplied, or f32
+  std::array<double, 2> betas = {0.9, 0.95};  ///< with eps, of the other parameters
+  double eps = 1e-8;
+  double clip_norm = 0;  ///< 0: gradients are not clipped
+  void fields(auto& v) {
+    v("lr", lr);
+    v("momentum", momentum);
+    v("nesterov", nesterov);
+    v("weight_decay", weight_decay);
+    v("match_adamw", match_adamw);
+    v("iterations", iterations);
+    v("dtype", dtype);
+    v("beta1", betas[0]);
+    v("beta2", betas[1]);
+    v("eps", eps);
+    v("clip_norm", clip_norm);
+  }
+};
+
+class Module;
+/// Groups for Muon: matrices between the embedding and the head, which are orthogonalized, and the
+/// tables and heads, with weight decay; vectors and scalars without.
+OLM_API std::vector<ParameterGroup> muon_groups(Module& model, double weight_decay);
+
+/// Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025,
+/// arXiv:2502.16982) for matrices p: [M,N], and AdamW for all else. Matrices keep one moment, and
+/// move along the orthogonalized momentum:
+///   b = momentum·b + (1-momentum)·g    d = nesterov ? momentum·b + (1-momentum)·g : b
+///   p *= 1 - lr·weight_decay    p -= lr · 0.2 sqrt(max(M, N)) · raw::orthogonalize(d)
+/// That multiplies matrices for about 30 min(M, N) / tokens of the operations of forward and
+/// backward: of steps of few tokens a good part, of large ones little. See muon_groups().
+class OLM_API Muon final : public Optimizer {
+ public:
+  explicit Muon(std::vector<ParameterGroup> groups, MuonOptions options = {});
+  explicit Muon(const Tensors& parameters, MuonOptions options = {});
+
+ private:
+  void update(const std::vector<raw::OptimItem>& items, const raw::StepState& state) override;
+  MuonOptions options_;
 };
 
 /// The learning rate of step t = 0, 1, …: warm-up lr·(t+1)/warmup_steps for t < warmup_steps, then

@@ -94,10 +94,22 @@ void check(const ParallelPlanOptions& o) {
   require(o.under_way >= 1, "parallel_plan: under_way wants at least 1, got ", o.under_way);
 }
 
+/// What an optimizer does to some elements.
+struct Updates {
+  double elements = 0, moments = 0, flops = 0;
+  void add(int64_t n, const ParameterUpdate& update) {
+    elements += double(n);
+    moments += double(n * update.moments);
+    flops += update.flops;
+  }
+};
+
 /// All of a step but the memory of its passes.
 struct Outline {
   PlannedStep step = {};
-  double parameters = 0, held = 0, trained = 0;  // of the model; of the rank; of it not frozen
+  double parameters = 0, held = 0;            // of the model; of the rank
+  std::vector<ParameterUpdate> updates = {};  // by Member::parameter
+  Updates trained = {};                       // all that the rank holds, but for what is frozen
 };
 
 /// Elements of a bucket that each rank adds, of those that share it.
@@ -124,11 +136,22 @@ int64_t usual_rank(const PlannedStep& s, const std::vector<SumTree::Node>& parts
   return int64_t(most);
 }
 
+/// How each parameter of a model is updated.
+std::map<const TensorImpl*, ParameterUpdate> updates_of(const Optimizer* optimizer) {
+  std::map<const TensorImpl*, ParameterUpdate> updates;
+  if (!optimizer) return updates;
+  const Tensors parameters = optimizer->parameters();
+  for (size_t i = 0; i < parameters.size(); ++i)
+    updates[&parameters[i].impl()] = optimizer->update_of(int64_t(i));
+  return updates;
+}
+
 Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOptions& o) {
   Outline out{.step = {.under_way = std::min(o.under_way, int64_t(kUnderWay)),
                        .ranks = int(o.ranks),
                        .replicas = int(o.ranks / o.expert_ranks),
                        .options = o.parallel}};
+  const auto updates = updates_of(o.optimizer);
   std::map<const TensorImpl*, int64_t> numbers;
   std::vector<Member> members;
   for (const auto& [key, p] : model.named_parameters()) {
@@ -139,9 +162,13 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
     const bool trained = requires_grad(p);
     if (trained) out.step.parameters[key] = number->second;
     if (!fresh) continue;
-    members.push_back({number->second, p.numel(), f32, trained, holder != nullptr});
+    const auto known = updates.find(&p.impl());
+    out.updates.push_back(known == updates.end() ? ParameterUpdate{.moments = 2} : known->second);
+    const ParameterUpdate& update = out.updates.back();
+    members.push_back(
+        {number->second, p.numel(), f32, trained, holder != nullptr, update.divisible});
     out.held += double(p.numel());
-    if (trained) out.trained += double(p.numel());
+    if (trained) out.trained.add(p.numel(), update);
   }
   std::reverse(members.begin(), members.end());  // as backward reaches them
   if (o.ranks > 1)
@@ -184,17 +211,19 @@ BusiestTraffic busiest_of(const PlannedStep& s) {
 }
 
 /// What the rank sends but for rows of mixtures; of elements it owns those it updates are counted.
-RankTraffic traffic_of(const PlannedStep& s, double* owned, int64_t* travelling) {
+RankTraffic traffic_of(const Outline& outline, Updates* owned, int64_t* travelling) {
+  const PlannedStep& s = outline.step;
   RankTraffic sent;
   StepNews news{.losses = std::vector<MicroBatchLoss>(size_t(s.micro_batches)),
                 .present = std::vector<bool>(s.all_parameters)};
   for (const Bucket& b : s.buckets) {
     const int ranks = b.expert ? s.replicas : s.ranks;
     const auto rank = size_t(b.expert ? s.replica : s.rank);
-    for (const ParameterRange& r : ranges_of(b, int(rank)))
+    for (const ParameterRange& r : ranges_of(b, int(rank))) {
       news.sums.resize(news.sums.size() + size_t(raw::norm_blocks(r.end - r.begin)));
+      if (b.trained) owned->add(r.end - r.begin, outline.updates[size_t(r.parameter)]);
+    }
     if (!b.trained) continue;
-    *owned += double(b.counts[rank]);
     if (ranks == 1) continue;
     const bool sharded = s.options.zero == 1;
     const auto own = double(added_counts(b, s)[rank]);
@@ -219,15 +248,15 @@ ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& o) {
                     .rank_parameters = int64_t(outline.held),
                     .micro_batches = step.micro_batches,
                     .tokens = o.batch * o.context * o.parallel.micro_batches};
-  double owned = 0;
-  plan.sent = traffic_of(step, &owned, &plan.buckets);
+  Updates owned;
+  plan.sent = traffic_of(outline, &owned, &plan.buckets);
   plan.busiest = busiest_of(step);
-  const double updated = o.ranks > 1 && o.parallel.zero == 1 ? owned : outline.trained;
-  plan.updated_parameters = int64_t(updated);
+  const Updates& updated = o.ranks > 1 && o.parallel.zero == 1 ? owned : outline.trained;
+  plan.updated_parameters = int64_t(updated.elements);
   step.pass = pass_memory(model, {.batch = o.batch, .context = o.context, .dtype = o.dtype});
   plan.memory = most_memory(step);
   plan.memory.weights = outline.held * kF32;
-  plan.memory.moments = updated * double(o.moments) * kF32;
+  plan.memory.moments = updated.moments * kF32;
   const double tokens = double(o.batch * o.context * step.micro_batches);
   const double others = double(o.expert_ranks - 1) / double(o.expert_ranks);
   plan.sent.tokens = layers.row_elements * tokens * double(size_of(o.dtype)) * others;
@@ -235,8 +264,9 @@ ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& o) {
   plan.flops = plan.model_flops + layers.recomputed_flops * tokens;
   // Of two gradients one sum is written; the norm reads gradients; the update reads all and writes
   // all but them.
-  plan.update_bytes = 3 * kF32 * outline.trained * double(step.micro_batches - 1) +
-                      (4 + 2 * double(o.moments)) * kF32 * updated;
+  plan.update_bytes = 3 * kF32 * outline.trained.elements * double(step.micro_batches - 1) +
+                      (4 * updated.elements + 2 * updated.moments) * kF32;
+  plan.update_flops = updated.flops;
   return plan;
 }
 
@@ -299,7 +329,8 @@ StepTime step_time(const ParallelPlan& plan, const RankSpeed& s) {
                                         plan.ranks, plan.busiest.messages);
   const double tokens = travel_seconds(s, plan.sent.tokens, plan.expert_ranks, 0);
   StepTime time{.compute = compute_seconds(plan, s),
-                .update = s.memory_bytes > 0 ? plan.update_bytes / s.memory_bytes : 0,
+                .update = (s.memory_bytes > 0 ? plan.update_bytes / s.memory_bytes : 0) +
+                          plan.update_flops / (s.matrix_flops * s.share),
                 .communication = gradients + weights + tokens};
   // The last bucket has nothing to hide behind.
   time.exposed = std::max(gradients - backward_seconds(plan, s), gradients / buckets) +

@@ -18,10 +18,10 @@ struct ParallelPlanOptions {
   int64_t ranks = 1;
   /// The one in question; of those with the most micro-batches the first that owns most.
   std::optional<int64_t> rank = {};
-  int64_t batch = 1;    ///< sequences of a micro-batch
-  int64_t context = 1;  ///< tokens of each sequence
-  DType dtype = f32;    ///< of activations, f32 or bf16
-  int64_t moments = 2;  ///< optimizer state: f32 numbers per parameter
+  int64_t batch = 1;                     ///< sequences of a micro-batch
+  int64_t context = 1;                   ///< tokens of each sequence
+  DType dtype = f32;                     ///< of activations, f32 or bf16
+  const Optimizer* optimizer = nullptr;  ///< of the model's parameters; null: AdamW
   /// Ranks over which the experts of each mixture are spread; divides `ranks`.
   int64_t expert_ranks = 1;
   DataParallelOptions parallel = {};  ///< `order` is that of the model
@@ -76,6 +76,7 @@ struct ParallelPlan {
   double model_flops = 0;   ///< forward and backward of its micro-batches
   double flops = 0;         ///< with what is recomputed
   double update_bytes = 0;  ///< that adding gradients and updating read and write
+  double update_flops = 0;  ///< of the matrix products of Muon
 };
 /// Throws for more ranks than micro-batches, for experts that do not divide or whose ranks have
 /// unlike numbers of micro-batches, and where the model does not take ids [batch, context].

@@ -25,10 +25,14 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, Kind kind) : kind_(kind
       require_float(kind.name, p);
       require(seen.insert(p.handle().get()).second, kind.name, ": parameter ", entries_.size(), " ",
               p.shape(), " is there twice");
+      const bool orthogonalize = kind.of_matrices && group.orthogonalize.value_or(p.rank() == 2);
+      require(!orthogonalize || p.rank() == 2, kind.name, ": parameter ", entries_.size(), " ",
+              p.shape(), " is no matrix and cannot be orthogonalized");
       ranges_.push_back({.parameter = int64_t(entries_.size()), .begin = 0, .end = p.numel()});
       entries_.push_back({.parameter = p,
                           .lr_scale = group.lr_scale.value_or(1),
-                          .weight_decay = group.weight_decay.value_or(kind.weight_decay)});
+                          .weight_decay = group.weight_decay.value_or(kind.weight_decay),
+                          .orthogonalize = orthogonalize});
     }
   }
   kept_.resize(ranges_.size());
@@ -56,7 +60,8 @@ Tensors Optimizer::parameters() const {
 std::string Optimizer::describe() const {
   std::string text = kind_.options;
   for (const Entry& entry : entries_)
-    text += detail::concat(", ", entry.lr_scale, "x ", entry.weight_decay);
+    text += detail::concat(", ", entry.lr_scale, "x ", entry.weight_decay,
+                           entry.orthogonalize ? " orthogonalized" : "");
   return text;
 }
 

@@ -3,13 +3,25 @@
 
 #include <olm/autograd/tape.h>
 #include <olm/engine/raw.h>
+#include <olm/engine/raw_muon.h>
 #include <olm/nn/optim.h>
 
 namespace olm::nn {
 
 const char* Optimizer::name_of_kept(size_t k, const Entry& entry) const {
   if (k == kMaster) return entry.parameter.dtype() == bf16 ? "master" : nullptr;
+  if (entry.orthogonalize) return k == 0 ? kind_.of_matrices : nullptr;
   return k == 0 ? kind_.first : kind_.second;
+}
+
+ParameterUpdate Optimizer::update_of(int64_t parameter) const {
+  const Entry& entry = entries_.at(size_t(parameter));
+  ParameterUpdate update{.divisible = !entry.orthogonalize};
+  for (size_t k = 0; k < kMaster; ++k) update.moments += name_of_kept(k, entry) ? 1 : 0;
+  const Shape& shape = entry.parameter.shape();
+  if (entry.orthogonalize)
+    update.flops = raw::orthogonalize_flops(shape[0], shape[1], kind_.iterations);
+  return update;
 }
 
 bool Optimizer::is_whole(const ParameterRange& range) const {
@@ -63,6 +75,8 @@ void Optimizer::check_ranges(const std::vector<ParameterRange>& ranges) const {
             p.shape(), " are no range of blocks of ", kernels::kNormBlock);
     require(!before || before->parameter != r.parameter || before->end <= r.begin, kind_.name,
             ": element ", r.begin, " of parameter ", r.parameter, " is in two ranges");
+    require(is_whole(r) || update_of(r.parameter).divisible, kind_.name, ": parameter ",
+            r.parameter, " ", p.shape(), " is updated as a whole and cannot be cut");
     require(p.is_contiguous() || is_whole(r), kind_.name, ": parameter ", r.parameter, " ",
             p.shape(), " is not contiguous and cannot be cut");
     before = &r;

@@ -7,12 +7,13 @@
 namespace olm::nn::parallel {
 namespace {
 
-/// Places at which a bucket may be cut: the ends of blocks of its parameters.
+/// Places at which a bucket may be cut: the ends of its parameters, and of blocks of those that are
+/// divisible.
 std::vector<int64_t> places_of(const Bucket& bucket) {
   std::vector<int64_t> places = {0};
   for (const Member& m : bucket.members) {
     const int64_t begin = places.back();
-    for (int64_t n = kernels::kNormBlock; n < m.numel; n += kernels::kNormBlock)
+    for (int64_t n = kernels::kNormBlock; m.divisible && n < m.numel; n += kernels::kNormBlock)
       places.push_back(begin + n);
     if (m.numel > 0) places.push_back(begin + m.numel);
   }

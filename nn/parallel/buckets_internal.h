@@ -13,8 +13,9 @@ struct Member {
   int64_t parameter = 0;  ///< its number in the optimizer
   int64_t numel = 0;
   DType dtype = f32;
-  bool trained = true;  ///< its gradients travel
-  bool expert = false;  ///< shared with the replicas of the expert alone
+  bool trained = true;    ///< its gradients travel
+  bool expert = false;    ///< shared with the replicas of the expert alone
+  bool divisible = true;  ///< has several owners, each of some elements
 };
 
 /// Elements of some parameters, one behind the other, and how ranks share them.
@@ -30,8 +31,9 @@ struct Bucket {
 std::vector<ParameterRange> ranges_of(const Bucket& bucket, int rank);
 
 /// Cuts members, in their order, into buckets of at most `bytes` of gradients, or one parameter,
-/// and the elements of each among so many ranks, at blocks of kernels::kNormBlock: such that each
-/// has an even part of all buckets up to any. Frozen members come last.
+/// and the elements of each among so many ranks, at blocks of kernels::kNormBlock, or at the ends
+/// of those that are not divisible: such that each has an even part of all buckets up to any.
+/// Frozen members come last.
 std::vector<Bucket> make_buckets(const std::vector<Member>& members, double bytes, int ranks,
                                  int replicas);
 

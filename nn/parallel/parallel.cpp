@@ -93,7 +93,8 @@ std::vector<Member> DataParallel::Impl::members() const {
                         .numel = p.numel(),
                         .dtype = p.dtype(),
                         .trained = trained_[size_t(i)],
-                        .expert = spread.count(&p.impl()) > 0});
+                        .expert = spread.count(&p.impl()) > 0,
+                        .divisible = optimizer.update_of(i).divisible});
   }
   return result;
 }

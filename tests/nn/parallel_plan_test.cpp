@@ -55,6 +55,7 @@ struct Arrangement {
   DataParallelOptions parallel;
   int64_t expert_ranks = 1;
   bool frozen = false;  // all layers but the head
+  bool muon = false;
 };
 
 /// Each rank sends in a step what was planned of it.
@@ -64,19 +65,25 @@ void check_sent(const DecoderConfig& config, const Arrangement& a) {
     const Ref<BlockModule> model = whole.make();
     whole.init(*model, {.seed = 1});
     if (a.frozen) model->freeze("blocks.1");
+    std::unique_ptr<Optimizer> optimizer;
+    if (a.muon)
+      optimizer = std::make_unique<Muon>(muon_groups(*model, 0.1));
+    else
+      optimizer = std::make_unique<AdamW>(model->parameters());
     const ParallelPlanOptions options{.ranks = a.ranks,
                                       .rank = world.rank(),
                                       .batch = 2,
                                       .context = config.max_seq_len,
+                                      .optimizer = a.muon ? optimizer.get() : nullptr,
                                       .expert_ranks = a.expert_ranks,
                                       .parallel = a.parallel};
     const ParallelPlan plan = parallel_plan(*model, options);
+    CHECK((plan.update_flops > 0) == a.muon);
     std::shared_ptr<ExpertParallel> experts;
     if (a.expert_ranks > 1) experts = spread_experts(*model, a.expert_ranks, world);
-    AdamW optimizer(model->parameters());
     DataParallelOptions how = a.parallel;
     how.order = model->parameters();
-    DataParallel parallel(optimizer, how, world, experts);
+    DataParallel parallel(*optimizer, how, world, experts);
     INFO("rank ", world.rank(), " of ", a.ranks, ", zero ", a.parallel.zero);
     CHECK(plan.micro_batches == parallel.end() - parallel.begin());
     const int64_t before = world.traffic().bytes_sent;
@@ -104,7 +111,12 @@ TEST_SUITE("nn/parallel_plan") {
     deep.num_layers = 30;
     deep.embed_dim = 8;
     check_sent(deep, {.ranks = 2, .parallel = {.micro_batches = 2}, .frozen = true});
-    check_sent(mixture(), {4, {.micro_batches = 4, .bucket_mb = 0.1}, 2});
+    for (const bool muon : {false, true})
+      check_sent(mixture(), {.ranks = 4,
+                             .parallel = {.micro_batches = 4, .bucket_mb = 0.1},
+                             .expert_ranks = 2,
+                             .muon = muon});
+    check_sent(small(), {.ranks = 3, .parallel = {.micro_batches = 3}, .muon = true});
   }
 
   TEST_CASE("memory is that of a real step") {

@@ -22,7 +22,8 @@ constexpr double kTiny = 1e-4;  // MiB of a bucket: smaller than most parameters
 RankResult train_plainly(const RankTraining& made, int64_t steps) {
   RankResult result;
   const auto model = make_rank_model(made, 7);
-  AdamW optimizer(decay_groups(model->parameters(), 0.1), {.lr = 1e-2, .clip_norm = 0.5});
+  const auto owned = make_rank_optimizer(made, *model);
+  Optimizer& optimizer = *owned;
   const int64_t m = made.parallel.micro_batches;
   for (int64_t step = 0; step < steps; ++step) {
     int64_t targets = 0;
@@ -46,13 +47,15 @@ RankResult train_plainly(const RankTraining& made, int64_t steps) {
 
 TEST_SUITE("nn/parallel") {
   TEST_CASE("any number of ranks has the bits of one") {
-    for (RankTraining made :
-         std::vector<RankTraining>{{.name = "dense"},
-                                   {.name = "bf16 activations", .activations = bf16},
-                                   {.name = "bf16", .parameters = bf16, .activations = bf16},
-                                   {.name = "frozen", .frozen = true},
-                                   {.name = "without targets", .gaps = true},
-                                   {.name = "experts", .experts = true}}) {
+    for (RankTraining made : std::vector<RankTraining>{
+             {.name = "dense"},
+             {.name = "bf16 activations", .activations = bf16},
+             {.name = "bf16", .parameters = bf16, .activations = bf16},
+             {.name = "frozen", .frozen = true},
+             {.name = "without targets", .gaps = true},
+             {.name = "experts", .experts = true},
+             {.name = "muon", .muon = true},
+             {.name = "muon in bf16", .muon = true, .parameters = bf16, .activations = bf16}}) {
       CAPTURE(made.name);
       const RankResult one = train_on_ranks(made, 1);
       CHECK(one.steps[2].grad_norm > 0.5);
@@ -106,20 +109,22 @@ TEST_SUITE("nn/parallel") {
   }
 
   TEST_CASE("experts that are idle or spread over ranks have the bits of one rank") {
-    RankTraining made{.experts = true};
-    const RankResult one = train_on_ranks(made, 1);
-    // Some experts had no token in some step, on any rank.
-    const auto missed = to_host<int64_t>(one.state.at("missed"));
-    CHECK(*std::max_element(missed.begin(), missed.end()) > 0);
-    for (const auto& [ranks, spread, zero] : std::vector<std::tuple<int, int, int>>{
-             {2, 2, 1}, {4, 2, 1}, {4, 2, 0}, {8, 2, 1}, {4, 4, 1}}) {
-      CAPTURE(ranks);
-      CAPTURE(spread);
-      CAPTURE(zero);
-      made.spread = spread;
-      made.parallel.zero = zero;
-      made.parallel.bucket_mb = 0.02;
-      check_same(train_on_ranks(made, ranks), one);
+    for (const bool muon : {false, true}) {
+      RankTraining made{.experts = true, .muon = muon};
+      const RankResult one = train_on_ranks(made, 1);
+      // Some experts had no token in some step, on any rank.
+      const auto missed = to_host<int64_t>(one.state.at("missed"));
+      CHECK(*std::max_element(missed.begin(), missed.end()) > 0);
+      for (const auto& [ranks, spread, zero] : std::vector<std::tuple<int, int, int>>{
+               {2, 2, 1}, {4, 2, 1}, {4, 2, 0}, {8, 2, 1}, {4, 4, 1}}) {
+        CAPTURE(ranks);
+        CAPTURE(spread);
+        CAPTURE(zero);
+        made.spread = spread;
+        made.parallel.zero = zero;
+        made.parallel.bucket_mb = 0.02;
+        check_same(train_on_ranks(made, ranks), one);
+      }
     }
   }
 
@@ -197,7 +202,8 @@ TEST_SUITE("nn/parallel") {
         else
           moments[name] = tensor;
       model->load_state_dict(values);
-      AdamW optimizer(decay_groups(model->parameters(), 0.1), {.lr = 1e-2, .clip_norm = 0.5});
+      const auto owned = make_rank_optimizer(made, *model);
+      Optimizer& optimizer = *owned;
       optimizer.load_state_dict(moments);  // whole moments are cut
       DataParallel parallel(optimizer, made.parallel, world);
       optimizer.load_state_dict(moments);  // and parts taken of them

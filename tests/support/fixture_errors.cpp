@@ -49,6 +49,8 @@ constexpr Maker kMakers[] = {
     {"moe.", "", "OpenLanguageModel"},
     {"ops.", "", "PyTorch"},
     {"optim.", "lion", "formula (arXiv:2302.06675)"},
+    {"optim.", "muon_pytorch", "PyTorch"},
+    {"optim.", "muon", "formula (Jordan et al. 2024)"},
     {"optim.", "", "PyTorch"},
     {"positions.", "olm.", "OpenLanguageModel"},
     {"positions.", "hf", "transformers"},

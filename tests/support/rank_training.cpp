@@ -88,6 +88,14 @@ Ref<Module> make_rank_model(const RankTraining& made, uint64_t seed) {
   return model;
 }
 
+std::unique_ptr<Optimizer> make_rank_optimizer(const RankTraining& made, Module& model) {
+  if (made.muon)
+    return std::make_unique<Muon>(muon_groups(model, 0.1),
+                                  MuonOptions{.lr = 1e-2, .clip_norm = 0.5});
+  return std::make_unique<AdamW>(decay_groups(model.parameters(), 0.1),
+                                 AdamWOptions{.lr = 1e-2, .clip_norm = 0.5});
+}
+
 Tensor with_gradient(const Tensor& loss, const Tensor& p, double extra) {
   return record("extra gradient", raw::clone(loss), {loss, p},
                 [extra, shape = p.shape(), options = options_of(p)](const Tensor& dy, Sinks) {
@@ -145,7 +153,8 @@ RankResult train_on_ranks(const RankTraining& made, int ranks, int64_t steps, co
         const auto model = make_rank_model(made, world.rank() == 0 || made.spread > 1 ? 7 : 8);
         if (made.on_cards) model->to(cuda(world.rank()));
         const auto experts = made.spread > 1 ? spread_experts(*model, made.spread, world) : nullptr;
-        AdamW optimizer(decay_groups(model->parameters(), 0.1), {.lr = 1e-2, .clip_norm = 0.5});
+        const auto owned = make_rank_optimizer(made, *model);
+        Optimizer& optimizer = *owned;
         DataParallelOptions options = made.parallel;
         options.order = model->parameters();
         DataParallel parallel(optimizer, options, world, experts);

@@ -2,6 +2,7 @@
 // Small models trained on ranks, and what is left of them.
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct RankTraining {
   int64_t spread = 1;     ///< ranks over which experts are spread
   bool frozen = false;    ///< the first layer
   bool gaps = false;      ///< micro-batches 0 to 3 and 8 to 15 have no target
+  bool muon = false;      ///< the optimizer; else AdamW
   bool on_cards = false;  ///< rank r on cuda(r)
   DType parameters = f32, activations = f32;
   nn::DataParallelOptions parallel = {.micro_batches = 8};
@@ -32,6 +34,7 @@ struct RankResult {
 };
 
 nn::Ref<nn::Module> make_rank_model(const RankTraining& made, uint64_t seed);
+std::unique_ptr<nn::Optimizer> make_rank_optimizer(const RankTraining& made, nn::Module& model);
 
 /// The loss of a micro-batch, from its number alone.
 struct RankLoss {

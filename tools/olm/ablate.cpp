@@ -13,6 +13,7 @@
 #include "tools/olm/command_line.h"
 #include "tools/olm/commands.h"
 #include "tools/olm/comparison.h"
+#include "tools/olm/model.h"
 #include "tools/olm/presets.h"
 #include "tools/olm/progress.h"
 #include "tools/olm/run.h"
@@ -158,7 +159,7 @@ Comparison::Entry entry_of(const Variant& v) {
       nn::cost_of(*v.run.model, {.batch = t.batch_size,
                                  .context = v.run.context,
                                  .dtype = t.dtype,
-                                 .moments = v.run.config.optim.optimizer == "adamw" ? 2 : 1});
+                                 .moments = moments_per_weight(*v.run.optimizer)});
   return {.name = v.name,
           .parameters = cost.parameters,
           .flops_per_token = cost.training_flops_per_token,

@@ -84,10 +84,11 @@ struct OptimConfig {
   double weight_decay = 0.1;
   double beta1 = 0.9;
   double beta2 = 0.99;
+  double momentum = 0.95;
   double eps = 1e-8;
   double clip_norm = 1.0;
   void fields(auto& v) {
-    v("optimizer", optimizer, {.one_of = {"adamw", "lion", "sgd"}, .help = "update rule"});
+    v("optimizer", optimizer, {.one_of = {"adamw", "muon", "lion", "sgd"}, .help = "update rule"});
     v("lr", lr, {.min = 0, .max = 1e6, .help = "highest learning rate"});
     v("min_lr", min_lr, {.min = 0, .max = 1e6, .help = "learning rate at the end"});
     v("schedule", schedule,
@@ -102,6 +103,8 @@ struct OptimConfig {
     v("beta1", beta1,
       {.min = 0, .max = 0.999999, .help = "decay of the first moment; momentum of sgd"});
     v("beta2", beta2, {.min = 0, .max = 0.999999999, .help = "decay of the second moment"});
+    v("momentum", momentum,
+      {.min = 0, .max = 0.999999, .help = "of muon's matrices; its other parameters are adamw's"});
     v("eps", eps, {.min = 0, .max = 1, .help = "added to the root of the second moment"});
     v("clip_norm", clip_norm,
       {.min = 0, .max = 1e9, .help = "largest norm of the whole gradient; 0 does not clip"});

@@ -22,6 +22,13 @@ void require_utf8(const nn::Corpus& corpus) {
 }  // namespace
 
 std::unique_ptr<nn::Optimizer> make_optimizer(const OptimConfig& c, nn::Module& model) {
+  if (c.optimizer == "muon")
+    return std::make_unique<nn::Muon>(nn::muon_groups(model, c.weight_decay),
+                                      nn::MuonOptions{.lr = c.lr,
+                                                      .momentum = c.momentum,
+                                                      .betas = {c.beta1, c.beta2},
+                                                      .eps = c.eps,
+                                                      .clip_norm = c.clip_norm});
   std::vector<nn::ParameterGroup> groups = nn::decay_groups(model.parameters(), c.weight_decay);
   if (c.optimizer == "lion")
     return std::make_unique<nn::Lion>(
@@ -35,6 +42,17 @@ std::unique_ptr<nn::Optimizer> make_optimizer(const OptimConfig& c, nn::Module& 
       std::move(groups),
       nn::AdamWOptions{
           .lr = c.lr, .betas = {c.beta1, c.beta2}, .eps = c.eps, .clip_norm = c.clip_norm});
+}
+
+double moments_per_weight(const nn::Optimizer& optimizer) {
+  double weights = 0, moments = 0;
+  const Tensors parameters = optimizer.parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const double n = double(parameters[i].numel());
+    weights += n;
+    moments += n * double(optimizer.update_of(int64_t(i)).moments);
+  }
+  return weights > 0 ? moments / weights : 0;
 }
 
 std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,

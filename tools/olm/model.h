@@ -12,8 +12,10 @@
 
 namespace olm::tools {
 
-/// AdamW, Lion or SGD over the parameters; vectors are not decayed.
+/// AdamW, Muon, Lion or SGD over the parameters; vectors are not decayed.
 std::unique_ptr<nn::Optimizer> make_optimizer(const OptimConfig& config, nn::Module& model);
+/// f32 numbers that it keeps for each weight, on average.
+double moments_per_weight(const nn::Optimizer& optimizer);
 /// Learned from the corpus, or read where the spec is a path.
 std::shared_ptr<const nn::Tokenizer> make_tokenizer(const std::string& spec,
                                                     const nn::Corpus& corpus);

@@ -34,6 +34,7 @@ struct Question {
   RunConfig config = {};
   int64_t vocab_size = 0, context = 0;
   nn::Ref<nn::Module> model = {};
+  std::unique_ptr<nn::Optimizer> optimizer = {};
   nn::ParallelPlanOptions options = {};
 };
 
@@ -78,11 +79,6 @@ nn::Ref<nn::Module> model_of(const ModelSection& section, int64_t vocab_size) {
   return sized.make();
 }
 
-double moments_of(const OptimConfig& config) {
-  if (config.optimizer == "adamw") return 2;
-  return config.optimizer == "sgd" && config.beta1 == 0 ? 0 : 1;
-}
-
 Question question_of(const PlanArgs& args, const dist::Comm& world) {
   Question q{.config = assemble(args.train)};
   const RunConfig& c = q.config;
@@ -90,11 +86,12 @@ Question question_of(const PlanArgs& args, const dist::Comm& world) {
   q.context = c.train.context.value_or(c.model.context());
   q.model = model_of(c.model, q.vocab_size);
   nn::set_recompute(*q.model, c.train.recompute);
+  q.optimizer = make_optimizer(c.optim, *q.model);
   q.options = {.ranks = args.ranks.value_or(world.size()),
                .batch = c.train.batch_size,
                .context = q.context,
                .dtype = c.train.dtype,
-               .moments = int64_t(moments_of(c.optim)),
+               .optimizer = q.optimizer.get(),
                .expert_ranks = c.dist.experts,
                .parallel = {.micro_batches = c.train.accumulation,
                             .zero = c.dist.zero,

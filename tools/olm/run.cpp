@@ -252,7 +252,7 @@ Plan plan(Run& run, nn::Trainer& trainer) {
   const auto begin = std::chrono::steady_clock::now();
   // What the optimizer will hold, in all and, of all ranks together, beside each weight.
   const double held = double(trainer.parallel().cost().moment_bytes);
-  const double moments = c.optim.optimizer == "adamw" ? 2 : 1;
+  const double moments = moments_per_weight(*run.optimizer);
   const bool timed = c.train.minutes > 0 && !run.resumed;
   // A short training is not measured for long.
   const nn::Timing t = trainer.measure(timed ? std::min(2.0, c.train.minutes * 60 / 20) : 2);
