@@ -232,13 +232,14 @@ class Pass {
   /// nothing of theirs. A captured leaf's gradient stays here, and a lent one is in the caller's
   /// memory.
   static void finish(Meta& meta, Leaf& leaf) {
-    if (!leaf.pending.defined() || leaf.lent) return;
-    if (!owned_alone(leaf.pending)) leaf.pending = raw::clone(leaf.pending);
+    if (leaf.lent) return;
+    const bool came = leaf.pending.defined();
+    if (came && !owned_alone(leaf.pending)) leaf.pending = raw::clone(leaf.pending);
     if (leaf.captured) return;
     // What functions of on_grad put there while this pass was under way, such as by a backward.
-    add(leaf.pending, std::exchange(meta.grad, {}), false);
+    if (came) add(leaf.pending, std::exchange(meta.grad, {}), false);
     const Tensor gradient = std::exchange(leaf.pending, {});
-    meta.grad = gradient;
+    if (came) meta.grad = gradient;
     // They may give the leaf more functions, which wait for the next pass: so those of this one are
     // counted first. They may also clear its gradient: so all are handed the same tensor.
     auto hook = meta.hooks.begin();

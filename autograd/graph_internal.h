@@ -53,6 +53,10 @@ Meta& make_meta(const Tensor& t);
 /// From an op to its input t.
 Edge edge_to(const Tensor& t);
 
+/// on_grad() of autograd/tape.h, also for a leaf whose uses all delivered no gradient, as an expert
+/// without rows has none: that is undefined. When fn is called depends on the graph alone.
+void on_delivered(const Tensor& leaf, std::function<void(const Tensor& gradient)> fn);
+
 /// The number that the latest node of this thread got.
 uint64_t current_number();
 

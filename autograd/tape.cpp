@@ -130,6 +130,12 @@ void zero_grad(const Tensor& leaf) {
 Tensor detach(const Tensor& t) { return raw::alias(t); }
 
 void on_grad(const Tensor& leaf, std::function<void(const Tensor&)> fn) {
+  graph::on_delivered(leaf, [fn = std::move(fn)](const Tensor& gradient) {
+    if (gradient.defined()) fn(gradient);
+  });
+}
+
+void graph::on_delivered(const Tensor& leaf, std::function<void(const Tensor&)> fn) {
   require(is_leaf(leaf), "on_grad: only leaves keep a gradient");
   make_meta(leaf).hooks.push_back(std::move(fn));
 }

@@ -62,6 +62,12 @@ char* at(void* data, size_t offset) { return static_cast<char*>(data) + offset; 
 /// What is sent is only read; messages of both directions are alike.
 char* at(const void* data, size_t offset) { return at(const_cast<void*>(data), offset); }
 
+bool overlap(const Tensor& x, const Tensor& y) {
+  const auto bytes = [](const Tensor& t) { return size_t(t.numel()) * size_of(t.dtype()); };
+  const char *a = at(x.data(), 0), *b = at(y.data(), 0);
+  return a < b + bytes(y) && b < a + bytes(x);
+}
+
 /// Elements [begin, begin + n) of x, flat.
 Tensor flat(const Tensor& x, int64_t begin, int64_t n) {
   return raw::as_strided(x, {n}, {1}, x.storage_offset() + begin);
@@ -237,6 +243,7 @@ Work Comm::all_to_all(const Tensor& x, const Counts& sent, const Tensor& y,
   require_same_device("all_to_all", y, x);
   require(sent[rank()] == received[rank()], "all_to_all: rank ", rank(), " sends itself ",
           sent[rank()], " elements and wants ", received[rank()]);
+  require(!overlap(x, y), "all_to_all: what comes would be written over what is sent");
   copy_part(y, begin_of(received, rank()), x, begin_of(sent, rank()), sent[rank()]);
   if (size() == 1) return {};
   Exchange e{.name = "all_to_all", .kept = {x, y}};

@@ -7,9 +7,9 @@
 //   dist::Comm world = dist::world();
 //   world.all_reduce(x).wait();          // x becomes the sum over ranks
 //
-// Operations on one Comm are issued in the same order by all its ranks, from one thread at a time.
-// They begin at once and go on while the caller computes; Work::wait() ends them. A rank that fails
-// ends them all: see fail().
+// Operations on one Comm are issued in the same order by all its ranks, from one thread at a time;
+// for tensors on cards those on all Comms together. They begin at once and go on while the caller
+// computes; Work::wait() ends them. A rank that fails ends them all: see fail().
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -35,11 +35,13 @@ class OLM_API PeerError : public CommError {
   using CommError::CommError;
 };
 
+/// Alike on all ranks: how often a rank gives signs of life follows from its own timeout.
 struct Options {
   /// Seconds without a sign of life after which a rank is taken for dead. Ranks that compute, or
   /// write a checkpoint, go on giving signs. In init(): seconds until all have joined.
   double timeout = 60;
-  /// Seconds that an operation waits for a rank that lives and does not come to it.
+  /// Seconds that an operation waits for a rank that lives and does not come to it, not counting
+  /// those in which this process was stopped.
   double patience = 1800;
 };
 
@@ -113,7 +115,7 @@ class OLM_API Comm {
   /// x becomes that of rank `root`.
   Work broadcast(const Tensor& x, int root) const;
   /// Rank r gets the part of x with sent[r] elements; what it gives is the part of y with
-  /// received[r].
+  /// received[r]. x and y do not overlap.
   Work all_to_all(const Tensor& x, const Counts& sent, const Tensor& y,
                   const Counts& received) const;
   /// Returns when all ranks have called it.

@@ -93,6 +93,20 @@ class Backend {
 /// The same ranks, whose tensors may also be on cards, by NCCL; `host` where the build has no CUDA.
 OLM_API std::shared_ptr<Backend> with_cards(std::shared_ptr<Backend> host);
 
+/// How long something is waited for. Time in which nobody asked does not count: a process that was
+/// stopped, as when a scheduler suspends a job, waited for nobody.
+class OLM_API Waiting {
+ public:
+  using Clock = std::chrono::steady_clock;
+  explicit Waiting(Clock::time_point begin = Clock::now()) : asked_(begin) {}
+  /// Seconds since it began, to be asked for all the while.
+  double seconds(Clock::time_point now = Clock::now());
+
+ private:
+  Clock::time_point asked_;
+  Clock::duration waited_ = {};
+};
+
 /// Counts the traffic of a Backend; from any thread.
 class OLM_API Meter {
  public:

@@ -1,4 +1,5 @@
 // What a process knows of its world, and the world of a process alone.
+#include <algorithm>
 #include <cstdlib>
 
 #include <olm/engine/comm/backend_internal.h>
@@ -78,6 +79,14 @@ std::vector<int64_t> GroupNumbers::used() const {
   return {used_.begin(), used_.end()};
 }
 
+double Waiting::seconds(Clock::time_point now) {
+  // More than a loaded machine keeps a thread waiting.
+  constexpr std::chrono::milliseconds kLongest{500};
+  waited_ += std::min<Clock::duration>(now - asked_, kLongest);
+  asked_ = now;
+  return std::chrono::duration<double>(waited_).count();
+}
+
 void Meter::begin(size_t bytes_sent) {
   std::lock_guard lock(mutex_);
   if (under_way_++ == 0) since_ = Clock::now();
@@ -124,6 +133,9 @@ void set_thread_world(std::shared_ptr<World> world) { thread_world = std::move(w
 using detail::current_world;
 
 Comm init(const Options& options) {
+  require(options.timeout > 0 && options.patience > 0,
+          "init: wanted a timeout and a patience above 0 s, got ", options.timeout, " and ",
+          options.patience);
   const bool own = detail::thread_world != nullptr;
   std::lock_guard lock(detail::joining);
   if (!own && !detail::joined)

@@ -55,6 +55,11 @@ struct Span {
   Event ready, began, ended, waited;
 };
 
+/// The latest operation of a process on each card, of whatever communicator. NCCL wants those of
+/// several that share a card one behind the other, in an order that all ranks have: its kernels
+/// keep their places on the card while they wait for others.
+using Order = std::map<int, std::shared_ptr<Span>>;
+
 class Lane;
 
 /// An operation that was launched.
@@ -75,7 +80,8 @@ class Launched final : public Progress {
 /// The communicator of one card, with its stream.
 class Lane : public std::enable_shared_from_this<Lane> {
  public:
-  Lane(int rank, int size, const nccl::UniqueId& id, int card, OtherFailure others);
+  Lane(int rank, int size, const nccl::UniqueId& id, int card, OtherFailure others,
+       std::shared_ptr<Order> order);
   ~Lane();
   std::shared_ptr<Progress> start(const Exchange& exchange);
   std::shared_ptr<Progress> start_all_reduce(const Tensor& x, nccl::Type type);
@@ -100,6 +106,7 @@ class Lane : public std::enable_shared_from_this<Lane> {
   Card& card_;
   CardAllocator scratch_;  // of kernels on this stream
   const int size_;
+  const std::shared_ptr<Order> order_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<Communicator> communicator_;
   std::list<std::shared_ptr<Launched>> launched_;  // not waited for
@@ -110,8 +117,9 @@ class Lane : public std::enable_shared_from_this<Lane> {
   bool is_launching_ = false;
 };
 
-Lane::Lane(int rank, int size, const nccl::UniqueId& id, int card, OtherFailure others)
-    : card_(cuda_backend::card(card)), scratch_(card), size_(size) {
+Lane::Lane(int rank, int size, const nccl::UniqueId& id, int card, OtherFailure others,
+           std::shared_ptr<Order> order)
+    : card_(cuda_backend::card(card)), scratch_(card), size_(size), order_(std::move(order)) {
   card_.use();
   communicator_ = std::make_unique<Communicator>(rank, size, id, card, std::move(others),
                                                  [this] { return is_idle(); });
@@ -164,6 +172,9 @@ std::shared_ptr<Progress> Lane::launch(Tensors kept, size_t bytes_sent, F&& work
   Span& span = *launched->span_;
   span.ready.record(static_cast<cudaStream_t>(card_.stream().native));
   span.ready.hold(stream_);
+  std::shared_ptr<Span>& before = (*order_)[communicator_->card()];
+  if (before) before->ended.hold(stream_);
+  before = launched->span_;
   span.began.record(stream_);
   launched_.push_back(launched);
   set_latest(nullptr, true);
@@ -286,7 +297,8 @@ std::optional<nccl::Type> type_of(DType dtype) {
 /// Ranks whose tensors are on cards or in host memory.
 class CardBackend final : public Backend {
  public:
-  explicit CardBackend(std::shared_ptr<Backend> host) : host_(std::move(host)) {}
+  CardBackend(std::shared_ptr<Backend> host, std::shared_ptr<Order> order)
+      : host_(std::move(host)), order_(std::move(order)) {}
   ~CardBackend() override {
     for (const auto& [card, lane] : lanes_) lane->end();
   }
@@ -309,7 +321,7 @@ class CardBackend final : public Backend {
   std::shared_ptr<Backend> host() override { return host_; }
   std::vector<int64_t> used_numbers() const override { return host_->used_numbers(); }
   std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) override {
-    return with_cards(host_->group(ranks, number));
+    return std::make_shared<CardBackend>(host_->group(ranks, number), order_);
   }
   dist::Traffic traffic() const override;
 
@@ -317,6 +329,7 @@ class CardBackend final : public Backend {
   Lane& lane(int card);
 
   std::shared_ptr<Backend> host_;
+  std::shared_ptr<Order> order_;
   std::map<int, std::shared_ptr<Lane>> lanes_;
 };
 
@@ -354,10 +367,12 @@ Lane& CardBackend::lane(int card) {
   [[maybe_unused]] static const int registered =
       (cuda_backend::card(card), std::atexit(end_communicators));
   const nccl::UniqueId id = agree_on_id(dist::Comm(host_));
-  auto lane = std::make_shared<Lane>(rank(), size(), id, card,
-                                     [host = host_](const char* operation, double seconds) {
-                                       return host->failure(operation, seconds);
-                                     });
+  auto lane = std::make_shared<Lane>(
+      rank(), size(), id, card,
+      [host = host_](const char* operation, double seconds) {
+        return host->failure(operation, seconds);
+      },
+      order_);
   return *lanes_.emplace(card, std::move(lane)).first->second;
 }
 
@@ -367,7 +382,8 @@ Lane& CardBackend::lane(int card) {
 namespace olm::dist::detail {
 
 std::shared_ptr<Backend> with_cards(std::shared_ptr<Backend> host) {
-  return std::make_shared<cuda_backend::CardBackend>(std::move(host));
+  return std::make_shared<cuda_backend::CardBackend>(std::move(host),
+                                                     std::make_shared<cuda_backend::Order>());
 }
 
 }  // namespace olm::dist::detail

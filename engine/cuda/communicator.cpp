@@ -144,7 +144,7 @@ void Communicator::issue(const char* operation, const std::function<Status(nccl:
     std::lock_guard lock(mutex_);
     if (failure_) std::rethrow_exception(failure_);
     operation_ = operation;
-    since_ = Clock::now();
+    since_ = dist::detail::Waiting();
     require_success(nccl_.group_start());
     const Status status = calls(handle_);
     const Status end = nccl_.group_end();
@@ -172,7 +172,7 @@ void Communicator::fail_with(std::exception_ptr failure) {
 /// Of the latest operation; 0 where it has run, or is young.
 double Communicator::seconds_under_way() {
   constexpr double kYoung = 1;
-  const double seconds = std::chrono::duration<double>(Clock::now() - since_).count();
+  const double seconds = since_.seconds();
   return seconds < kYoung || idle_() ? 0 : seconds;
 }
 

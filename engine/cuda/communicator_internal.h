@@ -1,12 +1,12 @@
 #pragma once
 // A communicator of NCCL that never blocks: what takes long is asked for again and again, so that a
 // rank that died ends it. A thread of the process watches over all of them.
-#include <chrono>
 #include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
 
+#include <olm/engine/comm/backend_internal.h>
 #include <olm/engine/cuda/nccl_internal.h>
 
 namespace olm::cuda_backend {
@@ -51,7 +51,7 @@ class Communicator {
   nccl::Handle handle_ = nullptr;
   std::exception_ptr failure_;
   const char* operation_ = "ranks on cuda";  ///< the latest, and when it began
-  std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
+  dist::detail::Waiting since_;
 };
 
 /// Throws what ended a communicator of the card: what it computed since is worthless.

@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include <olm/autograd/tape.h>
+#include <olm/autograd/graph_internal.h>
 #include <olm/engine/raw.h>
 
 namespace olm::nn::parallel {
@@ -62,20 +62,22 @@ LocalSums::LocalSums(const Tensors& parameters, const std::vector<bool>& trained
 LocalSums::~LocalSums() { gate_->open = nullptr; }
 
 void LocalSums::watch(size_t parameter, size_t source) {
-  on_grad(watched_[parameter].sources[source].leaf, [=, gate = gate_](const Tensor& gradient) {
-    if (gate->open) gate->open->arrived(parameter, source, gradient);
-  });
+  graph::on_delivered(watched_[parameter].sources[source].leaf,
+                      [=, gate = gate_](const Tensor& gradient) {
+                        if (gate->open) gate->open->arrived(parameter, source, gradient);
+                      });
 }
 
 void LocalSums::arrived(size_t parameter, size_t source, const Tensor& gradient) {
   Watched& w = watched_[parameter];
   Source& s = w.sources[source];
-  require(w.trained, "DataParallel: parameter ", parameter, " ", s.leaf.shape(),
-          " was frozen when this was made, and has a gradient now");
+  require(w.trained || !gradient.defined(), "DataParallel: parameter ", parameter, " ",
+          s.leaf.shape(), " was frozen when this was made, and has a gradient now");
+  if (!w.trained) return;
   require(!s.came, "DataParallel: parameter ", parameter, " ", s.leaf.shape(),
           " had two gradients in one backward pass");
   s.came = true;
-  present_[parameter] = true;
+  present_[parameter] = present_[parameter] || gradient.defined();
   take(parameter, s, gradient);
 }
 

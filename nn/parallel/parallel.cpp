@@ -153,8 +153,8 @@ void DataParallel::Impl::backward(const Tensor& loss, int64_t n, const Tensors& 
   BackwardOptions how;
   if (options.micro_batches > 1) how.gradient = full(loss.shape(), double(n), options_of(loss));
   const auto pass = [&] {
-    // Where rows travel, ranks wait for each other here, and one of them may have no gradient of an
-    // expert until its end.
+    // Where rows travel, ranks wait for each other here, and one of them, whose graph lacks a
+    // parameter, may have no gradient of it to send until its end.
     if (transfer_) transfer_->set_waiting(!experts_ || experts_->group().size() == 1);
     olm::backward(loss, how);
     if (!transfer_) return;

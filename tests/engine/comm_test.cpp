@@ -2,8 +2,10 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <thread>
 
+#include <olm/engine/comm/backend_internal.h>
 #include "tests/support/comm_cases.h"
 #include "tests/support/ranks.h"
 
@@ -39,6 +41,22 @@ TEST_SUITE("engine/comm") {
     for (const auto& [name, run] : test::comm_cases()) CHECK_NOTHROW(run(comm));
     dist::leave();
     comm.barrier();
+  }
+
+  TEST_CASE("a process that was stopped waited for nobody") {
+    using dist::detail::Waiting;
+    Waiting::Clock::time_point now;
+    Waiting waiting(now);
+    for (int i = 0; i < 100; ++i) waiting.seconds(now += std::chrono::milliseconds(100));
+    CHECK(waiting.seconds(now) == doctest::Approx(10));
+    CHECK(waiting.seconds(now += std::chrono::hours(1)) < 11);
+    CHECK(waiting.seconds(now += std::chrono::milliseconds(100)) > 10.1);
+  }
+
+  TEST_CASE("ranks want time to answer") {
+    CHECK_THROWS_WITH_AS(dist::init({.timeout = 0}),
+                         "init: wanted a timeout and a patience above 0 s, got 0 and 1800", Error);
+    CHECK_THROWS_AS(dist::init({.patience = std::nan("")}), Error);
   }
 
   TEST_CASE("ranks leave when the last has come") {

@@ -178,19 +178,27 @@ void never_leaves(const dist::Comm& comm) {
 /// A child that a rank forks is none, and its end is not that of the rank.
 void forks(const dist::Comm& comm) {
   meet(comm);
+  const Tensor x = ones({1});
+  dist::Work work;  // which ends after the child
+  if (comm.rank() == 0) work = comm.all_reduce(x);
   const pid_t child = fork();
   if (child == 0) {
-    try {
-      comm.barrier();
-    } catch (const dist::CommError& e) {
-      std::printf("%s\n", e.what());
-      std::exit(0);
-    }
-    std::_Exit(1);
+    for (const auto& operation : {std::function([&] { comm.barrier(); }), std::function([&] {
+                                    comm.rank() == 0 ? work.wait() : comm.all_reduce(x).wait();
+                                  })})
+      try {
+        operation();
+        std::_Exit(1);
+      } catch (const dist::CommError& e) {
+        std::printf("%s\n", e.what());
+      }
+    std::exit(0);
   }
   int status = -1;
   waitpid(child, &status, 0);
   require(status == 0, "the child ended with status ", status);
+  if (comm.rank() != 0) work = comm.all_reduce(x);
+  work.wait();
   meet(comm);
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 using Seconds = std::chrono::duration<double>;
 
-/// After a rank has left, what it sent before is given this long to arrive.
+/// After a rank has left, what it sent before is given this long to go on arriving.
 constexpr Seconds kGrace{0.5};
 /// How long a rank that failed waits until the others can know it.
 constexpr Seconds kTelling{1};
@@ -107,12 +107,14 @@ void MpiThread::look_for_late() {
     if (failure_.from >= 0) return;
   }
   for (const auto& operation : active_) {
+    const double still = operation->still(now);
     std::vector<int> missing = operation->missing(), gone;
     std::erase(missing, rank_);
     for (const int r : missing)
-      if (signs_->has_left(r) && now - left_[size_t(r)] > kGrace) gone.push_back(r);
+      if (signs_->has_left(r) && now - left_[size_t(r)] > kGrace && Seconds(still) > kGrace)
+        gone.push_back(r);
     if (!gone.empty()) return set_failure({rank_, with_hosts(gone) + " ended without it", gone});
-    if (missing.empty() || Seconds(now - operation->moved()).count() <= patience) continue;
+    if (missing.empty() || still <= patience) continue;
     return set_late(patience, missing);
   }
 }

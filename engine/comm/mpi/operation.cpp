@@ -39,7 +39,8 @@ MpiOperation::MpiOperation(std::shared_ptr<MpiThread> thread,
       ranks_(std::move(ranks)),
       meter_(std::move(meter)),
       exchange_{.name = "all_reduce", .kept = {x}},
-      sum_(x) {
+      sum_(x),
+      sum_data_(static_cast<char*>(x.mutable_data())) {
   // What a ring sends: each part but one, twice.
   const size_t bytes = size_t(x.numel()) * size_of(x.dtype()), n = ranks_->size();
   meter_->begin(2 * bytes * (n - 1) / n);
@@ -49,7 +50,7 @@ bool MpiOperation::done() { return thread_->done(*this); }
 void MpiOperation::wait() { thread_->wait(*this); }
 
 void MpiOperation::begin(const Mpi& mpi, MPI_Comm comm) {
-  moved_ = Clock::now();
+  still_ = Waiting();
   if (sum_.defined())
     begin_sum(mpi, comm);
   else
@@ -58,13 +59,12 @@ void MpiOperation::begin(const Mpi& mpi, MPI_Comm comm) {
 
 void MpiOperation::begin_sum(const Mpi& mpi, MPI_Comm comm) {
   const size_t size = size_of(sum_.dtype()), bytes = size_t(sum_.numel()) * size;
-  char* data = static_cast<char*>(sum_.mutable_data());
   for (size_t at = 0; at < bytes; at += piece_bytes) {
     const size_t n = std::min(piece_bytes, bytes - at);
     requests_.push_back(mpi.request_null);
     pieces_.push_back({-1, n, false});
-    mpi.check(mpi.Iallreduce(MPI_IN_PLACE, data + at, int(n / size), summed_type(mpi, sum_.dtype()),
-                             mpi.sum, comm, &requests_.back()),
+    mpi.check(mpi.Iallreduce(MPI_IN_PLACE, sum_data_ + at, int(n / size),
+                             summed_type(mpi, sum_.dtype()), mpi.sum, comm, &requests_.back()),
               "MPI");
   }
   open_ = requests_.size();
@@ -128,7 +128,7 @@ bool MpiOperation::poll(const Mpi& mpi, MPI_Comm comm) {
       pieces_[piece].bytes = 0;
     }
     open_ -= size_t(count);
-    moved_ = Clock::now();
+    still_ = Waiting();
   }
   if (open_ == 0) end_stage(mpi, comm);
   return true;

@@ -15,7 +15,6 @@ class MpiThread;
 /// Everything but `done_` belongs to the communication thread once it is submitted.
 class MpiOperation final : public Progress {
  public:
-  using Clock = std::chrono::steady_clock;
   MpiOperation(std::shared_ptr<MpiThread> thread, std::shared_ptr<const std::vector<int>> ranks,
                int tag, std::shared_ptr<Meter> meter, Exchange exchange);
   /// A sum in the order of the library's choice.
@@ -30,8 +29,8 @@ class MpiOperation final : public Progress {
   /// Looks what has arrived and goes on with it; true where something has. Throws CommError.
   bool poll(const Mpi& mpi, MPI_Comm comm);
   bool finished() const { return finished_; }
-  /// Since when nothing has come or gone.
-  Clock::time_point moved() const { return moved_; }
+  /// Seconds since something has come or gone; to be asked for all the while.
+  double still(Waiting::Clock::time_point now) { return still_.seconds(now); }
   /// Ranks of the world whose part is missing.
   std::vector<int> missing() const;
 
@@ -55,13 +54,14 @@ class MpiOperation final : public Progress {
   std::shared_ptr<Meter> meter_;
   Exchange exchange_;
   Tensor sum_;
+  char* sum_data_ = nullptr;
   std::vector<MPI_Request> requests_;
   std::vector<Piece> pieces_;  // of the requests
   std::vector<int> indices_;
   std::vector<MPI_Status> statuses_;
   size_t open_ = 0;
   bool finished_ = false;
-  Clock::time_point moved_;
+  Waiting still_;
   bool done_ = false;  // under the thread's mutex
 };
 

@@ -17,11 +17,10 @@ Signs::Signs(const Mpi& mpi, MPI_Comm comm, int rank, int size)
       unsent_(size_t(size), 0),
       buffer_(kBytes, '\0'),
       receive_(mpi.request_null),
-      seen_(size_t(size), Clock::now()),
+      silent_(size_t(size)),
       left_(size_t(size), false),
       ended_(size_t(size), false),
-      sent_(Clock::now()),
-      looked_(Clock::now()) {
+      sent_(Clock::now()) {
   expect();
 }
 
@@ -51,10 +50,6 @@ void Signs::send(SignKind kind, const std::string& text) {
 
 std::vector<Sign> Signs::poll(Clock::duration interval) {
   const Clock::time_point now = Clock::now();
-  // A process that was stopped heard nothing, which is no fault of the others.
-  if (const Clock::duration gap = now - looked_; gap > interval)
-    for (Clock::time_point& seen : seen_) seen += gap;
-  looked_ = now;
   for (auto s = sendings_.begin(); s != sendings_.end();) {
     int done = 0;
     if (mpi_.Test(&s->request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) done = 1;
@@ -71,12 +66,16 @@ std::vector<Sign> Signs::poll(Clock::duration interval) {
   std::vector<Sign> came;
   for (int done = 1; done;) {
     MPI_Status status{};
-    mpi_.check(mpi_.Test(&receive_, &done, &status), "MPI");
+    if (mpi_.Test(&receive_, &done, &status) != MPI_SUCCESS) {
+      // As above; the library may have taken the request back.
+      if (receive_ == mpi_.request_null) expect();
+      break;
+    }
     if (!done) break;
     int bytes = 0;
     mpi_.check(mpi_.Get_count(&status, mpi_.byte, &bytes), "MPI");
     const size_t from = size_t(status.MPI_SOURCE);
-    seen_[from] = now;
+    silent_[from] = Waiting(now);
     const SignKind kind = bytes > 0 ? SignKind(buffer_[0]) : SignKind::alive;
     ended_[from] = ended_[from] || kind == SignKind::ending;
     left_[from] = left_[from] || kind == SignKind::leaving || kind == SignKind::ending;
@@ -85,10 +84,6 @@ std::vector<Sign> Signs::poll(Clock::duration interval) {
     expect();
   }
   return came;
-}
-
-double Signs::silence(int rank) const {
-  return std::chrono::duration<double>(looked_ - seen_[size_t(rank)]).count();
 }
 
 bool Signs::all_sent() const { return sendings_.empty(); }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <olm/engine/comm/backend_internal.h>
 #include <olm/engine/comm/mpi/api_internal.h>
 
 namespace olm::dist::detail {
@@ -29,8 +30,8 @@ class Signs {
   /// Sends what was not sent for `interval` to those who have taken what was sent before, and
   /// returns what has come.
   std::vector<Sign> poll(Clock::duration interval);
-  /// Seconds since something came from a rank; not counting those in which nobody looked.
-  double silence(int rank) const;
+  /// Seconds since something came from a rank; to be asked for all the while.
+  double silence(int rank) { return silent_[size_t(rank)].seconds(); }
   /// It leaves, or ends after a failure.
   bool has_left(int rank) const { return left_[size_t(rank)]; }
   bool has_failed_and_ended(int rank) const { return ended_[size_t(rank)]; }
@@ -40,7 +41,7 @@ class Signs {
   void close();
 
  private:
-  static constexpr size_t kBytes = 4096;  // of a message
+  static constexpr size_t kBytes = 1 << 16;  // of a message: room for the numbers of many ranks
   struct Sending {
     int to = 0;
     bool is_alive = false;
@@ -57,10 +58,10 @@ class Signs {
   std::vector<int> unsent_;  // signs of life under way to each rank
   std::string buffer_;
   MPI_Request receive_;
-  std::vector<Clock::time_point> seen_;
+  std::vector<Waiting> silent_;
   std::vector<bool> left_, ended_;
   bool leaves_ = false;
-  Clock::time_point sent_, looked_;
+  Clock::time_point sent_;
 };
 
 }  // namespace olm::dist::detail

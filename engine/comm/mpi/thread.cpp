@@ -18,6 +18,8 @@ constexpr int kSpinsCrowded = 20;
 constexpr Seconds kFarewell{10};
 /// How long a process that ends after a failure waits for the one that says why.
 constexpr Seconds kAfterFailure{2};
+/// What clocks can add to now.
+constexpr Seconds kLongest{1e9};
 
 }  // namespace
 
@@ -30,8 +32,9 @@ std::shared_ptr<MpiThread> MpiThread::join(const Options& options) {
   std::thread([self] { self->run(); }).detach();
   std::unique_lock lock(self->mutex_);
   // A rank that has not joined gives no sign of life.
-  const bool came = self->changed_.wait_for(
-      lock, Seconds(options.timeout), [&] { return self->joined_ || !self->join_error_.empty(); });
+  const bool came =
+      self->changed_.wait_for(lock, std::min(Seconds(options.timeout), kLongest),
+                              [&] { return self->joined_ || !self->join_error_.empty(); });
   if (!came) throw CommError("init: waited ", options.timeout, " s for other ranks to call it");
   if (!self->join_error_.empty()) throw CommError(self->join_error_);
   return self;
@@ -144,7 +147,20 @@ void MpiThread::start_submitted() {
   }
   for (const auto& operation : fresh) {
     active_.push_back(operation);
-    operation->begin(*mpi_, comm_);
+    naming(*operation, [&] { operation->begin(*mpi_, comm_); });
+  }
+}
+
+/// Does f for an operation, which errors then name.
+template <class F>
+void MpiThread::naming(const MpiOperation& operation, F&& f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    std::unique_lock lock(mutex_);
+    const std::string place = at_place(operation.name());
+    lock.unlock();
+    throw CommError(place, e.what());
   }
 }
 
@@ -154,14 +170,10 @@ bool MpiThread::move_on() {
     if (failure_.from >= 0) return false;  // kept: the library may still write into them
   }
   bool moved = false, finished = false;
-  for (const auto& operation : active_) try {
+  for (const auto& operation : active_)
+    naming(*operation, [&] {
       while (!operation->finished() && operation->poll(*mpi_, comm_)) moved = true;
-    } catch (const std::exception& e) {
-      std::unique_lock lock(mutex_);
-      const std::string place = at_place(operation->name());
-      lock.unlock();
-      throw CommError(place, e.what());
-    }
+    });
   if (!moved) return false;
   std::vector<std::shared_ptr<MpiOperation>> ended;
   std::erase_if(active_, [&](const auto& operation) {
@@ -196,10 +208,14 @@ void MpiThread::nap(bool moved) {
   work_.wait_for(lock, std::chrono::microseconds(us));
 }
 
+void MpiThread::require_own_process(const char* operation) const {
+  if (getpid() != process_)
+    throw CommError(operation, ": this process was forked from a rank, and is none");
+}
+
 void MpiThread::submit(const std::shared_ptr<MpiOperation>& operation) {
   const char* name = operation->name();
-  if (getpid() != process_)
-    throw CommError(name, ": this process was forked from a rank, and is none");
+  require_own_process(name);
   std::lock_guard lock(mutex_);
   if (leaving_ != Leaving::no) throw CommError(at_place(name), "this rank has left the others");
   submitted_.push_back(operation);
@@ -212,6 +228,7 @@ bool MpiThread::done(const MpiOperation& operation) {
 }
 
 void MpiThread::wait(MpiOperation& operation) {
+  require_own_process(operation.name());
   std::unique_lock lock(mutex_);
   if (operation.done_) return;
   const Clock::time_point begin = Clock::now();
@@ -229,8 +246,9 @@ bool MpiThread::may_end() {
   if (leaving_ == Leaving::after_failure) {
     // Launchers kill all ranks when the first has ended: that is to be the one that says why.
     const int first = speaker();
-    return told_ending_ && told_failure_ && signs_->all_sent() &&
-           (first == rank_ || signs_->has_failed_and_ended(first));
+    const bool is_told = told_ending_ && told_failure_ && signs_->all_sent() &&
+                         (first == rank_ || signs_->has_failed_and_ended(first));
+    return is_told || Seconds(ending_.seconds()) > kAfterFailure;
   }
   const bool others_may_follow = told_leaving_ && active_.empty() && submitted_.empty();
   if (leaving_ != Leaving::asked || failure_.from >= 0 || !others_may_follow) return false;
@@ -268,11 +286,11 @@ void MpiThread::leave() {
   work_.notify_one();
   const auto is_over = [&] { return leaving_ != Leaving::asked || failure_.from >= 0; };
   // Others are given time to come, as for any operation.
-  for (const Clock::time_point begin = Clock::now(); !is_over();) {
+  for (Waiting waiting; !is_over();) {
     changed_.wait_for(lock, std::chrono::milliseconds(50), is_over);
     const std::vector<int> missing = not_leaving();
     const double patience = options_.patience;
-    if (missing.empty() || Seconds(Clock::now() - begin).count() <= patience) continue;
+    if (waiting.seconds() <= patience || missing.empty()) continue;
     lock.unlock();
     set_late(patience, missing);
     lock.lock();
@@ -294,8 +312,10 @@ void MpiThread::leave_at_exit() {
   std::unique_lock lock(mutex_);
   if (leaving_ != Leaving::no) return;
   leaving_ = Leaving::after_failure;
+  ending_ = Waiting();
   work_.notify_one();
-  changed_.wait_for(lock, kAfterFailure, [&] { return leaving_ == Leaving::ended; });
+  // MPI is not to be called while its library is taken down.
+  changed_.wait_for(lock, kFarewell, [&] { return leaving_ == Leaving::ended; });
 }
 
 }  // namespace olm::dist::detail

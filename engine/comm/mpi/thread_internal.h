@@ -70,6 +70,8 @@ class MpiThread {
   void turn();
   bool move_on();
   void start_submitted();
+  template <class F>
+  void naming(const MpiOperation& operation, F&& f);
   void listen();
   void hear(const Sign& sign);
   void look_for_absent();
@@ -82,6 +84,8 @@ class MpiThread {
   bool may_end();
   void end();
   void nap(bool moved);
+  /// Throws in a child that was forked: the communication thread stayed behind.
+  void require_own_process(const char* operation) const;
   [[noreturn]] void throw_failure(const char* operation);
   std::string at_place(const char* operation) const;
   int speaker() const;
@@ -116,6 +120,7 @@ class MpiThread {
   int waiters_ = 0;
   int64_t idle_turns_ = 0;  // looks at nothing new since somebody wanted something
   Leaving leaving_ = Leaving::no;
+  Waiting ending_;  // after a failure
 };
 
 }  // namespace olm::dist::detail
