@@ -19,8 +19,8 @@ namespace olm::tools {
 
 namespace {
 
-/// How long a rank that could not join lets each one before it speak.
-constexpr std::chrono::milliseconds kFirstSpeaks{2000}, kOthersSpeak{500};
+/// How long a rank that could not join lets each one before it speak; the first may start late.
+constexpr std::chrono::milliseconds kFirstSpeaks{5000}, kOthersSpeak{500};
 
 /// A message as one line that one may print: control characters in it, from a file or a command
 /// line, would act on the terminal.
@@ -31,13 +31,13 @@ std::string printable(const std::string& message) {
 }
 
 /// True where this rank is the one to say why it could not join the others. What all find the
-/// first says, and the launcher ends the others; it may be this one alone that finds it.
+/// first says, and the launcher ends the others, as it would end the first if another ended before;
+/// it may be this one alone that finds it.
 bool speaks_for_unjoined(const std::exception& error) {
   const int rank = launch().rank;
   if (rank == 0) return true;
-  if (!dynamic_cast<const dist::CommError*>(&error)) return false;
   std::this_thread::sleep_for(kFirstSpeaks + kOthersSpeak * std::min(rank, 16));
-  return true;
+  return dynamic_cast<const dist::CommError*>(&error) != nullptr;
 }
 
 /// Says why the job ends, where this rank is the one to say it; the others learn it from it.

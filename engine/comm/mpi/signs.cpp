@@ -54,6 +54,9 @@ std::vector<Sign> Signs::poll(Clock::duration interval) {
   // A process that was stopped heard nothing, which is no fault of the others.
   if (const Clock::duration gap = now - looked_; gap > interval)
     for (Clock::time_point& seen : seen_) seen += gap;
+  // Until others learn of another interval, they keep to the one before.
+  if (interval != interval_) std::fill(seen_.begin(), seen_.end(), now);
+  interval_ = interval;
   looked_ = now;
   for (auto s = sendings_.begin(); s != sendings_.end();) {
     int done = 0;
