@@ -225,7 +225,9 @@ TEST_SUITE("tools/dist") {
 
   TEST_CASE("what computes in one process is refused") {
     if (!can_launch()) return;
-    check_refused_once({}, {"sample", "run"}, {"olm sample: ", "one process", "mpirun"});
+    // The first rank says so, though it is the last to begin.
+    check_refused_once({.before = {{0, "sleep 1"}}}, {"sample", "run"},
+                       {"olm sample: ", "one process", "mpirun"});
     check_refused_once({}, {"ablate", "nano", "nanogpt-cpu"},
                        {"olm ablate: ", "one process", "mpirun"});
   }
