@@ -110,7 +110,7 @@ TEST_SUITE("tools/train") {
     const double before = seconds_of_children();
     const Result r =
         run_program(tiny_training(c.data, c.folder / "run",
-                                  {"--minutes=0.02", "--sample-every=1", "--sample.tokens=400",
+                                  {"--minutes=0.02", "--sample-every=1", "--sample.tokens=1000",
                                    "--eval-every=0", "--checkpoint-every=0"}));
     CHECK(r.status == 0);
     INFO(r.out);
