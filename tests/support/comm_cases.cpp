@@ -1,6 +1,5 @@
 #include "tests/support/comm_cases.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -361,15 +360,10 @@ void traffic(const Comm& comm) {
   const int64_t bytes = (n - 1) * (4000 + 4000 + 2000);
   require(after.bytes_sent - before.bytes_sent == bytes, "traffic: wanted ", bytes, " bytes, got ",
           after.bytes_sent - before.bytes_sent);
-  require(after.seconds > before.seconds, "traffic: wanted the time of operations");
-  if (device_of_cases.kind != DeviceKind::cpu) return;  // a card may find all done
-  // So may a rank that was not given a core for a while: all go on until each has waited.
-  const auto waited = [&] { return comm.traffic().waited_seconds > before.waited_seconds; };
-  for (int tries = 0; tries < 1000; ++tries) {
-    const std::vector<std::string> all = comm.all_gather(std::string(waited() ? "+" : "-"));
-    if (std::count(all.begin(), all.end(), "-") == 0) return;
-  }
-  throw Error("traffic: wanted the time of waiting");
+  for (int i = 0; i < 30; ++i) comm.barrier();  // what is waited for may be done, not each time
+  const bool waited = comm.traffic().waited_seconds > before.waited_seconds;
+  require(after.seconds > before.seconds && (waited || device_of_cases.kind != DeviceKind::cpu),
+          "traffic: wanted times");
 }
 
 }  // namespace
