@@ -3,7 +3,7 @@
 #include <tests/support/temp_folder.h>
 #include <tests/support/tokenizer_schemas.h>
 
-#include <chrono>
+#include <ctime>
 
 using namespace olm;
 using namespace olm::nn;
@@ -147,7 +147,7 @@ TEST_SUITE("nn/tokenizer pipeline") {
 
   TEST_CASE("time is linear in the text") {
     const auto tokenizer = BpeTokenizer::from_json(json_of("llama2_many"));
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // of this process alone, whatever others do
     for (const char* piece : {"<", " ", "\u2581", "a", "<<<<", "\n", "<s", "\xcc\x81"}) {
       std::string text;
       while (text.size() < 400'000) text += piece;
@@ -168,6 +168,6 @@ TEST_SUITE("nn/tokenizer pipeline") {
     const auto greedy = BpeTokenizer::from_json(json);
     const std::string lines(200'000, '\n');
     CHECK(greedy.encode(lines, {.parse_special_tokens = true}).size() == lines.size());
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));
+    CHECK(std::clock() - start < 20 * CLOCKS_PER_SEC);
   }
 }

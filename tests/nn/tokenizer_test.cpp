@@ -3,7 +3,7 @@
 #include <olm/nn/text.h>
 #include <tests/support/temp_folder.h>
 
-#include <chrono>
+#include <ctime>
 #include <map>
 
 using namespace olm;
@@ -232,11 +232,11 @@ TEST_SUITE("nn/tokenizer") {
 
   TEST_CASE("a word of a megabyte takes no quadratic time") {
     const std::string word = long_word(1'000'000);
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // of this process alone, whatever others do
     const auto tokenizer = train("bpe:300", word);
     CHECK(tokenizer->decode(tokenizer->encode(word)) == word);
     CHECK(tokenizer->encode(std::string(1'000'000, ' ')).size() > 0);
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(60));
+    CHECK(std::clock() - start < 60 * CLOCKS_PER_SEC);
   }
 
   TEST_CASE("an expression of its own is kept, and a hopeless one stopped") {

@@ -4,6 +4,8 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 #include <thread>
@@ -75,7 +77,10 @@ void operations(const dist::Comm& comm) {
   comm.barrier();
   if (comm.rank() == comm.size() - 1) dist::ask_all_to_stop();
   const Clock::time_point begin = Clock::now();
-  while (!dist::asked_to_stop()) require(seconds_since(begin) < 10, "the wish to stop is lost");
+  while (!dist::asked_to_stop()) {
+    require(seconds_since(begin) < 60, "the wish to stop is lost");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 void exits(const dist::Comm& comm) {
@@ -137,10 +142,14 @@ void late_end(const dist::Comm& comm) {
 /// All return when the last has come, and nothing follows.
 void leaves(const dist::Comm& comm) {
   meet(comm);
-  const Clock::time_point begin = Clock::now();
-  if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  // By the clock that all processes of the machine share.
+  const Clock::time_point late = Clock::now() + std::chrono::milliseconds(500);
+  const std::vector<std::string> all =
+      comm.all_gather(std::to_string(late.time_since_epoch().count()));
+  const Clock::time_point until(Clock::duration(std::stoll(all[1])));
+  if (comm.rank() == 1) std::this_thread::sleep_until(until);
   dist::leave();
-  require(comm.rank() == 1 || seconds_since(begin) > 0.4, "rank 1 had not left");
+  require(Clock::now() >= until, "rank 1 had not left");
   dist::leave();
   try {
     comm.barrier();
@@ -165,7 +174,7 @@ void is_stopped_while_leaving(const dist::Comm& comm) {
       std::this_thread::sleep_for(std::chrono::milliseconds(300));
       raise(SIGSTOP);
     }).detach();
-  if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::seconds(3));
+  if (comm.rank() == 2) sleep_forever();
   dist::leave();
 }
 
@@ -173,6 +182,15 @@ void never_leaves(const dist::Comm& comm) {
   meet(comm);
   if (comm.rank() == 1) sleep_forever();
   dist::leave();
+}
+
+/// A limit may become shorter than signs of life were apart before.
+void shortens_limit(const dist::Comm& comm) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(3500));
+  meet(comm);
+  dist::init({.timeout = 3});
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  meet(comm);
 }
 
 /// A child that a rank forks is none, and its end is not that of the rank.
@@ -274,6 +292,7 @@ const std::map<std::string, void (*)(const dist::Comm&)> kCases = {
     {"is_stopped_at_end", is_stopped_at_end},
     {"is_stopped_while_leaving", is_stopped_while_leaving},
     {"never_leaves", never_leaves},
+    {"shortens_limit", shortens_limit},
     {"forks", forks},
     {"ends_unseen", ends_unseen},
     {"measure", measure},
@@ -313,9 +332,27 @@ double number_of(const char* name, double otherwise) {
   return text ? std::atof(text) : otherwise;
 }
 
+/// Says what became of this rank. mpirun ends all ranks once the first that failed has ended: that
+/// is the one that speaks for all, and it waits for so many others as OLM_REPORTS says to have said
+/// it too, each by a file in the folder OLM_FOLDER.
+void report(int rank, bool speaks, double seconds, const std::string& sentence) {
+  std::printf("rank %d%s after %.1f s: %s\n", rank, speaks ? " speaks" : "", seconds,
+              sentence.c_str());
+  const char* folder = std::getenv("OLM_FOLDER");
+  if (!folder) return;
+  if (!speaks) std::ofstream(std::string(folder) + "/" + std::to_string(rank));
+  const auto reports = [&] {
+    return std::distance(std::filesystem::directory_iterator(folder), {});
+  };
+  const Clock::time_point begin = Clock::now();
+  while (speaks && double(reports()) < number_of("OLM_REPORTS", 0) && seconds_since(begin) < 60)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // mpirun may end this rank once it has spoken
   if (argc == 2 && argv[1] == std::string("joins_alone")) return joins_alone();
   const auto found = argc == 2 ? kCases.find(argv[1]) : kCases.end();
   if (found == kCases.end()) {
@@ -328,9 +365,12 @@ int main(int argc, char** argv) {
   int rank = -1;
   Clock::time_point begin = Clock::now();
   try {
-    const dist::Comm comm = dist::init(
-        {.timeout = number_of("OLM_TIMEOUT", 60), .patience = number_of("OLM_PATIENCE", 60)});
+    // Processes take their time to begin where others compute: limits hold from here on.
+    const dist::Comm comm = dist::init({.timeout = 300});
     rank = comm.rank();
+    comm.barrier();
+    dist::init(
+        {.timeout = number_of("OLM_TIMEOUT", 300), .patience = number_of("OLM_PATIENCE", 300)});
     comm.barrier();
     begin = Clock::now();
     dist::set_place("step 7");
@@ -340,8 +380,7 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const Error& e) {
     dist::fail(e.what());
-    std::printf("rank %d%s after %.1f s: %s\n", rank, dist::speaks_for(e) ? " speaks" : "",
-                seconds_since(begin), e.what());
+    report(rank, dist::speaks_for(e), seconds_since(begin), e.what());
     return 1;
   }
 }

@@ -10,6 +10,8 @@ namespace {
 const Args kMixture = {"--model.family=deepseek_v3", "--model.num_layers=2",
                        "--model.num_experts=4", "--model.top_k=2", "--model.bias_update_rate=0.01"};
 
+const char* const kFewTokens = "--sample.tokens=5";
+
 Args operator+(Args a, const Args& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
@@ -17,9 +19,8 @@ Args operator+(Args a, const Args& b) {
 
 /// A training of 12 steps of 4 micro-batches each.
 Args training(const std::string& data, const std::string& out, const Args& more = {}) {
-  const Args few = {"--accumulation=4", "--batch-size=1",       "--steps=12",
-                    "--eval-every=6",   "--checkpoint-every=4", "--sample-every=6",
-                    "--sample.tokens=5"};
+  const Args few = {"--accumulation=4",     "--batch-size=1",   "--steps=12", "--eval-every=6",
+                    "--checkpoint-every=4", "--sample-every=6", kFewTokens};
   return tiny_training(data, out, few + more);
 }
 
@@ -130,11 +131,11 @@ TEST_SUITE("tools/dist") {
     const std::string whole = c.folder / "whole", killed = c.folder / "killed";
     REQUIRE(run_program(training(c.data, whole, dropout)).status == 0);
     OnRanks ranks({.n = 4});
-    const Result r =
-        ranks.run(training(c.data, killed, dropout), signal_rank(ranks, 1, killed, 4, SIGKILL));
+    const Result r = ranks.run(held_up(training(c.data, killed, dropout)),
+                               signal_rank(ranks, 1, killed, 4, SIGKILL));
     CHECK(r.status != 0);
     CHECK(nn::Checkpoints(killed).steps().back() < 12);
-    const Result resumed = run_ranks(2, {"train", "--resume", killed});
+    const Result resumed = run_ranks(2, {"train", "--resume", killed, kFewTokens});
     INFO(resumed.err);
     REQUIRE(resumed.status == 0);
     check_same_run(whole, killed);
@@ -149,12 +150,12 @@ TEST_SUITE("tools/dist") {
     REQUIRE(run_program(training(c.data, whole, kMixture)).status == 0);
     OnRanks ranks({.n = 2});
     const Result r =
-        ranks.run(training(c.data, run, spread), signal_rank(ranks, 1, run, 4, SIGTERM));
+        ranks.run(held_up(training(c.data, run, spread)), signal_rank(ranks, 1, run, 4, SIGTERM));
     INFO(r.err);
     CHECK(r.status == 128 + SIGTERM);
     CHECK(r.out.find("go on with: mpirun -n 2 olm train --resume " + run) != std::string::npos);
     CHECK(lines_of_olm(r.err).empty());
-    REQUIRE(run_program({"train", "--resume", run, "--dist.experts=1"}).status == 0);
+    REQUIRE(run_program({"train", "--resume", run, "--dist.experts=1", kFewTokens}).status == 0);
     check_same_run(whole, run);
     check_same_checkpoints(whole, run);
   }
@@ -163,7 +164,7 @@ TEST_SUITE("tools/dist") {
     if (!can_launch()) return;
     const Corpus c;
     const std::string run = c.folder / "run";
-    const Result r = run_ranks(2, training(c.data, run), interrupt_at(run, 4, SIGUSR1));
+    const Result r = run_ranks(2, held_up(training(c.data, run)), interrupt_at(run, 4, SIGUSR1));
     INFO(r.err);
     CHECK(r.status == 128 + SIGUSR1);
     CHECK(r.out.find("stopped at step ") != std::string::npos);
@@ -243,7 +244,9 @@ TEST_SUITE("tools/dist") {
 
   TEST_CASE("what computes in one process is refused") {
     if (!can_launch()) return;
-    check_refused_once({}, {"sample", "run"}, {"olm sample: ", "one process", "mpirun"});
+    // The first rank says so, though it is the last to begin.
+    check_refused_once({.before = {{0, "sleep 1"}}}, {"sample", "run"},
+                       {"olm sample: ", "one process", "mpirun"});
     check_refused_once({}, {"ablate", "nano", "nanogpt-cpu"},
                        {"olm ablate: ", "one process", "mpirun"});
   }

@@ -15,7 +15,7 @@ namespace olm::test {
 /// False, and a message says so, where ranks cannot be started here.
 inline bool can_launch() {
   const bool can = has_mpirun();
-  if (!can) MESSAGE("skipped: there is no mpirun, or this build has no MPI");
+  if (!can) MESSAGE("skipped: mpirun starts nothing here, or this build has no MPI");
   return can;
 }
 
@@ -74,18 +74,14 @@ class OnRanks {
 
   /// Of mpirun, whose own words on what ended are left out: its status is that of a rank.
   Result run(const Args& args, RunOptions options = {}) {
-    Variables variables = {
-        {"OMPI_ALLOW_RUN_AS_ROOT", "1"},
-        {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"},
-        {"OMPI_MCA_btl_vader_single_copy_mechanism", "none"},  // containers forbid it
-        {"ASAN_OPTIONS", "detect_leaks=0"},                    // what MPI leaves behind is not ours
-        {"OLM_NUM_THREADS", "1"}};
+    Variables variables = launch_environment();
+    variables["OLM_NUM_THREADS"] = "1";
     for (const auto& [name, value] : ranks_.environment) variables[name] = value;
     const Environment environment(variables);
     Args all = {"mpirun",
                 "-q",
                 "--timeout",
-                "60",
+                "300",
                 "--oversubscribe",
                 "--bind-to",
                 "none",

@@ -44,6 +44,12 @@ std::string drawn_on(const char* kind) {
 
 TEST_SUITE("tools/progress") {
   TEST_CASE("a terminal gets a bar, a dumb one nothing that would have to be cleared") {
+    const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (terminal < 0) {
+      MESSAGE("skipped: this machine has no terminals to give");
+      return;
+    }
+    ::close(terminal);
     const std::string bar = drawn_on("xterm");
     CHECK(bar.find("\x1b[K") != std::string::npos);
     CHECK(bar.find("40/40") != std::string::npos);

@@ -8,6 +8,11 @@ namespace {
 
 const Args kDropout = {"--model.dropout=0.1", "--steps=60"};
 
+/// Goes on with a run that was held up.
+Result go_on(const std::string& run) {
+  return run_program({"train", "--resume", run, "--sample.tokens=20"});
+}
+
 /// Sends SIGTERM once the log has the losses of so many steps.
 RunOptions end_after(const std::string& run, size_t steps) {
   return {.watch = [=, sent = false](pid_t child) mutable {
@@ -24,10 +29,10 @@ TEST_SUITE("tools/resume") {
     const Corpus c;
     const std::string whole = c.folder / "whole", killed = c.folder / "killed";
     REQUIRE(run_program(tiny_training(c.data, whole, kDropout)).status == 0);
-    const Result r =
-        run_program(tiny_training(c.data, killed, kDropout), interrupt_at(killed, 20, SIGKILL));
+    const Result r = run_program(held_up(tiny_training(c.data, killed, kDropout)),
+                                 interrupt_at(killed, 10, SIGKILL));
     REQUIRE(r.status == 128 + SIGKILL);
-    const Result resumed = run_program({"train", "--resume", killed});
+    const Result resumed = go_on(killed);
     INFO(resumed.err);
     REQUIRE(resumed.status == 0);
     CHECK(resumed.out.find("resuming at step ") != std::string::npos);
@@ -41,10 +46,10 @@ TEST_SUITE("tools/resume") {
     for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
       const std::string run = c.folder / ("stopped" + std::to_string(signal));
       const Result r =
-          run_program(tiny_training(c.data, run, kDropout), interrupt_at(run, 10, signal));
+          run_program(held_up(tiny_training(c.data, run, kDropout)), interrupt_at(run, 10, signal));
       CHECK(r.status == 128 + signal);
       CHECK(r.out.find("go on with: olm train --resume " + run) != std::string::npos);
-      REQUIRE(run_program({"train", "--resume", run}).status == 0);
+      REQUIRE(go_on(run).status == 0);
       check_same_run(whole, run);
     }
   }
@@ -61,8 +66,8 @@ TEST_SUITE("tools/resume") {
   TEST_CASE("SIGTERM ends a sample in the middle, which is made when the run goes on") {
     const Corpus c;
     const std::string run = c.folder / "run";
-    const Args endless = {"--sample-every=7", "--sample.tokens=10000000", "--eval-every=5"};
-    const Result r = run_program(tiny_training(c.data, run, endless), end_after(run, 7));
+    const Args sevens = {"--sample-every=7", "--eval-every=5"};
+    const Result r = run_program(held_up(tiny_training(c.data, run, sevens)), end_after(run, 7));
     CHECK(r.status == 128 + SIGTERM);
     CHECK(r.out.find("stopped at step 7 ") != std::string::npos);
     CHECK(nn::JsonLines::read(run + "/samples.jsonl").empty());
@@ -75,8 +80,8 @@ TEST_SUITE("tools/resume") {
   TEST_CASE("a run whose last sample was cut off is not done") {
     const Corpus c;
     const std::string run = c.folder / "run";
-    const Args endless = {"--sample-every=10", "--sample.tokens=10000000", "--steps=10"};
-    const Result r = run_program(tiny_training(c.data, run, endless), end_after(run, 10));
+    const Args last = {"--sample-every=10", "--steps=10"};
+    const Result r = run_program(held_up(tiny_training(c.data, run, last)), end_after(run, 10));
     CHECK(r.status == 128 + SIGTERM);
     CHECK(r.out.find("stopped at step 10 of 10; go on with: ") != std::string::npos);
     REQUIRE(run_program({"train", "--resume", run, "--sample.tokens=5"}).status == 0);
@@ -126,13 +131,18 @@ TEST_SUITE("tools/resume") {
   TEST_CASE("minutes fix the number of steps, and resuming keeps it") {
     const Corpus c;
     const std::string run = c.folder / "run";
-    const Result r =
-        run_program(tiny_training(c.data, run, {"--minutes=0.05"}), interrupt_at(run, 20, SIGTERM));
-    REQUIRE(r.status == 128 + SIGTERM);
     const nn::Checkpoints checkpoints(run);
-    const nn::CheckpointState before = checkpoints.state(checkpoints.steps().back());
+    const auto state = [&] { return checkpoints.state(checkpoints.steps().back()); };
+    // So many that none of the two comes to the end.
+    REQUIRE(run_program(tiny_training(c.data, run, {"--minutes=1"}), end_after(run, 1)).status ==
+            128 + SIGTERM);
+    const nn::CheckpointState before = state();
     CHECK(before.total_steps > before.step);
-    REQUIRE(run_program({"train", "--resume", run}).status == 0);
-    CHECK(checkpoints.steps().back() == before.total_steps);
+    CHECK(before.total_steps != 40);
+    REQUIRE(
+        run_program({"train", "--resume", run}, end_after(run, size_t(before.step) + 1)).status ==
+        128 + SIGTERM);
+    CHECK(state().step > before.step);
+    CHECK(state().total_steps == before.total_steps);
   }
 }

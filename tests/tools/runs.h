@@ -31,6 +31,13 @@ inline void check_same_run(const std::string& a, const std::string& b) {
   CHECK(read_file(a + "/samples.jsonl") == read_file(b + "/samples.jsonl"));
 }
 
+/// A training with samples that do not end: however late a signal comes, it is not done. Whoever
+/// goes on with it sets --sample.tokens.
+inline Args held_up(Args training) {
+  training.push_back("--sample.tokens=10000000");
+  return training;
+}
+
 /// Sends `signal` once a checkpoint of `step` is there.
 inline RunOptions interrupt_at(const std::string& run, int64_t step, int signal) {
   return {.watch = [=, sent = false](pid_t child) mutable {

@@ -20,8 +20,8 @@ namespace olm::tools {
 
 namespace {
 
-/// How long a rank that could not join lets each one before it speak.
-constexpr std::chrono::milliseconds kFirstSpeaks{2000}, kOthersSpeak{500};
+/// How long a rank that could not join lets each one before it speak; the first may start late.
+constexpr std::chrono::milliseconds kFirstSpeaks{5000}, kOthersSpeak{500};
 
 /// A message as one line that one may print: control characters in it, from a file or a command
 /// line, would act on the terminal.

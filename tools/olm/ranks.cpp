@@ -82,7 +82,11 @@ std::string from_first_rank(const std::string& text) {
 
 void join_ranks() { dist::init({.patience = kPreparing}); }
 
-void limit_waiting(const RunConfig& config) { dist::init({.timeout = config.dist.timeout}); }
+void limit_waiting(const RunConfig& config) {
+  // Each sends signs as often as its own limit wants them: all change it at once.
+  dist::world().barrier();
+  dist::init({.timeout = config.dist.timeout});
+}
 
 void require_same_config(RunConfig config, bool resumed) {
   config.train.threads = 0;

@@ -34,11 +34,11 @@ std::vector<int> parse_numbers(const std::string& text) {
 }  // namespace
 
 void MpiThread::listen() {
-  Seconds interval{0};
   {
     std::lock_guard lock(mutex_);
-    interval = Seconds(std::clamp(options_.timeout / 10, 0.01, 5.0));
+    timeout_ = options_.timeout;
   }
+  const Seconds interval(std::clamp(timeout_ / 10, 0.01, 5.0));
   for (const Sign& sign : signs_->poll(std::chrono::duration_cast<Clock::duration>(interval)))
     hear(sign);
 }
@@ -75,10 +75,8 @@ void MpiThread::hear(const Sign& sign) {
 }
 
 void MpiThread::look_for_absent() {
-  double timeout = 0;
   {
     std::lock_guard lock(mutex_);
-    timeout = options_.timeout;
     if (failure_.from >= 0) return;
   }
   std::vector<int> silent;
@@ -86,13 +84,13 @@ void MpiThread::look_for_absent() {
   for (int r = 0; r < size_; ++r) {
     // One that has left goes on giving signs until all have.
     if (r == rank_ || (signs_->has_left(r) && told_leaving_)) continue;
-    too_long = too_long || signs_->silence(r) > timeout;
+    too_long = too_long || signs_->silence(r) > timeout_;
     // Those that fell silent together are named together.
-    if (signs_->silence(r) > 0.75 * timeout) silent.push_back(r);
+    if (signs_->silence(r) > 0.75 * timeout_) silent.push_back(r);
   }
   if (!too_long) return;
   std::ostringstream text;
-  text << "no sign of life for " << timeout << " s from " << with_hosts(silent);
+  text << "no sign of life for " << timeout_ << " s from " << with_hosts(silent);
   set_failure({rank_, text.str(), silent});
 }
 

@@ -50,6 +50,9 @@ void Signs::send(SignKind kind, const std::string& text) {
 
 std::vector<Sign> Signs::poll(Clock::duration interval) {
   const Clock::time_point now = Clock::now();
+  // Until others learn of another interval, they keep to the one before.
+  if (interval != interval_) std::fill(silent_.begin(), silent_.end(), Waiting(now));
+  interval_ = interval;
   for (auto s = sendings_.begin(); s != sendings_.end();) {
     int done = 0;
     if (mpi_.Test(&s->request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) done = 1;

@@ -28,7 +28,7 @@ class Signs {
   /// To all other ranks.
   void send(SignKind kind, const std::string& text = "");
   /// Sends what was not sent for `interval` to those who have taken what was sent before, and
-  /// returns what has come.
+  /// returns what has come. Another `interval` than before begins all silence anew.
   std::vector<Sign> poll(Clock::duration interval);
   /// Seconds since something came from a rank; to be asked for all the while.
   double silence(int rank) { return silent_[size_t(rank)].seconds(); }
@@ -62,6 +62,7 @@ class Signs {
   std::vector<bool> left_, ended_;
   bool leaves_ = false;
   Clock::time_point sent_;
+  Clock::duration interval_{};
 };
 
 }  // namespace olm::dist::detail

@@ -99,6 +99,7 @@ class MpiThread {
   bool joined_running_ = false;  // MPI was there already, and is not ended here
   bool told_failure_ = false, told_stop_ = false, told_leaving_ = false;
   bool told_ending_ = false;
+  double timeout_ = 0;  // of the options, when others were last heard
   Clock::time_point looked_for_late_;
   int rank_ = 0, size_ = 1, tags_per_group_ = 1;
   pid_t process_ = 0;
