@@ -31,13 +31,13 @@ std::string printable(const std::string& message) {
 }
 
 /// True where this rank is the one to say why it could not join the others. What all find the
-/// first says, and the launcher ends the others; it may be this one alone that finds it.
+/// first says, and the others wait meanwhile, since launchers end all when one has ended. What
+/// hinders a rank to join may be found by this one alone.
 bool speaks_for_unjoined(const std::exception& error) {
   const int rank = launch().rank;
   if (rank == 0) return true;
-  if (!dynamic_cast<const dist::CommError*>(&error)) return false;
   std::this_thread::sleep_for(kFirstSpeaks + kOthersSpeak * std::min(rank, 16));
-  return true;
+  return dynamic_cast<const dist::CommError*>(&error) != nullptr;
 }
 
 /// Says why the job ends, where this rank is the one to say it; the others learn it from it.

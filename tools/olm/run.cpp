@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 
 #include <olm/engine/comm.h>
@@ -96,7 +97,8 @@ void catch_signals() {
   action.sa_flags = int(SA_RESETHAND | SA_RESTART);
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
-  if (!launch().launcher.empty())
+  // Slurm's --signal reaches a program of the batch script too.
+  if (!launch().launcher.empty() || std::getenv("SLURM_JOB_ID"))
     for (const int passed_on : {SIGUSR1, SIGUSR2}) sigaction(passed_on, &action, nullptr);
   struct sigaction before {};
   sigaction(SIGHUP, nullptr, &before);
