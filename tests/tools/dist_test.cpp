@@ -167,22 +167,29 @@ TEST_SUITE("tools/dist") {
     const std::string as_srun =
         "export SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=$OMPI_COMM_WORLD_RANK; "
         "unset OMPI_COMM_WORLD_SIZE";
-    const Result r = OnRanks({.before = {{0, as_srun}, {1, as_srun}}})
-                         .run(training(c.data, run), interrupt_at(run, 4, SIGUSR1));
+    const Result r =
+        OnRanks({.before = {{0, as_srun}, {1, as_srun}}})
+            .run(training(c.data, run, {"--steps=1000000"}), interrupt_at(run, 4, SIGUSR1));
     INFO(r.err);
     CHECK(r.status == 128 + SIGUSR1);
     CHECK(r.out.find("go on with: srun --mpi=pmix -n 2 olm train --resume " + run + "\n") !=
           std::string::npos);
   }
 
-  TEST_CASE("so does SIGUSR1 to one process in a job of Slurm") {
+  TEST_CASE("so do SIGUSR1 and SIGTERM in a job of Slurm without srun, however often they come") {
     const Corpus c;
+    const Args endless = {"--steps=1000000"};
     const Environment job(Variables{{"SLURM_JOB_ID", "7"}, {"SLURM_NTASKS", "4"}});
-    const std::string run = c.folder / "run";
-    const Result r = run_program(training(c.data, run), interrupt_at(run, 4, SIGUSR1));
-    INFO(r.err);
-    CHECK(r.status == 128 + SIGUSR1);
-    CHECK(r.out.find("go on with: olm train --resume " + run + "\n") != std::string::npos);
+    for (const int signal : {SIGUSR1, SIGTERM}) {
+      const std::string run = c.folder / std::to_string(signal);
+      const auto insist = [&](pid_t child) {
+        if (file_exists(nn::Checkpoints(run).path(4) + "/state.json")) ::kill(child, signal);
+      };
+      const Result r = run_program(training(c.data, run, endless), {.watch = insist});
+      INFO(r.err);
+      CHECK(r.status == 128 + signal);
+      CHECK(r.out.find("go on with: olm train --resume " + run + "\n") != std::string::npos);
+    }
   }
 
   TEST_CASE("tasks of srun that cannot find each other are refused, whatever it speaks") {
