@@ -140,8 +140,9 @@ OLM_API void together(const Comm& comm, const std::function<void()>& act);
 /// Joins the ranks that this process was started with, by Open MPI's mpirun or another launcher
 /// that it knows (srun); a process started alone is a world of one, and needs no MPI. Throws
 /// CommError where Open MPI is missing or is not the one this library was built for, and Error
-/// where the library was built without. Called again it changes the options alone, on all
-/// ranks at the same time. At the end of the process the ranks leave together, as leave() has it.
+/// where the library was built without, or srun speaks no PMIx. Called again it changes the options
+/// alone, on all ranks at the same time. At the end of the process the ranks leave together, as
+/// leave() has it.
 OLM_API Comm init(const Options& options = {});
 /// The last operation of this process: returns when all ranks have called it or come to the end of
 /// theirs. Throws CommError, which names them, where some fall silent or do not come. Where a

@@ -145,6 +145,14 @@ class OLM_API World {
   std::atomic<bool> asked_ = false;
 };
 
+/// How many processes a launcher says that it started together, and the variable that says so: null
+/// where there was no launcher.
+struct Company {
+  const char* says = nullptr;
+  std::string ranks = "1";
+};
+Company company();
+
 /// Makes `world` that of the calling thread, in place of the process's; null takes it away. For
 /// ranks that are threads of one process.
 OLM_API void set_thread_world(std::shared_ptr<World> world);

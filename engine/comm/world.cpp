@@ -45,10 +45,8 @@ constexpr bool kAvailable = false;
 std::string transport() { return "none: this build has no transport between processes"; }
 /// A process alone; throws where a launcher started several.
 std::shared_ptr<World> join_mpi(const Options&) {
-  const char* ranks = nullptr;
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
-    if (!ranks) ranks = std::getenv(name);
-  require(!ranks || std::string(ranks) == "1", "init: ", ranks ? ranks : "",
+  const Company by = company();
+  require(by.ranks == "1", "init: ", by.ranks,
           " ranks were started, and this libolm was built without Open MPI (OLM_MPI)");
   return nullptr;
 }
@@ -122,6 +120,14 @@ Traffic Meter::read() const {
 std::shared_ptr<Backend> World::backend() {
   static const std::shared_ptr<Backend> alone = std::make_shared<Alone>();
   return alone;
+}
+
+// Who starts processes for another launcher comes after it: srun may have started the daemons of
+// Open MPI's mpirun or of MPICH's.
+Company company() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (const char* ranks = std::getenv(name); ranks && *ranks) return {name, ranks};
+  return {};
 }
 
 std::vector<std::string> World::hosts() const { return {"localhost"}; }

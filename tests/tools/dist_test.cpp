@@ -160,14 +160,56 @@ TEST_SUITE("tools/dist") {
     check_same_checkpoints(whole, run);
   }
 
-  TEST_CASE("SIGUSR1 to mpirun, which it passes on, saves too") {
+  TEST_CASE("SIGUSR1, which launchers pass on, saves too; ranks of srun are to go on under srun") {
     if (!can_launch()) return;
     const Corpus c;
     const std::string run = c.folder / "run";
-    const Result r = run_ranks(2, held_up(training(c.data, run)), interrupt_at(run, 4, SIGUSR1));
+    // Both let ranks find each other by PMIx.
+    const std::string as_srun =
+        "export SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=$OMPI_COMM_WORLD_RANK; "
+        "unset OMPI_COMM_WORLD_SIZE";
+    const Result r =
+        OnRanks({.before = {{0, as_srun}, {1, as_srun}}})
+            .run(held_up(training(c.data, run)), interrupt_at(run, 4, SIGUSR1));
     INFO(r.err);
     CHECK(r.status == 128 + SIGUSR1);
-    CHECK(r.out.find("stopped at step ") != std::string::npos);
+    CHECK(r.out.find("go on with: srun --mpi=pmix -n 2 olm train --resume " + run + "\n") !=
+          std::string::npos);
+  }
+
+  TEST_CASE("so do SIGUSR1 and SIGTERM in a job of Slurm without srun, however often they come") {
+    const Corpus c;
+    const Args endless = {"--steps=1000000"};
+    const Environment job(Variables{{"SLURM_JOB_ID", "7"}, {"SLURM_NTASKS", "4"}});
+    for (const int signal : {SIGUSR1, SIGTERM}) {
+      const std::string run = c.folder / std::to_string(signal);
+      const auto insist = [&](pid_t child) {
+        if (file_exists(nn::Checkpoints(run).path(4) + "/state.json")) ::kill(child, signal);
+      };
+      const Result r = run_program(training(c.data, run, endless), {.watch = insist});
+      INFO(r.err);
+      CHECK(r.status == 128 + signal);
+      CHECK(r.out.find("go on with: olm train --resume " + run + "\n") != std::string::npos);
+    }
+  }
+
+  TEST_CASE("tasks of srun that cannot find each other are refused, whatever it speaks") {
+    if (!can_launch()) return;
+    const Corpus c;
+    const auto refused = [&](const char* rank, const Variables& spoken) {
+      const Environment srun(Variables{{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_PROCID", rank}});
+      const Environment pmi(spoken);
+      const Result r = run_program(training(c.data, c.folder / "run"));
+      CHECK(r.status == 1);
+      return r.err;
+    };
+    const std::string why = ", that cannot find each other; wanted srun --mpi=pmix\n";
+    CHECK(refused("0", {}) ==
+          "olm train: init: 2 ranks were started, says SLURM_STEP_NUM_TASKS" + why);
+    CHECK(refused("0", {{"PMI_RANK", "0"}, {"PMI_SIZE", "2"}}) ==
+          "olm train: init: 2 ranks were started, says PMI_SIZE" + why);
+    CHECK(refused("1", {}).empty());
+    CHECK_FALSE(folder_exists(c.folder / "run"));
   }
 
   TEST_CASE("what is said is said once") {
@@ -265,7 +307,11 @@ TEST_SUITE("tools/dist") {
 
   TEST_CASE("one process needs no MPI") {
     const Corpus c;
-    const Environment none(Variables{{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"}});
+    // One task of srun is one, whatever that speaks.
+    const Environment none(Variables{{"OLM_MPI_LIBRARY", "/nowhere/libmpi.so"},
+                                     {"SLURM_STEP_NUM_TASKS", "1"},
+                                     {"PMIX_RANK", "0"},
+                                     {"PMI_RANK", "0"}});
     CHECK(run_program(training(c.data, c.folder / "run")).status == 0);
   }
 }

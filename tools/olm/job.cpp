@@ -31,11 +31,15 @@ std::string printable(const std::string& message) {
   return out;
 }
 
-/// Waits until it is this rank's turn to say why it could not join the others. What all find the
-/// first says, and the launcher ends the others; it may be this one alone that finds it.
-void await_turn() {
-  const int rank = launch().rank;
-  if (rank > 0) std::this_thread::sleep_for(kFirstSpeaks + kOthersSpeak * std::min(rank, 16));
+/// True where this rank is the one to say why it could not join the others. What all find the
+/// first says, and the others wait meanwhile, since launchers end all when one has ended; who is
+/// left then has found it alone. srun ends nobody: there only what hinders a rank to join may be
+/// found by one alone.
+bool speaks_for_unjoined(const std::exception& error) {
+  const Launch started = launch();
+  if (started.rank == 0) return true;
+  std::this_thread::sleep_for(kFirstSpeaks + kOthersSpeak * std::min(started.rank, 16));
+  return started.launcher != "srun" || dynamic_cast<const dist::CommError*>(&error);
 }
 
 /// Says why the job ends, where this rank is the one to say it; the others learn it from it.
@@ -43,8 +47,7 @@ int report(const Job& job, const std::exception& error, const std::string& sente
   const dist::Comm world = dist::world();
   const bool joined = world.size() > 1;
   if (joined && !dynamic_cast<const dist::PeerError*>(&error)) dist::fail(sentence);
-  if (joined && !dist::speaks_for(error)) return 1;
-  if (!joined) await_turn();
+  if (joined ? !dist::speaks_for(error) : !speaks_for_unjoined(error)) return 1;
   const int number = joined ? world.rank() : launch().rank;
   const std::string rank = joined || number > 0 ? "rank " + std::to_string(number) + ": " : "";
   std::fprintf(stderr, "%s: %s%s\n", job.name.c_str(), rank.c_str(), printable(sentence).c_str());

@@ -19,14 +19,14 @@ namespace olm::tools {
 
 namespace {
 
-/// A launcher, and the variables in which it says how many it started, and which this one is. That
-/// of mpirun comes first: srun may have started mpirun's daemons.
+/// A launcher, how it is typed, and the variables in which it says how many it started, and which
+/// this one is. That of mpirun comes first: srun may have started mpirun's daemons.
 struct Launcher {
-  const char *name, *ranks, *rank;
+  const char *name, *command, *ranks, *rank;
 };
 constexpr Launcher kLaunchers[] = {
-    {"mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
-    {"srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"},
+    {"mpirun", "mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+    {"srun", "srun --mpi=pmix", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"},
 };
 
 /// A number in the environment, or -1.
@@ -66,7 +66,8 @@ Launch launch() {
     if (ranks >= 1)
       return {.ranks = ranks,
               .rank = std::max(0, number_in_environment(launcher.rank)),
-              .launcher = launcher.name};
+              .launcher = launcher.name,
+              .command = launcher.command};
   }
   return {};
 }
@@ -143,10 +144,7 @@ std::string ranks_text(const RunConfig& config) {
 
 std::string launched(const std::string& command) {
   const int ranks = dist::world().size();
-  const std::string launcher = launch().launcher;
-  return ranks == 1
-             ? command
-             : fmt::format("{} -n {} {}", launcher.empty() ? "mpirun" : launcher, ranks, command);
+  return ranks == 1 ? command : fmt::format("{} -n {} {}", launch().command, ranks, command);
 }
 
 }  // namespace olm::tools

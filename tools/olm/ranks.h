@@ -9,7 +9,8 @@ namespace olm::tools {
 /// What a launcher wrote into the environment; it is known before the ranks have joined.
 struct Launch {
   int ranks = 1, rank = 0;
-  std::string launcher = {};  ///< as it is typed before -n: "mpirun"; empty for a process alone
+  std::string launcher = {};       ///< "srun"; empty for a process alone
+  std::string command = "mpirun";  ///< what starts ranks here, as it is typed before -n
 };
 Launch launch();
 

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 
 #include <olm/engine/comm.h>
@@ -93,14 +94,17 @@ void join_data(Run& run) {
 void catch_signals() {
   struct sigaction action {};
   action.sa_handler = ask_to_stop;
-  action.sa_flags = int(SA_RESETHAND | SA_RESTART);
-  sigaction(SIGINT, &action, nullptr);
+  action.sa_flags = SA_RESTART;
+  // Schedulers send SIGTERM more than once, and SIGKILL when they mean it.
   sigaction(SIGTERM, &action, nullptr);
-  if (!launch().launcher.empty())
+  // Slurm's --signal reaches a program of the batch script too.
+  if (!launch().launcher.empty() || std::getenv("SLURM_JOB_ID"))
     for (const int passed_on : {SIGUSR1, SIGUSR2}) sigaction(passed_on, &action, nullptr);
   struct sigaction before {};
   sigaction(SIGHUP, nullptr, &before);
   if (before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, nullptr);
+  action.sa_flags |= int(SA_RESETHAND);  // a second Ctrl-C ends at once
+  sigaction(SIGINT, &action, nullptr);
 }
 
 int stop_signal() { return last_signal.load(); }

@@ -138,29 +138,26 @@ bool is_set(const char* name) {
   return value && *value;
 }
 
-/// True where a launcher that Open MPI knows started this process as one of several.
+/// True where this process was started as one of several. One that srun started alone is not of its
+/// step's MPI: it may be one of many that a shell of this step starts.
 bool is_launched() {
-  if (is_set("OMPI_COMM_WORLD_SIZE"))
-    return std::string(std::getenv("OMPI_COMM_WORLD_SIZE")) != "1";
-  if (is_set("PMIX_RANK") || is_set("PMI_RANK")) return true;
-  const bool many = is_set("SLURM_STEP_NUM_TASKS") && is_set("SLURM_SRUN_COMM_HOST") &&
-                    std::string(std::getenv("SLURM_STEP_NUM_TASKS")) != "1";
-  if (many)
-    throw CommError("init: srun started ", std::getenv("SLURM_STEP_NUM_TASKS"),
-                    " tasks that cannot find each other; wanted srun --mpi=pmix");
-  return false;
+  const Company by = company();
+  if (by.says && by.ranks == "1") return false;
+  if (is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMIX_RANK")) return true;
+  // Where Slurm speaks PMI-2, MPI_Init of an Open MPI that does not ends the process.
+  require(!is_set("SLURM_STEP_NUM_TASKS"), "init: ", by.ranks, " ranks were started, says ",
+          by.says ? by.says : "", ", that cannot find each other; wanted srun --mpi=pmix");
+  return is_set("PMI_RANK");
 }
 
 /// Throws where a launcher says that it started several ranks, and Open MPI knows of one: it was
 /// that of another MPI, or its variables were set by hand.
 void require_company(const MpiThread& thread) {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
-    if (!is_set(name)) continue;
-    const std::string ranks = std::getenv(name);
-    if (thread.size() > 1 || ranks == "1") return;
-    throw CommError("init: ", ranks, " ranks were started, says ", name, ", but ", mpi().version,
-                    " finds this one alone; wanted its own mpirun, or srun --mpi=pmix");
-  }
+  const Company by = company();
+  if (thread.size() > 1 || by.ranks == "1") return;
+  throw CommError("init: ", by.ranks, " ranks were started, says ", by.says, ", but ",
+                  mpi().version,
+                  " finds this one alone; wanted its own mpirun, or srun --mpi=pmix");
 }
 
 /// True where the program has called MPI_Init itself.
@@ -180,8 +177,7 @@ void leave_at_exit() { joined->leave_at_exit(); }
 }  // namespace
 
 std::shared_ptr<World> join_mpi(const Options& options) {
-  const bool launched = is_launched();
-  if (!launched && !is_running()) return nullptr;
+  if (!is_running() && !is_launched()) return nullptr;
   // What the communication thread uses lives longer than it: it is there before it is registered.
   allocator_of(cpu);
   if (failed) std::rethrow_exception(failed);
@@ -189,7 +185,7 @@ std::shared_ptr<World> join_mpi(const Options& options) {
   try {
     joined = MpiThread::join(options);
     std::atexit(leave_at_exit);
-    if (launched) require_company(*joined);
+    require_company(*joined);
     return std::make_shared<MpiWorld>(joined);
   } catch (const CommError&) {
     failed = std::current_exception();
