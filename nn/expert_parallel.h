@@ -9,10 +9,10 @@
 //   DataParallel parallel(optimizer, {.micro_batches = 8}, dist::world(), experts);
 //
 // From then on forward and backward of the model are operations of all ranks of a group: they run
-// the same number of them, in the same order, also in evaluation and generation. On cards the graphs
-// of all ranks of the world are alike where they train: so they begin what they exchange in one
-// order, which NCCL wants of communicators that share a card. Results are those of the model before,
-// in bits: every row is computed in the company of the same rows.
+// the same number of them, in the same order, also in evaluation and generation. On cards the
+// graphs of all ranks of the world are alike where they train: so they begin what they exchange in
+// one order, which NCCL wants of communicators that share a card. Results are those of the model
+// before, in bits: every row is computed in the company of the same rows.
 #include <memory>
 #include <vector>
 

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include <olm/engine/comm/backend_internal.h>
+#include <olm/engine/raw.h>
 #include "tests/support/comm_cases.h"
 #include "tests/support/ranks.h"
 
@@ -51,6 +52,15 @@ TEST_SUITE("engine/comm") {
     CHECK(waiting.seconds(now) == doctest::Approx(10));
     CHECK(waiting.seconds(now += std::chrono::hours(1)) < 11);
     CHECK(waiting.seconds(now += std::chrono::milliseconds(100)) > 10.1);
+  }
+
+  TEST_CASE("what comes is not written over what is sent") {
+    run_ranks(2, [](const dist::Comm& comm) {
+      const Tensor row = zeros({3});
+      CHECK_THROWS_WITH_AS(
+          comm.all_to_all(raw::slice(row, 0, 0, 2), {1, 1}, raw::slice(row, 0, 1, 3), {1, 1}),
+          "all_to_all: what comes would be written over what is sent", Error);
+    });
   }
 
   TEST_CASE("ranks want time to answer") {

@@ -74,6 +74,11 @@ void operations(const dist::Comm& comm) {
           "wanted all ranks on this machine");
   require(int(dist::hosts().size()) == comm.size(), "wanted a host for each rank");
   require(!dist::asked_to_stop(), "nobody asked to stop");
+  const Tensor x = ones({1}, {.device = device()});
+  const uint64_t version = x.version();
+  const dist::Work work = comm.all_reduce(x, {.ordered = false});
+  require(comm.size() == 1 || x.version() > version, "x has the version that it had before");
+  work.wait();
   comm.barrier();
   if (comm.rank() == comm.size() - 1) dist::ask_all_to_stop();
   const Clock::time_point begin = Clock::now();

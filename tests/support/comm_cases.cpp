@@ -221,11 +221,7 @@ template <class T>
 void any_order(const Comm& comm) {
   for (const int64_t n : kSizes) {
     const Tensor x = filled<T>(n, [&](int64_t i) { return T(float((comm.rank() + i) % 8)); });
-    const uint64_t version = x.version();
-    const Work work = comm.all_reduce(x, {.ordered = false});
-    require(comm.size() == 1 || n == 0 || x.version() > version,
-            "all_reduce: x has the version that it had before");
-    work.wait();
+    comm.all_reduce(x, {.ordered = false}).wait();
     std::vector<T> wanted;
     for (int64_t i = 0; i < n; ++i) {
       int64_t sum = 0;
@@ -338,11 +334,6 @@ void bad_calls(const Comm& comm) {
   throws("all_gather: wanted a part of 6 elements on rank " + mine + ", got 5",
          [&] { comm.all_gather(zeros({5}), counts, x); });
   if (size == 1) return;
-  Counts even(size, 1);
-  const Tensor row = zeros({size + 1});
-  const Tensor low = raw::slice(row, 0, 0, size), high = raw::slice(row, 0, 1, size + 1);
-  throws("all_to_all: what comes would be written over what is sent",
-         [&] { comm.all_to_all(low, even, high, even); });
   throws("all_reduce: wanted a tensor on cpu, got one on meta",
          [&] { comm.all_reduce(empty({3}, {.device = meta})); });
   throws("all_reduce: booleans have no sum",
