@@ -21,8 +21,8 @@ struct Message {
   size_t bytes = 0;
 };
 
-/// Messages over a transport whose counts are int travel in pieces of so many bytes, a multiple of 8
-/// and the same on all ranks. Tests take small ones.
+/// Messages over a transport whose counts are int travel in pieces of so many bytes, a multiple of
+/// 8 and the same on all ranks. Tests take small ones.
 OLM_API extern size_t piece_bytes;
 
 /// Messages that travel at the same time; those between two ranks arrive in the order given.

@@ -168,9 +168,8 @@ TEST_SUITE("tools/dist") {
     const std::string as_srun =
         "export SLURM_STEP_NUM_TASKS=2 SLURM_PROCID=$OMPI_COMM_WORLD_RANK; "
         "unset OMPI_COMM_WORLD_SIZE";
-    const Result r =
-        OnRanks({.before = {{0, as_srun}, {1, as_srun}}})
-            .run(held_up(training(c.data, run)), interrupt_at(run, 4, SIGUSR1));
+    const Result r = OnRanks({.before = {{0, as_srun}, {1, as_srun}}})
+                         .run(held_up(training(c.data, run)), interrupt_at(run, 4, SIGUSR1));
     INFO(r.err);
     CHECK(r.status == 128 + SIGUSR1);
     CHECK(r.out.find("go on with: srun --mpi=pmix -n 2 olm train --resume " + run + "\n") !=
