@@ -91,7 +91,7 @@ TEST_SUITE("tools/config") {
     for (const char* part :
          {"nanogpt-cpu, nanogpt-gpu", "--lr,--optim.lr=0.001",
           "highest learning rate (0 to 1000000)", "--model.family=\"gpt2\"", "gpt2, llama, llama3",
-          "adamw, lion or sgd", "--model.intermediate_size ",
+          "adamw, muon, lion or sgd", "--model.intermediate_size ",
           "all but gpt2, olmo, opt: base of the rotary frequencies (above 0)",
           "gpt2: biases in linear layers", "log2(batches of a rank) + 1 gradients"})
       CHECK_MESSAGE(r.out.find(part) != std::string::npos, part);

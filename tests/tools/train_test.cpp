@@ -205,6 +205,7 @@ TEST_SUITE("tools/train") {
                            {"--model.family=deepseek_v3", "--lr=0.01", "--model.num_layers=2"},
                            {"--model.intermediate_size=24", "--lr=0.01"},
                            {"--optim.optimizer=lion", "--lr=0.003"},
+                           {"--optim.optimizer=muon", "--optim.momentum=0.9"},
                            {"--optim.optimizer=sgd", "--lr=0.3", "--optim.schedule=wsd"},
                            {"--tokenizer=byte", "--lr=0.01", "--optim.schedule=linear"},
                            {"--tokenizer=bpe:270", "--lr=0.01", "--optim.schedule=constant"}}) {
