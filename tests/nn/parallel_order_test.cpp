@@ -45,7 +45,7 @@ class Recorded final : public dist::detail::Backend {
     return to_->start_all_reduce(x);
   }
   std::shared_ptr<Backend> host() override { return to_->host(); }
-  int64_t free_number() const override { return to_->free_number(); }
+  std::vector<int64_t> used_numbers() const override { return to_->used_numbers(); }
   std::shared_ptr<Backend> group(const std::vector<int>& ranks, int64_t number) override {
     return std::make_shared<Recorded>(to_->group(ranks, number), log_);
   }
