@@ -13,7 +13,7 @@ std::vector<ParameterGroup> muon_groups(Module& model, double weight_decay) {
     if (dynamic_cast<OutputHeadModule*>(&module)) {
       for (const Tensor& p : module.parameters()) at_the_ends.insert(&p.impl());
     } else if (module.flops_per_token(1) == 0) {  // a table
-      module.for_each_own_parameter([&](Parameter& p) { at_the_ends.insert(&Tensor(p).impl()); });
+      module.for_each_own_parameter([&](Parameter& p) { at_the_ends.insert(&p.handle().impl()); });
     }
   });
   const Tensors all = model.parameters();

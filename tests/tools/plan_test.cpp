@@ -62,6 +62,9 @@ TEST_SUITE("tools/plan") {
     CHECK(p.at("assumed").size() >= 5);
     const Json narrow = plan_of(paper({"--dist.wire=bf16"}));
     CHECK(number(narrow, "sent", "gradients") == number(p, "sent", "gradients") / 2);
+    const Json muon = plan_of(paper({"--optim.optimizer=muon"}));
+    CHECK(number(muon, "memory", "moments") < 0.8 * number(p, "memory", "moments"));
+    CHECK(number(muon, "seconds", "update") > number(p, "seconds", "update"));
     const Json whole = plan_of(paper({"--dist.zero=0"}));
     CHECK(number(whole, "memory", "moments") == 8 * parameters);
     const Json slow = plan_of(paper({"--rate", "98.9", "--share", "0.25", "--memory", "0.5"}));
