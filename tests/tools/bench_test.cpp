@@ -66,15 +66,16 @@ TEST_SUITE("tools/bench") {
       size_t cases;
     };
     // gemm has three layouts; most others forward and backward in two dtypes; two forms of some.
-    for (const Tiny& t :
-         {Tiny{"gemm", "9x17x5", 6}, Tiny{"flash_attention", "1x2x8x16", 4},
-          Tiny{"rms_norm", "3x8", 4}, Tiny{"layer_norm", "3x8", 4}, Tiny{"add_norm", "3x8", 8},
-          Tiny{"swiglu", "3x8", 4}, Tiny{"gelu", "3x8", 8}, Tiny{"softmax", "3x8", 4},
-          Tiny{"cross_entropy", "3x8", 4}, Tiny{"linear_cross_entropy", "3x8x4", 4},
-          Tiny{"embedding", "3x8x4", 4}, Tiny{"rope", "1x2x3x4", 8}, Tiny{"adamw", "2x3x4", 2},
-          Tiny{"generate", "1x128x2", 2}, Tiny{"moe_route", "3x8", 4},
-          Tiny{"moe_permute", "3x8", 4}, Tiny{"grouped_gemm", "6x5x4x2", 4},
-          Tiny{"moe_combine", "3x8", 4}, Tiny{"moe", "6x4x8x3", 4}}) {
+    for (const Tiny& t : {Tiny{"gemm", "9x17x5", 6},       Tiny{"flash_attention", "1x2x8x16", 4},
+                          Tiny{"rms_norm", "3x8", 4},      Tiny{"layer_norm", "3x8", 4},
+                          Tiny{"add_norm", "3x8", 8},      Tiny{"swiglu", "3x8", 4},
+                          Tiny{"gelu", "3x8", 8},          Tiny{"softmax", "3x8", 4},
+                          Tiny{"cross_entropy", "3x8", 4}, Tiny{"linear_cross_entropy", "3x8x4", 4},
+                          Tiny{"embedding", "3x8x4", 4},   Tiny{"rope", "1x2x3x4", 8},
+                          Tiny{"adamw", "2x3x4", 2},       Tiny{"muon", "2x3x4", 2},
+                          Tiny{"generate", "1x128x2", 2},  Tiny{"moe_route", "3x8", 4},
+                          Tiny{"moe_permute", "3x8", 4},   Tiny{"grouped_gemm", "6x5x4x2", 4},
+                          Tiny{"moe_combine", "3x8", 4},   Tiny{"moe", "6x4x8x3", 4}}) {
       INFO(t.name);
       const Json j = printed_json({"bench", t.name, "--shape", t.shape, "--threads", "2", "--reps",
                                    "1", "--budget", "0", "--no-roofs", "--json", "-"});

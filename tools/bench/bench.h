@@ -98,6 +98,7 @@ void add_linear_cross_entropy(Cases&, const Sizes&, DType);
 void add_embedding(Cases&, const Sizes&, DType);
 void add_rope(Cases&, const Sizes&, DType);
 void add_adamw(Cases&, const Sizes&, DType);
+void add_muon(Cases&, const Sizes&, DType);
 void add_generate(Cases&, const Sizes&, DType);
 void add_moe_route(Cases&, const Sizes&, DType);
 void add_moe_permute(Cases&, const Sizes&, DType);

@@ -170,6 +170,17 @@ def adamw(count, rows, cols):
     report("adamw", (count, rows, cols), "step with clipping", step)
 
 
+def muon(count, rows, cols):
+    """PyTorch 2.9 or later; it multiplies matrices in bf16 alone."""
+    if args.dtype != "bf16" or not hasattr(torch.optim, "Muon"):
+        return
+    parameters = [torch.randn(rows, cols, requires_grad=True) for _ in range(count)]
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    optimizer = torch.optim.Muon(parameters, lr=1e-4, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    report("muon", (count, rows, cols), "update", optimizer.step)
+
+
 def generate(layers, d, tokens):
     model = LM(dict(layers=layers, d=d, heads=d // 64, kv=d // 128, hidden=11 * d // 4, T=tokens + 1, B=1, V=16 * d,
                     llama=True, bias=False, tanh=False)).to(DTYPE)
@@ -210,7 +221,7 @@ KERNELS = dict(
                                lambda x, w, b: F.layer_norm(x, (c,), w, b)),
     softmax=lambda r, c: op("softmax", (r, c), [leaf(r, c)], lambda x: x.softmax(-1)),
     cross_entropy=cross_entropy, linear_cross_entropy=linear_cross_entropy, embedding=embedding, rope=rope,
-    adamw=adamw, generate=generate, moe=moe)
+    adamw=adamw, muon=muon, generate=generate, moe=moe)
 with torch_peer.attention_by(torch, args.sdpa):
     for text in args.shape:
         KERNELS[args.kernel](*map(int, text.split("x")))
