@@ -287,8 +287,10 @@ struct MuonOptions {
 };
 
 class Module;
-/// Groups for Muon: matrices between the embedding and the head, which are orthogonalized, and the
-/// tables and heads, with weight decay; vectors and scalars without.
+/// Groups for Muon: matrices between the embedding and the head, which are orthogonalized, and
+/// others, with weight decay; vectors and scalars without. Others are parameters of three and more
+/// dimensions; tables, which are those of layers whose flops_per_token() is 0; and heads, those of
+/// an OutputHead, and of a Linear with which the model ends, in Blocks within Blocks.
 OLM_API std::vector<ParameterGroup> muon_groups(Module& model, double weight_decay);
 
 /// Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; Liu et al. 2025,
@@ -296,7 +298,7 @@ OLM_API std::vector<ParameterGroup> muon_groups(Module& model, double weight_dec
 /// move along the orthogonalized momentum:
 ///   b = momentum·b + (1-momentum)·g    d = nesterov ? momentum·b + (1-momentum)·g : b
 ///   p *= 1 - lr·weight_decay    p -= lr · 0.2 sqrt(max(M, N)) · raw::orthogonalize(d)
-/// That multiplies matrices for about 30 min(M, N) / tokens of the operations of forward and
+/// That multiplies matrices for at most 5 min(M, N) / tokens of the operations of forward and
 /// backward: of steps of few tokens a good part, of large ones little. See muon_groups().
 class OLM_API Muon final : public Optimizer {
  public:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
 
 #include <olm/engine/raw_optim.h>
 #include <olm/nn/expert_parallel.h>
@@ -102,14 +103,19 @@ struct Updates {
     moments += double(n * update.moments);
     flops += update.flops;
   }
+  void add(const Updates& other) {
+    elements += other.elements;
+    moments += other.moments;
+    flops += other.flops;
+  }
 };
 
 /// All of a step but the memory of its passes.
 struct Outline {
   PlannedStep step = {};
-  double parameters = 0, held = 0;            // of the model; of the rank
-  std::vector<ParameterUpdate> updates = {};  // by Member::parameter
-  Updates trained = {};                       // all that the rank holds, but for what is frozen
+  double parameters = 0, held = 0;  // of the model; of the rank
+  Updates trained = {};             // all that the rank holds, but for what is frozen
+  std::vector<Updates> owned = {};  // by each of several ranks
 };
 
 /// Elements of a bucket that each rank adds, of those that share it.
@@ -125,14 +131,35 @@ void for_each_part(const Bucket& b, const dist::Counts& counts, const PlannedSte
   for (size_t r = 0; r < size_t(s.ranks); ++r) f(r, double(counts[r / ranks_per_part]));
 }
 
-/// Of the ranks with the most micro-batches the first that owns most.
-int64_t usual_rank(const PlannedStep& s, const std::vector<SumTree::Node>& parts) {
-  std::vector<double> owned(parts.size());
-  for (const Bucket& b : s.buckets)
-    if (b.trained) for_each_part(b, b.counts, s, [&](size_t r, double n) { owned[r] += n; });
+/// What each rank updates, where each does what it owns.
+std::vector<Updates> owned_updates(const PlannedStep& s,
+                                   const std::vector<ParameterUpdate>& updates) {
+  std::vector<Updates> owned(size_t(s.ranks));
+  for (const Bucket& b : s.buckets) {
+    if (!b.trained) continue;
+    std::vector<Updates> parts(b.counts.size());
+    size_t part = 0;
+    int64_t left = b.counts[0];
+    for (const Member& m : b.members)
+      for (int64_t n = m.numel, taken = 0; n > 0; n -= taken, left -= taken) {
+        while (left == 0) left = b.counts[++part];
+        taken = std::min(n, left);
+        parts[part].add(taken, updates[size_t(m.parameter)]);
+      }
+    const size_t ranks_per_part = owned.size() / parts.size();
+    for (size_t r = 0; r < owned.size(); ++r) owned[r].add(parts[r / ranks_per_part]);
+  }
+  return owned;
+}
+
+/// Of the ranks with the most micro-batches the first that keeps most moments.
+int64_t usual_rank(const std::vector<SumTree::Node>& parts, const std::vector<Updates>& owned) {
+  const auto holds = [&](size_t r) {
+    return std::tuple(parts[r].size(), owned[r].moments, owned[r].elements);
+  };
   size_t most = 0;
   for (size_t r = 1; r < parts.size(); ++r)
-    if (std::pair(parts[r].size(), owned[r]) > std::pair(parts[most].size(), owned[most])) most = r;
+    if (holds(r) > holds(most)) most = r;
   return int64_t(most);
 }
 
@@ -154,6 +181,7 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
   const auto updates = updates_of(o.optimizer);
   std::map<const TensorImpl*, int64_t> numbers;
   std::vector<Member> members;
+  std::vector<ParameterUpdate> of_members;  // by Member::parameter
   for (const auto& [key, p] : model.named_parameters()) {
     ++out.step.all_parameters;
     out.parameters += double(p.numel());
@@ -163,8 +191,8 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
     if (trained) out.step.parameters[key] = number->second;
     if (!fresh) continue;
     const auto known = updates.find(&p.impl());
-    out.updates.push_back(known == updates.end() ? ParameterUpdate{.moments = 2} : known->second);
-    const ParameterUpdate& update = out.updates.back();
+    of_members.push_back(known == updates.end() ? ParameterUpdate{.moments = 2} : known->second);
+    const ParameterUpdate& update = of_members.back();
     members.push_back(
         {number->second, p.numel(), f32, trained, holder != nullptr, update.divisible});
     out.held += double(p.numel());
@@ -174,8 +202,9 @@ Outline outline_of(Module& model, const Layers& layers, const ParallelPlanOption
   if (o.ranks > 1)
     out.step.buckets = make_buckets(members, o.parallel.bucket_mb * double(1 << 20), int(o.ranks),
                                     out.step.replicas);
+  out.owned = owned_updates(out.step, of_members);
   const std::vector<SumTree::Node> parts = SumTree(o.parallel.micro_batches).cut(o.ranks);
-  const int64_t rank = o.rank ? *o.rank : usual_rank(out.step, parts);
+  const int64_t rank = o.rank ? *o.rank : usual_rank(parts, out.owned);
   out.step.micro_batches = parts[size_t(rank)].size();
   out.step.rank = int(rank);
   out.step.replica = int(rank / o.expert_ranks);
@@ -210,21 +239,17 @@ BusiestTraffic busiest_of(const PlannedStep& s) {
   return busiest;
 }
 
-/// What the rank sends but for rows of mixtures; of elements it owns those it updates are counted.
-RankTraffic traffic_of(const Outline& outline, Updates* owned, int64_t* travelling) {
-  const PlannedStep& s = outline.step;
+/// What the rank sends but for rows of mixtures.
+RankTraffic traffic_of(const PlannedStep& s, int64_t* travelling) {
   RankTraffic sent;
   StepNews news{.losses = std::vector<MicroBatchLoss>(size_t(s.micro_batches)),
                 .present = std::vector<bool>(s.all_parameters)};
   for (const Bucket& b : s.buckets) {
     const int ranks = b.expert ? s.replicas : s.ranks;
     const auto rank = size_t(b.expert ? s.replica : s.rank);
-    for (const ParameterRange& r : ranges_of(b, int(rank))) {
+    for (const ParameterRange& r : ranges_of(b, int(rank)))
       news.sums.resize(news.sums.size() + size_t(raw::norm_blocks(r.end - r.begin)));
-      if (b.trained) owned->add(r.end - r.begin, outline.updates[size_t(r.parameter)]);
-    }
-    if (!b.trained) continue;
-    if (ranks == 1) continue;
+    if (!b.trained || ranks == 1) continue;
     const bool sharded = s.options.zero == 1;
     const auto own = double(added_counts(b, s)[rank]);
     sent.gradients += (double(b.elements) - own) * double(size_of(s.options.wire));
@@ -248,10 +273,10 @@ ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& o) {
                     .rank_parameters = int64_t(outline.held),
                     .micro_batches = step.micro_batches,
                     .tokens = o.batch * o.context * o.parallel.micro_batches};
-  Updates owned;
-  plan.sent = traffic_of(outline, &owned, &plan.buckets);
+  plan.sent = traffic_of(step, &plan.buckets);
   plan.busiest = busiest_of(step);
-  const Updates& updated = o.ranks > 1 && o.parallel.zero == 1 ? owned : outline.trained;
+  const bool shared = o.ranks > 1 && o.parallel.zero == 1;
+  const Updates& updated = shared ? outline.owned[size_t(step.rank)] : outline.trained;
   plan.updated_parameters = int64_t(updated.elements);
   step.pass = pass_memory(model, {.batch = o.batch, .context = o.context, .dtype = o.dtype});
   plan.memory = most_memory(step);
@@ -267,6 +292,8 @@ ParallelPlan parallel_plan(Module& model, const ParallelPlanOptions& o) {
   plan.update_bytes = 3 * kF32 * outline.trained.elements * double(step.micro_batches - 1) +
                       (4 * updated.elements + 2 * updated.moments) * kF32;
   plan.update_flops = updated.flops;
+  if (shared)
+    for (const Updates& u : outline.owned) plan.update_flops = std::max(plan.update_flops, u.flops);
   return plan;
 }
 

@@ -3,14 +3,26 @@
 #include <olm/engine/raw_muon.h>
 #include <olm/nn/blocks.h>
 #include <olm/nn/fields.h>
+#include <olm/nn/linear.h>
 #include <olm/nn/optim.h>
 
 namespace olm::nn {
+namespace {
+
+/// What a model ends with, in Blocks within Blocks.
+Module& end_of(Module& model) {
+  auto* block = dynamic_cast<BlockModule*>(&model);
+  return block && block->blocks.size() > 0 ? end_of(*block->blocks.at(block->blocks.size() - 1))
+                                           : model;
+}
+
+}  // namespace
 
 std::vector<ParameterGroup> muon_groups(Module& model, double weight_decay) {
   std::unordered_set<const TensorImpl*> at_the_ends;
+  const Module* end = dynamic_cast<LinearModule*>(&end_of(model));
   model.for_each_module([&](const std::string&, Module& module) {
-    if (dynamic_cast<OutputHeadModule*>(&module)) {
+    if (&module == end || dynamic_cast<OutputHeadModule*>(&module)) {
       for (const Tensor& p : module.parameters()) at_the_ends.insert(&p.impl());
     } else if (module.flops_per_token(1) == 0) {  // a table
       module.for_each_own_parameter([&](Parameter& p) { at_the_ends.insert(&p.handle().impl()); });

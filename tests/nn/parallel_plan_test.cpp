@@ -1,6 +1,8 @@
 // Plans against what ranks do, and against figures made by hand.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include <olm/autograd/tape.h>
 #include <olm/engine/allocator.h>
 #include <olm/nn/linear.h>
@@ -210,6 +212,34 @@ TEST_SUITE("nn/parallel_plan") {
     CHECK(even.busiest.gradients == doctest::Approx(even.sent.gradients).epsilon(0.01));
     CHECK(even.busiest.weights == 0);
     CHECK(even.busiest.messages == 2 * 99);
+  }
+
+  TEST_CASE("where a rank owns matrices as a whole, the plan is of the one with most to do") {
+    const ModelConfig whole(DecoderConfig{.family = "llama",
+                                          .vocab_size = 1000,
+                                          .embed_dim = 64,
+                                          .num_layers = 3,
+                                          .num_heads = 4,
+                                          .max_seq_len = 32});
+    const Ref<BlockModule> model = whole.make();
+    model->to(meta);
+    const Muon optimizer(muon_groups(*model, 0.1));
+    for (const int64_t ranks : {3, 4}) {
+      ParallelPlanOptions o{.ranks = ranks,
+                            .context = 32,
+                            .optimizer = &optimizer,
+                            .parallel = {.micro_batches = ranks, .zero = 0}};
+      const double all = parallel_plan(*model, o).update_flops;
+      o.parallel.zero = 1;
+      const ParallelPlan plan = parallel_plan(*model, o);
+      double moments = 0;
+      for (o.rank = 0; *o.rank < ranks; ++*o.rank)
+        moments = std::max(moments, parallel_plan(*model, o).memory.moments);
+      INFO(ranks, " ranks");
+      CHECK(plan.memory.moments == moments);
+      CHECK(plan.update_flops >= all / double(ranks));
+      CHECK(plan.update_flops < all);
+    }
   }
 
   TEST_CASE("experts are spread") {

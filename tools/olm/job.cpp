@@ -102,4 +102,9 @@ int refuse_command_line(const std::string& problem) {
   return 2;
 }
 
+int answer_command_line(const std::string& name, const std::function<int()>& print) {
+  if (launch().ranks == 1 || !dist::is_available()) return print();
+  return run_job({name, print, true});
+}
+
 }  // namespace olm::tools

@@ -18,6 +18,9 @@ int run_job(const Job& job);
 /// Says on standard error what is wrong with a command line; of several ranks the first does.
 /// Returns the exit status.
 int refuse_command_line(const std::string& problem);
+/// Prints what a command line wants to know in place of work, such as the help. Ranks join before,
+/// so that others with work to do learn of it. Returns the exit status.
+int answer_command_line(const std::string& name, const std::function<int()>& print);
 /// Opens what came closed of the three standard streams, so that no file gets their numbers.
 void fill_standard_streams();
 

@@ -7,13 +7,11 @@
 #include <csignal>
 #include <cstdio>
 
-#include <olm/engine/comm.h>
 #include <olm/nn/version.h>
 
 #include "tools/olm/commands.h"
 #include "tools/olm/job.h"
 #include "tools/olm/presets.h"
-#include "tools/olm/ranks.h"
 #include "tools/olm/speed.h"
 
 namespace olm::tools {
@@ -392,10 +390,9 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() != 0) return refuse_command_line(e.what());
-    const auto print = [&] { return app.exit(e); };
-    if (launch().ranks == 1 || !dist::is_available()) return print();
     const bool asks_version = dynamic_cast<const CLI::CallForVersion*>(&e);
-    return run_job({asks_version ? "olm --version" : "olm --help", print, true});
+    return answer_command_line(asks_version ? "olm --version" : "olm --help",
+                               [&] { return app.exit(e); });
   }
   return run_job(job);
 }
