@@ -50,9 +50,9 @@ void check_layers(Module& model, const std::vector<Mixture>& mixtures, int64_t r
             "\" are spread over ranks already");
     require_spreadable(path, layer->experts);
     for (const auto& slot : layer->experts.slots())
-      slot->module()->for_each_parameter([&](const std::string& key, Parameter& p) {
+      slot->module()->for_each_parameter([&, &at = path](const std::string& key, Parameter& p) {
         const TensorImpl* tensor = &p.handle().impl();
-        require(seen.insert(tensor).second && owners.at(tensor) == 1, "spread_experts: ", path, ".",
+        require(seen.insert(tensor).second && owners.at(tensor) == 1, "spread_experts: ", at, ".",
                 slot->name(), ".", key, " is tied to another parameter; one that is spread ",
                 "over ranks cannot be");
       });
