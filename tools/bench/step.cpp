@@ -219,6 +219,7 @@ void add_ranks(Json& json, const StepRun& run, const Preset& p, const BenchStepA
   json["buckets_in_backward"] = cost.buckets_in_backward;
   const nn::ParallelPlan plan =
       nn::parallel_plan(run.model(), {.ranks = ranks,
+                                      .rank = parallel.comm().rank(),
                                       .batch = p.batch / micro_batches,
                                       .context = p.model.max_seq_len(),
                                       .dtype = bench_dtype(args.dtype),
