@@ -52,7 +52,7 @@ struct ParameterRange {
 struct ParameterUpdate {
   bool divisible = true;  ///< its elements can be updated apart; not where it is orthogonalized
   int64_t moments = 0;    ///< f32 numbers that are kept of each element
-  double flops = 0;       ///< of products of matrices
+  double flops = 0;       ///< of GEMM
 };
 
 /// Holds parameters (handles: moving or converting a model keeps them) and their moments. A

@@ -76,7 +76,7 @@ struct ParallelPlan {
   double model_flops = 0;   ///< forward and backward of its micro-batches
   double flops = 0;         ///< with what is recomputed
   double update_bytes = 0;  ///< that adding gradients and updating read and write
-  double update_flops = 0;  ///< of the matrix products of Muon, on the rank with most of them
+  double update_flops = 0;  ///< of the GEMMs of Muon, on the rank with most of them
 };
 /// Throws for more ranks than micro-batches, for experts that do not divide or whose ranks have
 /// unlike numbers of micro-batches, and where the model does not take ids [batch, context].

@@ -79,8 +79,8 @@ std::vector<int64_t> GroupNumbers::used() const {
 
 double Waiting::seconds(Clock::time_point now) {
   // More than a loaded machine keeps a thread waiting.
-  constexpr std::chrono::milliseconds kLongest{500};
-  waited_ += std::min<Clock::duration>(now - asked_, kLongest);
+  constexpr std::chrono::milliseconds kMaxGap{500};
+  waited_ += std::min<Clock::duration>(now - asked_, kMaxGap);
   asked_ = now;
   return std::chrono::duration<double>(waited_).count();
 }

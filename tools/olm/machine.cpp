@@ -150,13 +150,13 @@ std::string bytes_text(double bytes) {
 }
 
 namespace {
-constexpr double kYear = 365.25 * 24 * 3600, kLongest = 10 * kYear;  // what is told in hours
+constexpr double kYear = 365.25 * 24 * 3600, kMaxInHours = 10 * kYear;  // what is told in hours
 }
 
 std::string duration_text(double seconds) {
   if (!std::isfinite(seconds)) return "unknown";
   if (seconds < 10) return fmt::format("{:.1f} s", seconds);
-  if (seconds > kLongest) return fmt::format("{:.2g} years", seconds / kYear);
+  if (seconds > kMaxInHours) return fmt::format("{:.2g} years", seconds / kYear);
   const auto whole = int64_t(std::llround(seconds));
   if (whole < 3600) return fmt::format("{}:{:02}", whole / 60, whole % 60);
   return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);

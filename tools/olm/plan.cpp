@@ -26,9 +26,9 @@ namespace {
 /// between products, CPUs little.
 constexpr double kCardShare = 0.5, kCpuShare = 0.8;
 constexpr int64_t kMaxRanks = 1 << 20, kMaxIds = std::numeric_limits<int32_t>::max();
-constexpr double kLeast = 1e-6, kMost = 1e9;  // of flags for speeds and sizes
-constexpr double kCardOverhead = 1.5e9;       // bytes that CUDA and its libraries keep
-constexpr double kMessageSeconds = 1.5e-6;    // before a network adapter takes the next message
+constexpr double kMinFlag = 1e-6, kMaxFlag = 1e9;  // of flags for speeds and sizes
+constexpr double kCardOverhead = 1.5e9;            // bytes that CUDA and its libraries keep
+constexpr double kMessageSeconds = 1.5e-6;  // before a network adapter takes the next message
 
 struct Question {
   RunConfig config = {};
@@ -308,9 +308,9 @@ void check(const PlanArgs& args) {
             value.value_or(0));
   for (const auto& [name, value] : {std::pair("--link", args.link), std::pair("--rate", args.rate),
                                     std::pair("--memory", args.memory)})
-    require(!value || (*value >= kLeast && *value <= kMost), name, ": wants ", kLeast, " to ",
-            kMost, ", got ", value.value_or(0));
-  require(!args.share || (*args.share >= kLeast && *args.share <= 1), "--share: wants ", kLeast,
+    require(!value || (*value >= kMinFlag && *value <= kMaxFlag), name, ": wants ", kMinFlag,
+            " to ", kMaxFlag, ", got ", value.value_or(0));
+  require(!args.share || (*args.share >= kMinFlag && *args.share <= 1), "--share: wants ", kMinFlag,
           " to 1, got ", args.share.value_or(0));
   if (!args.gpu.empty()) find_card(args.gpu);
 }

@@ -19,7 +19,7 @@ constexpr Seconds kFarewell{10};
 /// How long a process that ends after a failure waits for the one that says why.
 constexpr Seconds kAfterFailure{2};
 /// What clocks can add to now.
-constexpr Seconds kLongest{1e9};
+constexpr Seconds kMaxWait{1e9};
 
 }  // namespace
 
@@ -33,7 +33,7 @@ std::shared_ptr<MpiThread> MpiThread::join(const Options& options) {
   std::unique_lock lock(self->mutex_);
   // A rank that has not joined gives no sign of life.
   const bool came =
-      self->changed_.wait_for(lock, std::min(Seconds(options.timeout), kLongest),
+      self->changed_.wait_for(lock, std::min(Seconds(options.timeout), kMaxWait),
                               [&] { return self->joined_ || !self->join_error_.empty(); });
   if (!came) throw CommError("init: waited ", options.timeout, " s for other ranks to call it");
   if (!self->join_error_.empty()) throw CommError(self->join_error_);
